@@ -1,0 +1,26 @@
+"""FSAF for Detectron2: the joint anchor-based and anchor-free single-shot detector.
+
+Importing the package registers its components: the meta architecture ``FSAF`` and the data sets
+named in :mod:`fsaf_d2.data.builtin`.
+"""
+
+try:
+    import detectron2 as _  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "fsaf_d2 needs detectron2, which is not installed. Either install version 0.6 with the\n"
+        "project's own step (no compiler needed):\n"
+        "    python tools/install_detectron2.py\n"
+        "or the newest one from its repository (needs a C++ compiler and torch):\n"
+        "    pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
+    ) from error
+
+from .config import add_fsaf_config, load_config
+from .data.builtin import register_builtin_datasets
+from .detectors import FSAF, FSAFHead
+
+register_builtin_datasets()
+
+__version__ = "0.1.0"
+
+__all__ = ["FSAF", "FSAFHead", "add_fsaf_config", "load_config"]

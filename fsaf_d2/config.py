@@ -1,0 +1,93 @@
+"""The configuration keys that fsaf_d2 adds to detectron2's, and how a config file is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+
+def add_fsaf_config(cfg: CfgNode) -> None:
+    """Add every key of this project to a detectron2 config, with its default.
+
+    Whatever FSAF shares with RetinaNet (classes, focal loss, thresholds, towers) keeps its key under
+    ``MODEL.RETINANET``. Sections are those of the FSAF paper (arXiv 1903.00621).
+    """
+    fsaf = cfg.MODEL.FSAF = CfgNode()
+
+    # Sec. 3.2. Sides of the effective and of the ignoring region, as shares of the object's box.
+    fsaf.EFFECTIVE_SCALE = 0.2
+    fsaf.IGNORE_SCALE = 0.5
+    # Sec. 3.2. S: a predicted distance of 1 is S strides of the level, in image pixels.
+    fsaf.BOX_NORMALIZER = 4.0
+    # Where in its cell a location lies, in cells: its pixel is (x + POINT_OFFSET) * stride.
+    fsaf.POINT_OFFSET = 0.5
+
+    # Sec. 3.3. "online": the level of least loss; "heuristic": by box size, Eq. 3.
+    fsaf.LEVEL_SELECTION = "online"
+    # Eq. 3: a box with sqrt(width * height) = CANONICAL_BOX_SIZE pixels belongs to CANONICAL_LEVEL
+    # (5 is the level of stride 2^5).
+    fsaf.CANONICAL_LEVEL = 5
+    fsaf.CANONICAL_BOX_SIZE = 224
+
+    # Sec. 3.4. lambda: weight of the anchor-free losses beside the anchor branch's.
+    fsaf.LOSS_WEIGHT = 0.5
+    # Sec. 3.4. Initial value of the four predicted distances, in units of S strides.
+    fsaf.BBOX_BIAS = 0.1
+
+    # A branch that is off has no layers, no losses and no detections.
+    fsaf.ANCHOR_BRANCH = True
+    fsaf.ANCHOR_FREE_BRANCH = True
+
+    # Suppress within each level of each branch before all levels are merged and suppressed.
+    fsaf.NMS_PER_LEVEL = False
+
+    # "SGD" (detectron2's own builder) or "ADAMW".
+    cfg.SOLVER.OPTIMIZER = "SGD"
+
+
+def load_config(config_file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> CfgNode:
+    """Read a YAML config and ``KEY VALUE`` overrides on top of the defaults, executing nothing.
+
+    Args:
+        config_file: path of the YAML file; empty for the defaults alone.
+        overrides: alternating keys and values, as given on a command line.
+
+    Raises:
+        FileNotFoundError: the file, or one that it names as ``_BASE_``, does not exist.
+        ValueError: the file is not plain YAML (it has ``!!python`` or other tags), or a key is unknown.
+    """
+    cfg = get_cfg()
+    add_fsaf_config(cfg)
+    if config_file:
+        _merge_file(cfg, os.fspath(config_file))
+    if len(overrides) % 2:
+        raise ValueError(
+            f"Overrides come in pairs KEY VALUE, but {len(overrides)} words were given: "
+            f"{' '.join(overrides)}"
+        )
+    try:
+        cfg.merge_from_list(list(overrides))
+    except (AssertionError, KeyError) as error:
+        raise ValueError(f"Bad override on the command line: {_message(error)}") from error
+    return cfg
+
+
+def _merge_file(cfg: CfgNode, config_file: str) -> None:
+    if not os.path.isfile(config_file):
+        raise FileNotFoundError(f"Config file '{config_file}' does not exist.")
+    try:
+        cfg.merge_from_file(config_file, allow_unsafe=False)
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"Config file '{config_file}' is refused: it is not plain YAML. Tags such as !!python "
+            f"could run code and are never read; remove them.\n{error}"
+        ) from error
+    except (AssertionError, KeyError) as error:
+        raise ValueError(f"Config file '{config_file}': {_message(error)}") from error
+
+
+def _message(error: Exception) -> str:
+    return str(error.args[0]) if error.args else type(error).__name__

@@ -1,0 +1,5 @@
+"""Which detector: one file per paper. Importing a file registers its META_ARCH_REGISTRY entry."""
+
+from .fsaf import FSAF, FSAFHead
+
+__all__ = ["FSAF", "FSAFHead"]

@@ -1,0 +1,451 @@
+"""FSAF: RetinaNet with an anchor-free branch on every level, trained jointly (arXiv 1903.00621).
+
+Letters: N images; M objects of the batch; L levels; R locations of one image over all levels; A
+anchors per location; K classes. Boxes are (x0, y0, x1, y1) in pixels of the network's input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import NamedTuple
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.meta_arch.retinanet import RetinaNet, RetinaNetHead
+from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, get_event_storage
+from fvcore.nn import sigmoid_focal_loss
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision import ops
+
+from .. import inference
+from ..assignment import feature_selection
+from ..assignment.feature_selection import Grid, Objects, PointTargets, point_box_transform
+from ..losses import point_iou_loss
+
+
+class Predictions(NamedTuple):
+    """The output of :class:`FSAFHead`: one tensor per level each, empty lists for a branch that is off."""
+
+    logits: list[Tensor]  # (N, A * K, H, W)
+    anchor_deltas: list[Tensor]  # (N, A * 4, H, W)
+    point_logits: list[Tensor]  # (N, K, H, W)
+    point_deltas: list[Tensor]  # (N, 4, H, W), distances >= 0 in units of BOX_NORMALIZER strides
+
+
+class FSAFHead(RetinaNetHead):
+    """RetinaNet's two towers with two output layers for each branch (FSAF Sec. 3.1)."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        conv_dims: list[int],
+        anchor_branch: bool = True,
+        anchor_free_branch: bool = True,
+        bbox_bias: float = 0.1,
+        prior_prob: float = 0.01,
+        **retinanet_head_args,
+    ) -> None:
+        """
+        Args:
+            num_classes: K.
+            conv_dims: channels of each layer of the towers.
+            anchor_branch, anchor_free_branch: whether the branch has layers.
+            bbox_bias: initial value of the four distances.
+            prior_prob: initial score of every class.
+            retinanet_head_args: ``input_shape``, ``num_anchors`` and ``norm`` of detectron2's
+                RetinaNetHead.
+
+        Raises:
+            ValueError: both branches are off.
+        """
+        if not (anchor_branch or anchor_free_branch):
+            raise ValueError(
+                "MODEL.FSAF.ANCHOR_BRANCH and MODEL.FSAF.ANCHOR_FREE_BRANCH are both False: "
+                "a detector needs one of them."
+            )
+        super().__init__(
+            num_classes=num_classes,
+            conv_dims=conv_dims,
+            prior_prob=prior_prob,
+            **retinanet_head_args,
+        )
+        self.anchor_branch = anchor_branch
+        self.anchor_free_branch = anchor_free_branch
+        if not anchor_branch:
+            del self.cls_score, self.bbox_pred
+        if anchor_free_branch:
+            self.anchor_free_cls_score = nn.Conv2d(conv_dims[-1], num_classes, 3, padding=1)
+            self.anchor_free_bbox_pred = nn.Conv2d(conv_dims[-1], 4, 3, padding=1)
+            for layer in (self.anchor_free_cls_score, self.anchor_free_bbox_pred):
+                nn.init.normal_(layer.weight, std=0.01)
+            prior = torch.tensor(prior_prob)
+            nn.init.constant_(self.anchor_free_cls_score.bias, torch.logit(prior).item())
+            nn.init.constant_(self.anchor_free_bbox_pred.bias, bbox_bias)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict:
+        """Read the head's arguments from a config."""
+        args = super().from_config(cfg, input_shape)
+        if args["norm"] == "GN":
+            args["norm"] = _group_norm
+        return {
+            **args,
+            "anchor_branch": cfg.MODEL.FSAF.ANCHOR_BRANCH,
+            "anchor_free_branch": cfg.MODEL.FSAF.ANCHOR_FREE_BRANCH,
+            "bbox_bias": cfg.MODEL.FSAF.BBOX_BIAS,
+        }
+
+    def forward(self, features: list[Tensor]) -> Predictions:
+        """Predict from one feature map (N, C, H, W) per level, finest first."""
+        predictions = Predictions([], [], [], [])
+        for feature in features:
+            cls_feature = self.cls_subnet(feature)
+            bbox_feature = self.bbox_subnet(feature)
+            if self.anchor_branch:
+                predictions.logits.append(self.cls_score(cls_feature))
+                predictions.anchor_deltas.append(self.bbox_pred(bbox_feature))
+            if self.anchor_free_branch:
+                predictions.point_logits.append(self.anchor_free_cls_score(cls_feature))
+                predictions.point_deltas.append(F.relu(self.anchor_free_bbox_pred(bbox_feature)))
+        return predictions
+
+
+def _group_norm(channels: int) -> nn.Module:
+    # detectron2 0.6 tries out the norm on a single channel, which its own 32 groups refuse.
+    return nn.GroupNorm(min(32, channels), channels)
+
+
+@META_ARCH_REGISTRY.register()
+class FSAF(RetinaNet):
+    """RetinaNet joined by an anchor-free branch with online feature selection.
+
+    The anchor branch is detectron2's RetinaNet, unchanged. The anchor-free branch assigns every
+    object to the level whose predictions for it cost least, and to a small region about its centre
+    there. At inference both branches' boxes are merged.
+
+    Detections carry two fields beside detectron2's: ``pred_levels`` (int64, index into
+    ``head_in_features``) and ``pred_anchor_free`` (bool, the branch that answered).
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        head: FSAFHead,
+        point_generator: nn.Module,
+        effective_scale: float = 0.2,
+        ignore_scale: float = 0.5,
+        level_selection: str = "online",
+        canonical_level: int = 5,
+        canonical_box_size: float = 224,
+        anchor_free_loss_weight: float = 0.5,
+        nms_per_level: bool = False,
+        **retinanet_args,
+    ) -> None:
+        """
+        Args:
+            head: gives :class:`Predictions`.
+            point_generator: makes for every location one square box about it, whose side is the unit
+                of the predicted distances.
+            effective_scale, ignore_scale: sides of an object's two regions, as shares of its box.
+            level_selection: "online" or "heuristic".
+            canonical_level, canonical_box_size: of the heuristic, see ``select_levels_by_size``.
+            anchor_free_loss_weight: lambda.
+            nms_per_level: suppress within each level of each branch before merging them.
+            retinanet_args: every other argument of detectron2's RetinaNet.
+
+        Raises:
+            ValueError: an argument is out of its range; the message has the config key's name.
+        """
+        super().__init__(head=head, **retinanet_args)
+        if level_selection not in ("online", "heuristic"):
+            raise ValueError(
+                f"MODEL.FSAF.LEVEL_SELECTION must be 'online' or 'heuristic', not {level_selection!r}."
+            )
+        if not 0 < effective_scale <= ignore_scale <= 1:
+            raise ValueError(
+                "MODEL.FSAF.EFFECTIVE_SCALE and MODEL.FSAF.IGNORE_SCALE must satisfy 0 < effective <= "
+                f"ignore <= 1, not {effective_scale} and {ignore_scale}."
+            )
+        _require(canonical_box_size > 0, "CANONICAL_BOX_SIZE", "more than 0", canonical_box_size)
+        _require(anchor_free_loss_weight >= 0, "LOSS_WEIGHT", "at least 0", anchor_free_loss_weight)
+        self.point_generator = point_generator
+        self.effective_scale = effective_scale
+        self.ignore_scale = ignore_scale
+        self.level_selection = level_selection
+        self.canonical_level = canonical_level
+        self.canonical_box_size = canonical_box_size
+        self.anchor_free_loss_weight = anchor_free_loss_weight
+        self.nms_per_level = nms_per_level
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        """Read the arguments from a config: RetinaNet's own, then FSAF's."""
+        # RetinaNet's from_config builds a head as well, which on 0.6 cannot have GN; ours replaces it.
+        plain_cfg = cfg.clone()
+        plain_cfg.defrost()
+        plain_cfg.MODEL.RETINANET.NORM = ""
+        args = super().from_config(plain_cfg)
+        shapes = args["backbone"].output_shape()
+        input_shape = [shapes[name] for name in args["head_in_features"]]
+        fsaf = cfg.MODEL.FSAF
+        return {
+            **args,
+            "head": FSAFHead(cfg, input_shape),
+            "point_generator": build_point_generator(
+                [shape.stride for shape in input_shape],
+                box_normalizer=fsaf.BOX_NORMALIZER,
+                point_offset=fsaf.POINT_OFFSET,
+            ),
+            "effective_scale": fsaf.EFFECTIVE_SCALE,
+            "ignore_scale": fsaf.IGNORE_SCALE,
+            "level_selection": fsaf.LEVEL_SELECTION,
+            "canonical_level": fsaf.CANONICAL_LEVEL,
+            "canonical_box_size": fsaf.CANONICAL_BOX_SIZE,
+            "anchor_free_loss_weight": fsaf.LOSS_WEIGHT,
+            "nms_per_level": fsaf.NMS_PER_LEVEL,
+        }
+
+    def forward_training(
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        predictions: Predictions,
+        gt_instances: list[Instances],
+    ) -> dict[str, Tensor]:
+        """Compute the losses of the branches that are on.
+
+        Args:
+            images: the batch of N padded images.
+            features: (N, C, H, W) for each level.
+            predictions: of the head.
+            gt_instances: of each image, with ``gt_boxes`` and ``gt_classes``.
+
+        Returns:
+            ``loss_cls``, ``loss_box_reg`` of the anchor branch; ``loss_anchor_free_cls``,
+            ``loss_anchor_free_box_reg``, already times the loss weight.
+        """
+        # Under autocast the head's outputs are half precision; every loss is computed in float32.
+        predictions = Predictions(*([x.float() for x in levels] for levels in predictions))
+        losses = {}
+        with _event_storage():
+            if self.head.anchor_branch:
+                losses.update(
+                    super().forward_training(images, features, predictions[:2], gt_instances)
+                )
+            if self.head.anchor_free_branch:
+                losses.update(self.anchor_free_losses(features, predictions, gt_instances))
+        return losses
+
+    def anchor_free_losses(
+        self, features: list[Tensor], predictions: Predictions, gt_instances: list[Instances]
+    ) -> dict[str, Tensor]:
+        """Compute the focal and IoU losses of the anchor-free branch (FSAF Sec. 3.2, 3.4).
+
+        Both are summed and divided by the number of positive locations of all processes' batches.
+        """
+        logits, deltas = self._transpose_dense_predictions(
+            predictions[2:], [self.num_classes, 4]
+        )
+        logits, deltas = torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
+        points = Boxes.cat(self.point_generator(features)).tensor
+        targets = self.label_points(logits, deltas, points, features, gt_instances)
+
+        positive = targets.labels != self.num_classes
+        normalizer = _mean_over_processes(positive.sum())
+        get_event_storage().put_scalar("num_pos_points", positive.sum().item() / len(logits))
+
+        one_hot = F.one_hot(targets.labels, self.num_classes + 1)[..., :-1]
+        focal_loss = sigmoid_focal_loss(
+            logits,
+            one_hot.to(logits.dtype),
+            alpha=self.focal_loss_alpha,
+            gamma=self.focal_loss_gamma,
+        ).masked_fill(targets.ignored, 0)
+        target_deltas = point_box_transform.get_deltas(
+            points.expand(len(logits), -1, -1)[positive], targets.matched_boxes[positive]
+        )
+        iou_loss = point_iou_loss(deltas[positive], target_deltas)
+
+        weight = self.anchor_free_loss_weight / normalizer
+        return {
+            "loss_anchor_free_cls": focal_loss.sum() * weight,
+            "loss_anchor_free_box_reg": iou_loss.sum() * weight,
+        }
+
+    @torch.no_grad()
+    def label_points(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        points: Tensor,
+        features: list[Tensor],
+        gt_instances: list[Instances],
+    ) -> PointTargets:
+        """Select a level for every object and label the locations.
+
+        Args:
+            logits, deltas: (N, R, K) and (N, R, 4), the anchor-free predictions.
+            points: (R, 4), the square boxes that deltas refer to.
+            features: (N, C, H, W) for each level.
+            gt_instances: of each image, with ``gt_boxes`` and ``gt_classes``.
+        """
+        objects = _pack(gt_instances, self.device)
+        sizes = [feature.shape[-2:] for feature in features]
+        grid = Grid.of(self.point_generator.strides, sizes, self.device)
+        effective_cells = feature_selection.region_cells(objects.boxes, self.effective_scale, grid)
+        if self.level_selection == "online":
+            costs = feature_selection.level_costs(
+                logits,
+                deltas,
+                points,
+                objects,
+                effective_cells,
+                grid,
+                focal_loss_alpha=self.focal_loss_alpha,
+                focal_loss_gamma=self.focal_loss_gamma,
+            )
+            levels = feature_selection.select_levels_online(costs)
+        else:
+            levels = feature_selection.select_levels_by_size(
+                objects.boxes,
+                grid,
+                canonical_level=self.canonical_level,
+                canonical_box_size=self.canonical_box_size,
+            )
+        self._log_levels(levels)
+        return feature_selection.assign_points(
+            levels,
+            effective_cells,
+            feature_selection.region_cells(objects.boxes, self.ignore_scale, grid),
+            objects,
+            grid,
+            num_images=len(gt_instances),
+            num_locations=len(points),
+            num_classes=self.num_classes,
+        )
+
+    def _log_levels(self, levels: Tensor) -> None:
+        counts = torch.bincount(levels, minlength=len(self.head_in_features)).tolist()
+        for name, count in zip(self.head_in_features, counts):
+            get_event_storage().put_scalar(f"num_objects_{name}", count, smoothing_hint=False)
+
+    def forward_inference(
+        self, images: ImageList, features: list[Tensor], predictions: Predictions
+    ) -> list[Instances]:
+        """Detect objects in every image of the batch."""
+        anchors = self.anchor_generator(features)
+        points = self.point_generator(features)
+        transposed = self._transpose_dense_predictions(predictions, [self.num_classes, 4] * 2)
+        results = []
+        for index, image_size in enumerate(images.image_sizes):
+            logits, deltas, point_logits, point_deltas = (
+                [level[index] for level in levels] for levels in transposed
+            )
+            parts = [
+                *self._decode(logits, deltas, anchors, image_size, anchor_free=False),
+                *self._decode(point_logits, point_deltas, points, image_size, anchor_free=True),
+            ]
+            results.append(self._merge(parts, image_size))
+        return results
+
+    def _decode(
+        self,
+        logits: list[Tensor],
+        deltas: list[Tensor],
+        references: list[Boxes],
+        image_size: tuple[int, int],
+        *,
+        anchor_free: bool,
+    ) -> list[inference.Candidates]:
+        """Decode every level of one branch of one image."""
+        transform = point_box_transform if anchor_free else self.box2box_transform
+        parts = []
+        for level, (level_logits, level_deltas) in enumerate(zip(logits, deltas)):
+            boxes, scores, classes = inference.decode_level(
+                level_logits,
+                level_deltas,
+                references[level].tensor,
+                transform.apply_deltas,
+                score_thresh=self.test_score_thresh,
+                topk_candidates=self.test_topk_candidates,
+            )
+            if anchor_free:
+                # Not the anchors' boxes: RetinaNet suppresses before it clips.
+                boxes = ops.clip_boxes_to_image(boxes, image_size)
+            levels = torch.full_like(classes, level)
+            branch = torch.full_like(classes, anchor_free, dtype=torch.bool)
+            parts.append(inference.Candidates(boxes, scores, classes, levels, branch))
+        return parts
+
+    def _merge(self, parts: list[inference.Candidates], image_size: tuple[int, int]) -> Instances:
+        detections = inference.merge(
+            parts,
+            nms_thresh=self.test_nms_thresh,
+            max_detections=self.max_detections_per_image,
+            nms_per_level=self.nms_per_level,
+        )
+        return Instances(
+            image_size,
+            pred_boxes=Boxes(detections.boxes),
+            scores=detections.scores,
+            pred_classes=detections.classes,
+            pred_levels=detections.levels,
+            pred_anchor_free=detections.anchor_free,
+        )
+
+
+def build_point_generator(
+    strides: list[int], *, box_normalizer: float, point_offset: float
+) -> DefaultAnchorGenerator:
+    """Build the maker of one square box about every location, box_normalizer strides wide.
+
+    Raises:
+        ValueError: an argument is out of its range; the message has the config key's name.
+    """
+    _require(box_normalizer > 0, "BOX_NORMALIZER", "more than 0", box_normalizer)
+    _require(0 <= point_offset < 1, "POINT_OFFSET", "at least 0 and less than 1", point_offset)
+    return DefaultAnchorGenerator(
+        sizes=[[box_normalizer * stride] for stride in strides],
+        aspect_ratios=[[1.0]],
+        strides=strides,
+        offset=point_offset,
+    )
+
+
+def _require(condition: bool, key: str, allowed: str, value: float) -> None:
+    if not condition:
+        raise ValueError(f"MODEL.FSAF.{key} must be {allowed}, not {value}.")
+
+
+def _pack(gt_instances: list[Instances], device: torch.device) -> Objects:
+    counts = torch.tensor([len(instances) for instances in gt_instances], device=device)
+    return Objects(
+        torch.cat([instances.gt_boxes.tensor for instances in gt_instances]),
+        torch.cat([instances.gt_classes for instances in gt_instances]),
+        torch.repeat_interleave(counts),
+    )
+
+
+def _mean_over_processes(count: Tensor) -> Tensor:
+    """Average a count over all processes, as if there were 1 at least in all of them together."""
+    count = count.clone()
+    if comm.get_world_size() > 1:
+        torch.distributed.all_reduce(count)
+    return count.clamp(min=1) / comm.get_world_size()
+
+
+def _event_storage() -> contextlib.AbstractContextManager:
+    """Log to the storage at hand, or to a throw-away one outside a trainer."""
+    try:
+        return contextlib.nullcontext(get_event_storage())
+    except AssertionError:
+        return EventStorage()

@@ -1,0 +1,40 @@
+"""IoU loss of boxes given by their distances to a point."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MIN_IOU = 1e-7
+
+
+def point_iou_loss(pred_distances: Tensor, target_distances: Tensor) -> Tensor:
+    """-ln(IoU) of two boxes around the same point (UnitBox, arXiv 1608.01471; FSAF Sec. 3.2).
+
+    The loss does not depend on the unit. It is computed in float32, and IoU is at least 1e-7.
+
+    Args:
+        pred_distances: (..., 4), distances >= 0 from the point to the left, top, right and bottom
+            side of the predicted box.
+        target_distances: (..., 4), the same for the object's box, in the same unit. A negative
+            distance (the point lies outside the box on that side) counts as 0: the target is then
+            the least box that holds both the object and the point, which a branch that predicts
+            distances >= 0 can reach.
+
+    Returns:
+        (...) the loss of each box, between 0 and -ln(1e-7) = 16.1.
+    """
+    pred_distances = pred_distances.float()
+    target_distances = target_distances.float().clamp(min=0)
+
+    overlap = torch.minimum(pred_distances, target_distances)
+    intersection = _area(overlap)
+    union = _area(pred_distances) + _area(target_distances) - intersection
+    # A union of 0 means that both boxes are the point itself.
+    iou = intersection / union.clamp(min=torch.finfo(torch.float32).tiny)
+    return -torch.log(iou.clamp(min=MIN_IOU))
+
+
+def _area(distances: Tensor) -> Tensor:
+    left, top, right, bottom = distances.unbind(dim=-1)
+    return (left + right) * (top + bottom)
