@@ -1,0 +1,34 @@
+"""The data sets that this project's configs name, beside detectron2's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog
+from detectron2.data.datasets import register_coco_instances
+
+# name: (annotation file, image folder), below the data root
+DATASETS = {
+    "digits_train": ("digits/annotations/train.json", "digits/train"),
+    "digits_val": ("digits/annotations/val.json", "digits/val"),
+    "bloodcells_train": ("bloodcells/annotations/train.json", "bloodcells/images"),
+    "bloodcells_val": ("bloodcells/annotations/val.json", "bloodcells/images"),
+    "bloodcells_test": ("bloodcells/annotations/test.json", "bloodcells/images"),
+}
+
+
+def data_root() -> Path:
+    """The folder that holds all data sets: ``$DETECTRON2_DATASETS``, or ``datasets``."""
+    return Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
+def register_builtin_datasets() -> None:
+    """Register :data:`DATASETS` with detectron2; those already registered stay as they are.
+
+    Only names and paths are registered. No file is read before the data set is used.
+    """
+    for name, (annotations, images) in DATASETS.items():
+        if name not in DatasetCatalog:
+            root = data_root()
+            register_coco_instances(name, {}, str(root / annotations), str(root / images))

@@ -1,0 +1,40 @@
+"""What has to be right before a run begins."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from detectron2.config import CfgNode
+
+from ..data.checks import require_datasets
+
+
+def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1) -> None:
+    """Choose the device, and check that weights, data sets and GPUs are there.
+
+    Without a GPU, ``MODEL.DEVICE`` becomes ``cpu`` and one line says so.
+
+    Args:
+        cfg: not frozen.
+        eval_only: only the data sets of ``DATASETS.TEST`` are needed.
+        num_gpus: processes on this machine, one GPU each.
+
+    Raises:
+        FileNotFoundError: weights or a data set are missing.
+        ValueError: a data set is not registered, or there are fewer GPUs than asked for.
+    """
+    available = torch.cuda.device_count()
+    if num_gpus > max(available, 1):
+        raise ValueError(f"--num-gpus {num_gpus} was asked for, but this machine has {available}.")
+    if available == 0 and cfg.MODEL.DEVICE == "cuda":
+        print("No GPU found: running on the CPU.")
+        cfg.MODEL.DEVICE = "cpu"
+
+    weights = cfg.MODEL.WEIGHTS
+    if weights and "://" not in weights and not os.path.isfile(weights):
+        raise FileNotFoundError(
+            f"MODEL.WEIGHTS '{weights}' does not exist. Give the path of a checkpoint, a model-zoo "
+            "address such as detectron2://ImageNetPretrained/MSRA/R-50.pkl, or '' for none."
+        )
+    require_datasets(cfg.DATASETS.TEST if eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))

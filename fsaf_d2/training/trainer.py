@@ -1,0 +1,62 @@
+"""detectron2's default trainer with what every run of this project needs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
+from detectron2.evaluation import COCOEvaluator
+from detectron2.solver import build_optimizer
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from torch import nn
+
+
+class Trainer(DefaultTrainer):
+    """DefaultTrainer with COCO evaluation, AdamW beside SGD, and the optimizer in its checkpoints."""
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Build the optimizer that ``SOLVER.OPTIMIZER`` names.
+
+        Raises:
+            ValueError: the name is unknown.
+        """
+        if cfg.SOLVER.OPTIMIZER == "SGD":
+            return build_optimizer(cfg, model)
+        if cfg.SOLVER.OPTIMIZER != "ADAMW":
+            raise ValueError(
+                f"SOLVER.OPTIMIZER must be 'SGD' or 'ADAMW', not {cfg.SOLVER.OPTIMIZER!r}."
+            )
+        params = get_default_optimizer_params(
+            model,
+            base_lr=cfg.SOLVER.BASE_LR,
+            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+        )
+        optimizer_type = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
+        return optimizer_type(params, cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
+        """Build the COCO box evaluator; its files go to ``OUTPUT_DIR/inference/<data set>``."""
+        return COCOEvaluator(
+            dataset_name,
+            tasks=("bbox",),
+            output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
+            max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+            # The fast evaluation is one of the compiled operators, which need not be there.
+            use_fast_impl=importlib.util.find_spec("detectron2._C") is not None,
+        )
+
+    def state_dict(self) -> dict:
+        """Everything a resumed run needs; detectron2 0.6 leaves the optimizer out."""
+        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        super().load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])

@@ -1,0 +1,56 @@
+#!/usr/bin/env python
+"""Train or evaluate a detector.
+
+    python train_net.py --config-file configs/fsaf_R_50_FPN_1x.yaml --num-gpus 8
+    python train_net.py --config-file CONFIG --resume
+    python train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS WEIGHTS
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup, launch
+
+from fsaf_d2 import load_config
+from fsaf_d2.training import Trainer, prepare
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """Read and check the config; exit with one clear sentence if something is missing."""
+    try:
+        cfg = load_config(args.config_file, args.opts)
+        prepare(cfg, eval_only=args.eval_only, num_gpus=args.num_gpus)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"{os.path.basename(sys.argv[0])}: error: {error}")
+    cfg.freeze()
+    return cfg
+
+
+def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
+    """Run one process: train, or evaluate if ``--eval-only``."""
+    default_setup(cfg, args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        return Trainer.test(cfg, model)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    arguments = default_argument_parser().parse_args()
+    launch(
+        main,
+        arguments.num_gpus,
+        num_machines=arguments.num_machines,
+        machine_rank=arguments.machine_rank,
+        dist_url=arguments.dist_url,
+        args=(read_config(arguments), arguments),
+    )
