@@ -1,0 +1,246 @@
+"""Pictures of detections that tell which pyramid level and which branch answered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+
+if TYPE_CHECKING:
+    from detectron2.structures import Boxes, Instances
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+LEVEL_COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
+DASH_LENGTHS = (7.0, 4.0)  # px
+CANVAS_COLOR = "#303030"
+DPI = 100
+FONT = FontProperties(size=8)
+LABEL_HEIGHT = 14
+GAP = 8
+MIN_LONGER_SIDE = 512
+
+
+def level_color(index: int) -> str:
+    """Return the colour of a pyramid level, the same in every picture.
+
+    Args:
+        index: the level's place in the list of levels, 0 for the finest.
+
+    Returns:
+        The colour as "#RRGGBB".
+    """
+    return LEVEL_COLORS[index % len(LEVEL_COLORS)]
+
+
+def draw_detections(
+    image: np.ndarray,
+    instances: Instances,
+    *,
+    class_names: Sequence[str],
+    level_names: Sequence[str],
+    gt_boxes: Boxes | None = None,
+    scale: float | None = None,
+) -> np.ndarray:
+    """Draw detections: the level gives the colour, a dashed line marks the anchor-free branch.
+
+    Every box carries a label such as "7 0.83 P4 free": class, score, level, branch. Nothing is
+    left out, so choose the detections by their score before.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        instances: detections in image pixels with pred_boxes, scores, pred_classes, pred_levels
+            (indices into `level_names`) and pred_anchor_free (True: the anchor-free branch).
+        class_names: the names of the K classes.
+        level_names: the names of the levels, the finest first, such as "p3".
+        gt_boxes: true boxes in image pixels, drawn thin and white under the detections.
+        scale: magnification; None magnifies small images so that the labels can be read.
+
+    Returns:
+        The picture, (round(H * scale), round(W * scale), 3) uint8 RGB.
+    """
+    if scale is None:
+        scale = max(1, math.ceil(MIN_LONGER_SIDE / max(image.shape[:2])))
+    height, width = round(image.shape[0] * scale), round(image.shape[1] * scale)
+    figure = _figure(width, height)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    magnified = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    figure.figimage(magnified, zorder=-1)
+    if gt_boxes is not None:
+        for box in gt_boxes.tensor.cpu().numpy() * scale:
+            _draw_box(axes, box, "white", width=1.0)
+
+    detections = instances.to("cpu")
+    boxes = detections.pred_boxes.tensor.numpy() * scale
+    order = detections.scores.argsort().tolist()
+    levels = detections.pred_levels.tolist()
+    anchor_free = detections.pred_anchor_free.tolist()
+    for i in order:
+        _draw_box(axes, boxes[i], level_color(levels[i]), width=2.0, dashed=anchor_free[i])
+    taken: list[tuple[float, float, float, float]] = []
+    # The surest detection has the first choice of a place for its label.
+    for i in reversed(order):
+        name = class_names[int(detections.pred_classes[i])]
+        branch = "free" if anchor_free[i] else "anchor"
+        level = level_names[levels[i]].upper()
+        label = f"{name} {float(detections.scores[i]):.2f} {level} {branch}"
+        taken.append(_draw_label(axes, label, boxes[i], level_color(levels[i]), taken))
+    return _pixels(figure)
+
+
+def detection_grid(
+    pictures: Sequence[np.ndarray],
+    *,
+    columns: int = 3,
+    level_names: Sequence[str] = ("p3", "p4", "p5", "p6", "p7"),
+    ground_truth: bool = False,
+) -> np.ndarray:
+    """Lay pictures of detections out in rows, with a legend above them.
+
+    Args:
+        pictures: at least one picture, each (H, W, 3) uint8 RGB; the sizes may differ.
+        columns: pictures per row.
+        level_names: the names of the levels, the finest first.
+        ground_truth: whether the pictures show true boxes, which the legend then explains.
+
+    Returns:
+        The canvas, (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: there are no pictures, or `columns` is below 1.
+    """
+    if not pictures or columns < 1:
+        raise ValueError(f"got {len(pictures)} pictures for {columns} columns")
+    columns = min(columns, len(pictures))
+    cell_height = max(picture.shape[0] for picture in pictures) + GAP
+    cell_width = max(picture.shape[1] for picture in pictures) + GAP
+    rows = -(-len(pictures) // columns)
+    legend = _legend(columns * cell_width + GAP, level_names, ground_truth)
+    canvas = np.empty((len(legend) + rows * cell_height, legend.shape[1], 3), dtype=np.uint8)
+    canvas[:] = np.rint(255 * np.array(to_rgb(CANVAS_COLOR)))
+    canvas[: len(legend)] = legend
+    for i, picture in enumerate(pictures):
+        top = len(legend) + i // columns * cell_height
+        left = GAP + i % columns * cell_width
+        canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return canvas
+
+
+def _figure(width: int, height: int) -> Figure:
+    """Create a figure of so many pixels, apart from pyplot's global state."""
+    # The canvas rounds down: without the hundredth of a pixel a size may come out one short.
+    figure = Figure(figsize=((width + 0.01) / DPI, (height + 0.01) / DPI), dpi=DPI)
+    figure.set_facecolor(CANVAS_COLOR)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    """Render a figure to (H, W, 3) uint8 RGB."""
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[:, :, :3].copy()
+
+
+def _draw_box(
+    axes: Axes, box: np.ndarray, color: str, *, width: float, dashed: bool = False
+) -> None:
+    """Draw one xyxy box in canvas pixels, with a dark seam that shows it on any background."""
+    x1, y1, x2, y2 = box.tolist()
+    for line_color, line_width, alpha in (("black", width + 1.5, 0.5), (color, width, 1.0)):
+        # Dashes are given in line widths: divided by them, those of seam and line coincide.
+        dashes = (0, tuple(length / line_width for length in DASH_LENGTHS))
+        axes.add_patch(
+            Rectangle(
+                (x1, y1),
+                x2 - x1,
+                y2 - y1,
+                fill=False,
+                edgecolor=line_color,
+                linewidth=line_width * 72 / DPI,
+                linestyle=dashes if dashed else "solid",
+                alpha=alpha,
+            )
+        )
+
+
+def _draw_label(
+    axes: Axes,
+    label: str,
+    box: np.ndarray,
+    color: str,
+    taken: Sequence[tuple[float, float, float, float]],
+) -> tuple[float, float, float, float]:
+    """Write a label at the edge of its box, inside the picture and clear of earlier labels.
+
+    Returns the label's place, xyxy in canvas pixels.
+    """
+    canvas = axes.figure.canvas
+    text_width, _, _ = canvas.get_renderer().get_text_width_height_descent(label, FONT, False)
+    width, height = text_width + 6, LABEL_HEIGHT
+    canvas_width, canvas_height = canvas.get_width_height()
+    x1, y1, x2, y2 = box.tolist()
+    places = []
+    for x, y in (
+        (x1, y1 - height),
+        (x1, y2),
+        (x2 - width, y1 - height),
+        (x2 - width, y2),
+        (x2, y1),
+        (x1 - width, y1),
+        (x1, y1),
+    ):
+        x = max(0.0, min(x, canvas_width - width))
+        y = max(0.0, min(y, canvas_height - height))
+        places.append((x, y, x + width, y + height))
+    place = min(places, key=lambda place: sum(_overlap(place, other) for other in taken))
+    axes.add_patch(Rectangle(place[:2], width, height, facecolor=color, edgecolor="none"))
+    axes.text(
+        (place[0] + place[2]) / 2,
+        (place[1] + place[3]) / 2,
+        label,
+        fontproperties=FONT,
+        color="black" if np.dot(to_rgb(color), (0.299, 0.587, 0.114)) > 0.45 else "white",
+        horizontalalignment="center",
+        verticalalignment="center",
+        parse_math=False,
+    )
+    return place
+
+
+def _overlap(place: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """Return the area that two xyxy rectangles share."""
+    width = min(place[2], other[2]) - max(place[0], other[0])
+    height = min(place[3], other[3]) - max(place[1], other[1])
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def _legend(width: int, level_names: Sequence[str], ground_truth: bool) -> np.ndarray:
+    """Draw the legend, (H, width, 3) uint8 RGB, in as many rows as the width asks for."""
+    handles: list[Patch | Line2D] = [
+        Patch(facecolor=level_color(i), label=name.upper()) for i, name in enumerate(level_names)
+    ]
+    handles.append(Line2D([], [], color="#C0C0C0", linewidth=2, label="anchor branch"))
+    handles.append(
+        Line2D([], [], color="#C0C0C0", linewidth=2, linestyle="--", label="anchor-free branch")
+    )
+    if ground_truth:
+        handles.append(Line2D([], [], color="white", linewidth=0.8, label="ground truth"))
+    for columns in range(len(handles), 0, -1):
+        height = 20 + 20 * -(-len(handles) // columns)
+        figure = _figure(width, height)
+        legend = figure.legend(
+            handles=handles, loc="center", ncols=columns, frameon=False, labelcolor="white"
+        )
+        if legend.get_window_extent(figure.canvas.get_renderer()).width <= width:
+            break
+    return _pixels(figure)

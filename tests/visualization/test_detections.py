@@ -1,0 +1,187 @@
+"""Pictures of detections."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from matplotlib.colors import to_rgb
+
+from fsaf_d2.visualization import detection_grid, detections, draw_detections, level_color
+
+CLASS_NAMES = tuple("0123456789")
+LEVEL_NAMES = ("p3", "p4", "p5", "p6", "p7")
+
+
+def make_instances(boxes, scores, levels, anchor_free, classes=None, size=(100, 120)):
+    instances = Instances(size)
+    instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    instances.scores = torch.tensor(scores, dtype=torch.float32)
+    instances.pred_classes = torch.tensor(classes or [7] * len(scores), dtype=torch.int64)
+    instances.pred_levels = torch.tensor(levels, dtype=torch.int64)
+    instances.pred_anchor_free = torch.tensor(anchor_free, dtype=torch.bool)
+    return instances
+
+
+def draw(instances, image=None, **options):
+    image = np.zeros((100, 120, 3), dtype=np.uint8) if image is None else image
+    options = {"class_names": CLASS_NAMES, "level_names": LEVEL_NAMES, "scale": 4, **options}
+    return draw_detections(image, instances, **options)
+
+
+def is_color(picture, color):
+    """Return where a picture shows a colour, with tolerance for anti-aliasing."""
+    difference = picture.astype(float) - 255 * np.array(to_rgb(color))
+    return np.abs(difference).max(axis=-1) < 20
+
+
+BOX = [30.0, 40.0, 90.0, 80.0]
+
+
+@pytest.mark.parametrize("level", range(5))
+def test_box_is_drawn_at_its_place_in_its_levels_colour(level):
+    picture = draw(make_instances([BOX], [0.8], [level], [False]))
+    colored = is_color(picture, level_color(level))
+    # The edges of the box, magnified by 4: x 120 and 360, y 160 and 320.
+    assert colored[165:315, 119:121].all(axis=1).mean() > 0.95
+    assert colored[165:315, 359:361].all(axis=1).mean() > 0.95
+    assert colored[319:321, 125:355].all(axis=0).mean() > 0.95
+    assert not colored[165:315, 125:355].any()
+
+
+def test_anchor_free_box_is_dashed():
+    picture = draw(make_instances([BOX], [0.8], [2], [True]))
+    right_edge = is_color(picture, level_color(2))[165:315, 359:361].all(axis=1)
+    assert 0.4 < right_edge.mean() < 0.8
+
+
+def test_every_level_has_its_own_colour():
+    assert len({level_color(i) for i in range(5)}) == 5
+
+
+def test_every_detection_has_a_label():
+    one = draw(make_instances([BOX], [0.8], [0], [False]))
+    two = draw(make_instances([BOX, BOX], [0.8, 0.7], [0, 0], [False, False]))
+    areas = [is_color(picture, level_color(0)).sum() for picture in (one, two)]
+    assert areas[1] > areas[0] + 500
+
+
+def label_texts(instances, monkeypatch, **options):
+    from matplotlib.axes import Axes
+
+    texts = []
+    write = Axes.text
+    monkeypatch.setattr(
+        Axes, "text", lambda *args, **kw: texts.append(args[3]) or write(*args, **kw)
+    )
+    draw(instances, **options)
+    return texts
+
+
+def test_label_tells_class_score_level_and_branch(monkeypatch):
+    instances = make_instances(
+        [BOX, [0, 0, 20, 20]], [0.6, 0.834], [1, 4], [True, False], classes=[7, 0]
+    )
+    texts = label_texts(instances, monkeypatch)
+    assert texts == ["0 0.83 P7 anchor", "7 0.60 P4 free"]
+
+
+def test_class_name_with_dollars_is_drawn_as_it_is():
+    names = ("$x_$",) * 10
+    assert draw(make_instances([BOX], [0.8], [0], [False]), class_names=names).any()
+
+
+@pytest.mark.parametrize(
+    "box", [[0, 0, 120, 100], [110, 40, 120, 60], [0, 0, 10, 20], [50, 80, 60, 100]]
+)
+def test_label_stays_inside_the_picture(box, monkeypatch):
+    places = []
+    draw_label = detections._draw_label
+
+    def spy(*arguments):
+        places.append(draw_label(*arguments))
+        return places[-1]
+
+    monkeypatch.setattr(detections, "_draw_label", spy)
+    draw(make_instances([box], [0.8], [1], [False]))
+    ((x1, y1, x2, y2),) = places
+    assert 0 <= x1 < x2 <= 480
+    assert 0 <= y1 < y2 <= 400
+
+
+def test_labels_of_one_place_do_not_cover_one_another():
+    picture = draw(make_instances([BOX] * 3, [0.9, 0.8, 0.7], [0, 1, 2], [False] * 3))
+    areas = [is_color(picture, level_color(i)).sum() for i in range(3)]
+    assert min(areas) > 500
+
+
+def test_original_is_left_alone():
+    image = np.full((100, 120, 3), 77, dtype=np.uint8)
+    draw(make_instances([BOX], [0.8], [0], [False]), image)
+    assert (image == 77).all()
+
+
+def test_image_without_detections_stays_as_it_is():
+    image = np.random.RandomState(0).randint(0, 255, (100, 120, 3)).astype(np.uint8)
+    picture = draw(make_instances([], [], [], []), image, scale=1)
+    assert np.abs(picture.astype(int) - image).max() <= 1
+
+
+def test_ground_truth_is_white_and_below_the_detections():
+    empty = make_instances([], [], [], [])
+    truth = Boxes(torch.tensor([BOX]))
+    picture = draw(empty, gt_boxes=truth)
+    assert picture[165:315, 359:361].max(axis=(1, 2)).min() > 150
+    covered = draw(make_instances([BOX], [0.8], [3], [False]), gt_boxes=truth)
+    assert is_color(covered, level_color(3))[165:315, 359:361].all(axis=1).mean() > 0.95
+
+
+@pytest.mark.parametrize("scale, size", [(1, (100, 120)), (4, (400, 480)), (2.5, (250, 300))])
+def test_picture_has_the_magnified_size(scale, size):
+    picture = draw(make_instances([BOX], [0.8], [0], [False]), scale=scale)
+    assert picture.shape == (*size, 3) and picture.dtype == np.uint8
+
+
+def test_small_images_are_magnified_and_large_ones_are_not():
+    empty = make_instances([], [], [], [])
+    assert draw(empty, scale=None).shape == (500, 600, 3)
+    large = np.zeros((577, 1023, 3), dtype=np.uint8)
+    assert draw(empty, large, scale=None).shape == large.shape
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_instances_may_lie_on_a_gpu():
+    instances = make_instances([BOX], [0.8], [0], [False])
+    assert np.array_equal(draw(instances.to("cuda")), draw(instances))
+
+
+def test_pyplot_is_not_used(tmp_path):
+    assert "matplotlib.pyplot" not in vars(sys.modules[draw_detections.__module__])
+    from matplotlib import _pylab_helpers
+
+    draw(make_instances([BOX], [0.8], [0], [False]))
+    assert not _pylab_helpers.Gcf.figs
+
+
+def test_grid_holds_every_picture_at_its_place():
+    pictures = [np.full((300, 700, 3), 60 * i, dtype=np.uint8) for i in range(1, 4)]
+    grid = detection_grid(pictures, columns=2)
+    legend = grid.shape[0] - 2 * 308
+    assert grid.shape[1] == 2 * 708 + 8
+    assert (grid[legend : legend + 300, 8:708] == 60).all()
+    assert (grid[legend : legend + 300, 716:1416] == 120).all()
+    assert (grid[legend + 308 : legend + 608, 8:708] == 180).all()
+
+
+def test_legend_shows_every_level_also_in_a_narrow_grid():
+    for width in (200, 1200):
+        picture = np.zeros((20, width, 3), dtype=np.uint8)
+        legend = detection_grid([picture], ground_truth=True)[:-28]
+        for i in range(5):
+            assert is_color(legend, level_color(i)).sum() > 50
+
+
+def test_grid_without_pictures_is_refused():
+    with pytest.raises(ValueError, match="0 pictures"):
+        detection_grid([])
