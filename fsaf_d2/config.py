@@ -44,6 +44,9 @@ def add_fsaf_config(cfg: CfgNode) -> None:
     # Suppress within each level of each branch before all levels are merged and suppressed.
     fsaf.NMS_PER_LEVEL = False
 
+    # Keep feature maps in (N, H, W, C) order in memory, which CPUs convolve faster.
+    cfg.MODEL.CHANNELS_LAST = False
+
     # "SGD" (detectron2's own builder) or "ADAMW".
     cfg.SOLVER.OPTIMIZER = "SGD"
 
@@ -57,7 +60,8 @@ def load_config(config_file: str | os.PathLike[str], overrides: Sequence[str] = 
 
     Raises:
         FileNotFoundError: the file, or one that it names as ``_BASE_``, does not exist.
-        ValueError: the file is not plain YAML (it has ``!!python`` or other tags), or a key is unknown.
+        ValueError: the file is not plain YAML (it has ``!!python`` or other tags), or a key or the
+            type of a value is wrong.
     """
     cfg = get_cfg()
     add_fsaf_config(cfg)
@@ -85,7 +89,12 @@ def _merge_file(cfg: CfgNode, config_file: str) -> None:
             f"Config file '{config_file}' is refused: it is not plain YAML. Tags such as !!python "
             f"could run code and are never read; remove them.\n{error}"
         ) from error
-    except (AssertionError, KeyError) as error:
+    except (TypeError, AttributeError) as error:
+        raise ValueError(
+            f"Config file '{config_file}' must be a mapping of keys to values, as must the file that "
+            "it names as _BASE_."
+        ) from error
+    except (AssertionError, KeyError, ValueError) as error:
         raise ValueError(f"Config file '{config_file}': {_message(error)}") from error
 
 

@@ -53,6 +53,36 @@ def decode_level(
     return boxes[finite], scores[:topk_candidates][finite], classes[finite]
 
 
+def decode_branch(
+    logits: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    reference_boxes: Sequence[Tensor],
+    apply_deltas: Callable[[Tensor, Tensor], Tensor],
+    *,
+    anchor_free: bool,
+    score_thresh: float,
+    topk_candidates: int,
+) -> list[Candidates]:
+    """Decode every level of one branch of one image; see :func:`decode_level`."""
+    parts = []
+    for level, level_inputs in enumerate(zip(logits, deltas, reference_boxes)):
+        boxes, scores, classes = decode_level(
+            *level_inputs,
+            apply_deltas,
+            score_thresh=score_thresh,
+            topk_candidates=topk_candidates,
+        )
+        levels = torch.full_like(classes, level)
+        branch = torch.full_like(classes, anchor_free, dtype=torch.bool)
+        parts.append(Candidates(boxes, scores, classes, levels, branch))
+    return parts
+
+
+def clip_to_image(candidates: Candidates, image_size: tuple[int, int]) -> Candidates:
+    """Clip boxes to an image of the given (height, width)."""
+    return candidates._replace(boxes=ops.clip_boxes_to_image(candidates.boxes, image_size))
+
+
 def merge(
     parts: Sequence[Candidates],
     *,

@@ -21,7 +21,6 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision import ops
 
 from .. import inference
 from ..assignment import feature_selection
@@ -342,49 +341,40 @@ class FSAF(RetinaNet):
         self, images: ImageList, features: list[Tensor], predictions: Predictions
     ) -> list[Instances]:
         """Detect objects in every image of the batch."""
-        anchors = self.anchor_generator(features)
-        points = self.point_generator(features)
+        anchors = [boxes.tensor for boxes in self.anchor_generator(features)]
+        points = [boxes.tensor for boxes in self.point_generator(features)]
         transposed = self._transpose_dense_predictions(predictions, [self.num_classes, 4] * 2)
+        limits = {
+            "score_thresh": self.test_score_thresh,
+            "topk_candidates": self.test_topk_candidates,
+        }
         results = []
         for index, image_size in enumerate(images.image_sizes):
             logits, deltas, point_logits, point_deltas = (
                 [level[index] for level in levels] for levels in transposed
             )
-            parts = [
-                *self._decode(logits, deltas, anchors, image_size, anchor_free=False),
-                *self._decode(point_logits, point_deltas, points, image_size, anchor_free=True),
+            parts = inference.decode_branch(
+                logits,
+                deltas,
+                anchors,
+                self.box2box_transform.apply_deltas,
+                anchor_free=False,
+                **limits,
+            )
+            # The anchors' boxes are not clipped: RetinaNet suppresses before it clips.
+            parts += [
+                inference.clip_to_image(part, image_size)
+                for part in inference.decode_branch(
+                    point_logits,
+                    point_deltas,
+                    points,
+                    point_box_transform.apply_deltas,
+                    anchor_free=True,
+                    **limits,
+                )
             ]
             results.append(self._merge(parts, image_size))
         return results
-
-    def _decode(
-        self,
-        logits: list[Tensor],
-        deltas: list[Tensor],
-        references: list[Boxes],
-        image_size: tuple[int, int],
-        *,
-        anchor_free: bool,
-    ) -> list[inference.Candidates]:
-        """Decode every level of one branch of one image."""
-        transform = point_box_transform if anchor_free else self.box2box_transform
-        parts = []
-        for level, (level_logits, level_deltas) in enumerate(zip(logits, deltas)):
-            boxes, scores, classes = inference.decode_level(
-                level_logits,
-                level_deltas,
-                references[level].tensor,
-                transform.apply_deltas,
-                score_thresh=self.test_score_thresh,
-                topk_candidates=self.test_topk_candidates,
-            )
-            if anchor_free:
-                # Not the anchors' boxes: RetinaNet suppresses before it clips.
-                boxes = ops.clip_boxes_to_image(boxes, image_size)
-            levels = torch.full_like(classes, level)
-            branch = torch.full_like(classes, anchor_free, dtype=torch.bool)
-            parts.append(inference.Candidates(boxes, scores, classes, levels, branch))
-        return parts
 
     def _merge(self, parts: list[inference.Candidates], image_size: tuple[int, int]) -> Instances:
         detections = inference.merge(

@@ -18,6 +18,14 @@ class Trainer(DefaultTrainer):
     """DefaultTrainer with COCO evaluation, AdamW beside SGD, and the optimizer in its checkpoints."""
 
     @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build the model in the memory format that ``MODEL.CHANNELS_LAST`` asks for."""
+        model = super().build_model(cfg)
+        if cfg.MODEL.CHANNELS_LAST:
+            model = model.to(memory_format=torch.channels_last)
+        return model
+
+    @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """Build the optimizer that ``SOLVER.OPTIMIZER`` names.
 

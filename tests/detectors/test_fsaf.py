@@ -1,0 +1,394 @@
+import pytest
+import reference
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes
+from detectron2.utils.events import EventStorage
+from models import (
+    ANCHOR_FREE_ONLY,
+    ANCHORS_ONLY,
+    HEURISTIC,
+    NUM_CLASSES,
+    ROOT,
+    batch,
+    instances,
+    random_instances,
+    tiny_cfg,
+    tiny_model,
+)
+from torch.nn import functional as F
+
+from fsaf_d2 import load_config
+
+NEW_TENSORS = {
+    f"head.anchor_free_{layer}.{kind}"
+    for layer in ("cls_score", "bbox_pred")
+    for kind in ("weight", "bias")
+}
+
+
+def losses_of(model, inputs) -> dict[str, float]:
+    with EventStorage(), torch.no_grad():
+        return {name: loss.item() for name, loss in model.train()(inputs).items()}
+
+
+def retinanet_like(model, *overrides: str):
+    """detectron2's RetinaNet with the weights that the model shares with it."""
+    retinanet = build_model(tiny_cfg("MODEL.META_ARCHITECTURE", "RetinaNet", *overrides))
+    retinanet.load_state_dict(
+        {name: value for name, value in model.state_dict().items() if name not in NEW_TENSORS}
+    )
+    return retinanet
+
+
+def randomise(model) -> None:
+    """Make logits and boxes vary as a trained head's do, which the initial ones do not."""
+    for name, layer in model.head.named_children():
+        if isinstance(layer, torch.nn.Conv2d):
+            # Boxes that stray less, so that some of the anchors' stay on the picture.
+            torch.nn.init.normal_(layer.weight, std=0.02 if "cls_score" in name else 0.004)
+            if "cls_score" in name:
+                torch.nn.init.constant_(layer.bias, -2.5)  # score 0.076
+
+
+# METHODS 1.8; FrozenBN holds 53,120 scales and shifts of R-50 as buffers.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("ablations/anchors_only_R_50_FPN_1x", 37_968_692),
+        ("ablations/anchor_free_online_R_50_FPN_1x", 36_419_732),
+        ("fsaf_R_50_FPN_1x", 38_162_312),
+    ],
+)
+def test_parameter_counts(config, expected):
+    model = build_model(load_config(ROOT / f"configs/{config}.yaml", ["MODEL.DEVICE", "cpu"]))
+    frozen = [
+        buffer
+        for name, buffer in model.named_buffers()
+        if name.endswith(("norm.weight", "norm.bias"))
+    ]
+    assert sum(buffer.numel() for buffer in frozen) == 53_120
+    assert sum(p.numel() for p in [*model.parameters(), *frozen]) == expected
+
+
+@pytest.mark.parametrize("overrides", [[], ANCHORS_ONLY, ANCHOR_FREE_ONLY])
+def test_a_branch_that_is_off_has_no_layers(overrides):
+    names = {name.split(".")[1] for name in tiny_model(*overrides).state_dict() if "head." in name}
+    anchor_layers = {"cls_score", "bbox_pred"} if overrides != ANCHOR_FREE_ONLY else set()
+    free_layers = (
+        {"anchor_free_cls_score", "anchor_free_bbox_pred"} if overrides != ANCHORS_ONLY else set()
+    )
+    assert names == {"cls_subnet", "bbox_subnet"} | anchor_layers | free_layers
+
+
+def test_initial_values():
+    head = tiny_model().head
+    # -ln((1 - 0.01) / 0.01)
+    torch.testing.assert_close(head.anchor_free_cls_score.bias, torch.full((NUM_CLASSES,), -4.59512))
+    torch.testing.assert_close(head.anchor_free_bbox_pred.bias, torch.full((4,), 0.1))
+    assert head.anchor_free_cls_score.weight.std().item() == pytest.approx(0.01, rel=0.1)
+
+
+def test_distances_are_never_negative():
+    model = tiny_model()
+    randomise(model)
+    features = [torch.randn(1, 32, 2**i, 2**i) * 100 for i in (4, 3, 2, 1, 0)]
+    deltas = model.head(features).point_deltas
+    assert all((level >= 0).all() for level in deltas)
+    assert any((level == 0).any() for level in deltas)
+
+
+def test_retinanet_state_dict_loads_with_exactly_four_tensors_missing():
+    retinanet = build_model(tiny_cfg("MODEL.META_ARCHITECTURE", "RetinaNet"))
+    result = tiny_model().load_state_dict(retinanet.state_dict(), strict=False)
+    assert set(result.missing_keys) == NEW_TENSORS
+    assert result.unexpected_keys == []
+
+
+def test_checkpoint_round_trip(tmp_path):
+    model = tiny_model()
+    DetectionCheckpointer(model, save_dir=str(tmp_path)).save("model")
+    other = tiny_model()
+    DetectionCheckpointer(other).load(str(tmp_path / "model.pth"))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("overrides", [[], ANCHORS_ONLY])
+def test_anchor_branch_has_retinanets_losses(overrides):
+    model = tiny_model(*overrides)
+    inputs = batch(random_instances(12), random_instances(0))
+    expected = losses_of(retinanet_like(model), inputs)
+    losses = losses_of(model, inputs)
+    assert {name: losses[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+
+
+def detections_of(model, inputs):
+    with torch.no_grad():
+        return [output["instances"] for output in model.eval()(inputs)]
+
+
+def assert_same_detections(one, other):
+    assert len(one) == len(other) > 0
+    assert torch.equal(one.pred_boxes.tensor, other.pred_boxes.tensor)
+    assert torch.equal(one.scores, other.scores)
+    assert torch.equal(one.pred_classes, other.pred_classes)
+
+
+@pytest.mark.parametrize("silence_points", [False, True])
+def test_detections_equal_retinanets_when_only_anchors_answer(silence_points):
+    """The anchor-free branch off, or on with every score below the threshold."""
+    model = tiny_model(*([] if silence_points else ANCHORS_ONLY))
+    randomise(model)
+    if silence_points:
+        torch.nn.init.constant_(model.head.anchor_free_cls_score.weight, 0)
+        torch.nn.init.constant_(model.head.anchor_free_cls_score.bias, -3.0)  # score 0.047
+    inputs = batch(instances([], []), instances([], [], size=(96, 200)))
+    expected = detections_of(retinanet_like(model), inputs)
+    for one, other in zip(detections_of(model, inputs), expected):
+        assert_same_detections(one, other)
+
+
+def test_detections_name_level_and_branch():
+    model = tiny_model()
+    randomise(model)
+    (detections,) = detections_of(model, batch(instances([], [])))
+    assert set(detections.pred_anchor_free.tolist()) == {False, True}
+    assert set(detections.pred_levels.tolist()) <= set(range(5))
+    for branch, model_overrides in ((True, ANCHOR_FREE_ONLY), (False, ANCHORS_ONLY)):
+        single = tiny_model(*model_overrides)
+        randomise(single)
+        (found,) = detections_of(single, batch(instances([], [])))
+        assert set(found.pred_anchor_free.tolist()) == {branch}
+
+
+def test_a_location_decodes_about_its_own_centre():
+    """One confident cell (y, x) = (3, 5) of stride 8: centre (44, 28); 0.5 * 4 * 8 = 16 px a side."""
+    model = tiny_model(*ANCHOR_FREE_ONLY)
+    sizes = [(16, 20), (8, 10), (4, 5), (2, 3), (1, 2)]
+    features = [torch.zeros(1, 32, *size) for size in sizes]
+    logits = [torch.full((1, NUM_CLASSES, *size), -9.0) for size in sizes]
+    logits[0][0, 4, 3, 5] = 3.0
+    deltas = [torch.full((1, 4, *size), 0.5) for size in sizes]
+    deltas[0][0, :, 3, 5] = torch.tensor([0.5, 0.25, 1.0, 0.75])
+    images = type("Images", (), {"image_sizes": [(128, 160)]})
+    predictions = type(model.head(features))([], [], logits, deltas)
+    (found,) = model.eval().forward_inference(images, features, predictions)
+    assert found.pred_boxes.tensor.tolist() == [[44 - 16, 28 - 8, 44 + 32, 28 + 24]]
+    assert found.pred_classes.tolist() == [4] and found.pred_levels.tolist() == [0]
+
+
+def test_anchor_free_boxes_are_clipped_to_the_image():
+    model = tiny_model(*ANCHOR_FREE_ONLY)
+    randomise(model)
+    torch.nn.init.constant_(model.head.anchor_free_bbox_pred.bias, 5.0)
+    images = model.preprocess_image(batch(instances([], [], size=(100, 150))))
+    with torch.no_grad():
+        features = list(model.eval().backbone(images.tensor).values())
+        (found,) = model.forward_inference(images, features, model.head(features))
+    boxes = found.pred_boxes.tensor
+    assert len(boxes) > 0 and (boxes >= 0).all()
+    assert (boxes[:, 2] <= 150).all() and (boxes[:, 3] <= 100).all()
+
+
+def predictions_of(model, inputs):
+    images = model.preprocess_image(inputs)
+    features = [model.backbone(images.tensor)[name] for name in model.head_in_features]
+    return features, model.head(features)
+
+
+@pytest.mark.parametrize("overrides", [[], HEURISTIC])
+def test_losses_equal_the_reference(overrides):
+    model = tiny_model(*overrides).train()
+    randomise(model)
+    ground_truths = [random_instances(6), random_instances(0), random_instances(9)]
+    features, predictions = predictions_of(model, batch(*ground_truths))
+    with EventStorage(), torch.no_grad():
+        losses = model.anchor_free_losses(features, predictions, ground_truths)
+
+    levels = [
+        reference.Level(stride, *feature.shape[-2:])
+        for stride, feature in zip((8, 16, 32, 64, 128), features)
+    ]
+    logits, distances = (
+        [[level[image].permute(1, 2, 0).tolist() for level in prediction] for image in range(3)]
+        for prediction in (predictions.point_logits, predictions.point_deltas)
+    )
+    objects = [
+        reference.Object(image, tuple(box), label)
+        for image, gt in enumerate(ground_truths)
+        for box, label in zip(gt.gt_boxes.tensor.tolist(), gt.gt_classes.tolist())
+    ]
+    if overrides == HEURISTIC:
+        selected = [reference.heuristic_level(obj.box, levels) for obj in objects]
+    else:
+        selected = [reference.select_level(obj, levels, logits, distances) for obj in objects]
+    focal, iou = reference.losses(objects, selected, levels, logits, distances)
+    assert losses["loss_anchor_free_cls"].item() == pytest.approx(0.5 * focal, rel=1e-4)
+    assert losses["loss_anchor_free_box_reg"].item() == pytest.approx(0.5 * iou, rel=1e-4)
+
+
+def test_every_level_answers_for_its_size_under_the_heuristic():
+    """16 px -> p3, 112 -> p4, 224 -> p5, 448 -> p6, 896 -> p7."""
+    model = tiny_model(*HEURISTIC)
+    boxes = [(0, 0, side, side) for side in (16, 112, 224, 448, 896)]
+    with EventStorage() as storage:
+        model(batch(instances(boxes, [0] * 5, size=(896, 896))))
+        counts = [storage.latest()[f"num_objects_p{level}"][0] for level in range(3, 8)]
+    assert counts == [1] * 5
+
+
+def test_ignored_channel_has_no_gradient_and_its_neighbours_have():
+    model = tiny_model().train()
+    (gt,) = [instances([(10, 10, 130, 110)], [3])]
+    features, predictions = predictions_of(model, batch(gt))
+    logits = [level.detach().requires_grad_() for level in predictions.point_logits]
+    deltas = [level.detach() for level in predictions.point_deltas]
+    predictions = predictions._replace(point_logits=logits, point_deltas=deltas)
+    with EventStorage():
+        model.anchor_free_losses(features, predictions, [gt])["loss_anchor_free_cls"].backward()
+        flat_logits, flat_deltas = (
+            torch.cat([level.flatten(2).transpose(1, 2) for level in part], dim=1)
+            for part in (logits, deltas)
+        )
+        points = Boxes.cat(model.point_generator(features)).tensor
+        targets = model.label_points(flat_logits, flat_deltas, points, features, [gt])
+    grads = torch.cat([level.grad.flatten(2).transpose(1, 2) for level in logits], dim=1)
+    assert targets.ignored[..., 3].any()
+    assert (grads[targets.ignored] == 0).all()
+    assert (grads[~targets.ignored] != 0).all()
+    assert not targets.ignored[..., [0, 1, 2, 4, 5, 6]].any()
+
+
+def test_order_of_the_objects_plays_no_part():
+    model = tiny_model()
+    gt = random_instances(15)
+    inputs = batch(gt)
+    expected = losses_of(model, inputs)
+    inputs[0]["instances"] = gt[torch.randperm(15)]
+    del model.loss_normalizer  # RetinaNet's running mean begins anew
+    assert losses_of(model, inputs) == pytest.approx(expected, rel=1e-5)
+
+
+def test_loss_weight_scales_the_anchor_free_losses_alone():
+    inputs = batch(random_instances(5))
+    model = tiny_model()
+    single, double = tiny_model(), tiny_model("MODEL.FSAF.LOSS_WEIGHT", "1.0")
+    for other in (single, double):
+        other.load_state_dict(model.state_dict())
+    one, two = losses_of(single, inputs), losses_of(double, inputs)
+    assert set(one) == {
+        "loss_cls",
+        "loss_box_reg",
+        "loss_anchor_free_cls",
+        "loss_anchor_free_box_reg",
+    }
+    for name, value in one.items():
+        assert two[name] == pytest.approx(value * (2 if "free" in name else 1), rel=1e-5)
+
+
+def test_losses_are_divided_by_the_positive_locations():
+    """At the start every logit is the prior's: 1.1283818 a positive, 7.5e-7 every other channel."""
+    model = tiny_model("MODEL.FSAF.LOSS_WEIGHT", "1.0")
+    for level in (model.head.anchor_free_cls_score, model.head.anchor_free_bbox_pred):
+        torch.nn.init.constant_(level.weight, 0)
+    for count in (1, 2):
+        boxes = [(8 + 60 * i, 20, 48 + 60 * i, 60) for i in range(count)]
+        loss = losses_of(model, batch(instances(boxes, [1] * count)))["loss_anchor_free_cls"]
+        assert loss == pytest.approx(1.1284, abs=3e-3)
+
+
+def test_no_object_anywhere_divides_by_one():
+    model = tiny_model("MODEL.FSAF.LOSS_WEIGHT", "1.0")
+    torch.nn.init.constant_(model.head.anchor_free_cls_score.weight, 0)
+    losses = losses_of(model, batch(random_instances(0)))
+    locations = 16 * 20 + 8 * 10 + 4 * 5 + 2 * 3 + 1 * 2
+    # 0.75 * 0.01^2 * -ln(0.99) = 7.5377e-7 a channel
+    assert losses["loss_anchor_free_cls"] == pytest.approx(locations * NUM_CLASSES * 7.5377e-7, rel=1e-3)
+    assert losses["loss_anchor_free_box_reg"] == 0
+
+
+def test_scalars_are_logged():
+    model = tiny_model()
+    with EventStorage() as storage:
+        model(batch(random_instances(7), random_instances(4)))
+        latest = {name: value for name, (value, _) in storage.latest().items()}
+    assert sum(latest[f"num_objects_p{level}"] for level in range(3, 8)) == 11
+    assert latest["num_pos_points"] >= 1 and latest["num_pos_anchors"] >= 1
+
+
+def test_trains_without_an_event_storage():
+    assert len(tiny_model()(batch(random_instances(3)))) == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_losses_and_boxes_are_float32_under_autocast(dtype):
+    model = tiny_model()
+    inputs = batch(random_instances(8))
+    with torch.autocast("cpu", dtype=dtype):
+        losses = model(inputs)
+        detections = detections_of(model, inputs)[0]
+    assert all(loss.dtype == torch.float32 and torch.isfinite(loss) for loss in losses.values())
+    assert detections.pred_boxes.tensor.dtype == detections.scores.dtype == torch.float32
+
+
+def test_losses_do_not_depend_on_autocast_given_the_same_predictions():
+    model = tiny_model().train()
+    gt = random_instances(8)
+    features, predictions = predictions_of(model, batch(gt))
+    with EventStorage(), torch.no_grad():
+        plain = model.forward_training(None, features, predictions, [gt])
+    model.loss_normalizer = 100  # RetinaNet's running mean, as it was before the first call
+    with EventStorage(), torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model.forward_training(None, features, predictions, [gt])
+    for name, value in plain.items():
+        torch.testing.assert_close(mixed[name], value, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("norm", ["GN", "BN"])
+def test_norms_that_train_from_scratch(norm):
+    cfg = tiny_cfg("MODEL.RETINANET.NORM", norm)
+    model = build_model(cfg)
+    # Only the tower's own convolutions and norms: conv, norm, ReLU.
+    assert len(model.head.cls_subnet) == 3
+    losses = model(batch(random_instances(3), random_instances(2)))
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["LEVEL_SELECTION", "best"], ["LEVEL_SELECTION", "online", "heuristic", "best"]),
+        (["EFFECTIVE_SCALE", "0.6"], ["EFFECTIVE_SCALE", "IGNORE_SCALE", "0.6"]),
+        (["EFFECTIVE_SCALE", "0.0"], ["EFFECTIVE_SCALE"]),
+        (["IGNORE_SCALE", "1.5"], ["IGNORE_SCALE", "1.5"]),
+        (["BOX_NORMALIZER", "0.0"], ["BOX_NORMALIZER"]),
+        (["POINT_OFFSET", "1.0"], ["POINT_OFFSET"]),
+        (["CANONICAL_BOX_SIZE", "0"], ["CANONICAL_BOX_SIZE"]),
+        (["LOSS_WEIGHT", "-1.0"], ["LOSS_WEIGHT", "-1.0"]),
+        (["ANCHOR_BRANCH", "False", "ANCHOR_FREE_BRANCH", "False"], ["ANCHOR_BRANCH", "ANCHOR_FREE"]),
+        (["EFFECTIVE_SCALE", "float('nan')"], ["EFFECTIVE_SCALE"]),
+    ],
+)
+def test_wrong_values_are_refused_with_the_keys_name(overrides, words):
+    keys = [f"MODEL.FSAF.{word}" if i % 2 == 0 else word for i, word in enumerate(overrides)]
+    with pytest.raises(ValueError) as error:
+        tiny_model(*keys)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_focal_loss_has_the_papers_values():
+    # logit 2: 1.23755863 for the background, 0.00045089 for an object; logit 0: 0.1299651, 0.0433217
+    from fvcore.nn import sigmoid_focal_loss
+
+    logits, labels = torch.tensor([2.0, 2, 0, 0]), torch.tensor([0.0, 1, 0, 1])
+    values = sigmoid_focal_loss(logits, labels, alpha=0.25, gamma=2.0)
+    expected = [1.23755863, 0.00045089, 0.1299651, 0.0433217]
+    assert values.tolist() == pytest.approx(expected, abs=1e-7)
+    assert [reference.focal_loss(x, int(y)) for x, y in zip(logits.tolist(), labels.tolist())] == (
+        pytest.approx(expected, abs=1e-7)
+    )
+    assert F.one_hot(torch.tensor(1), 3).tolist() == [0, 1, 0]

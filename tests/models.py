@@ -1,0 +1,63 @@
+"""Small models and batches for the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+
+from fsaf_d2 import load_config
+
+ROOT = Path(__file__).parents[1]
+NUM_CLASSES = 7
+
+TINY = [
+    *("MODEL.DEVICE", "cpu", "MODEL.BACKBONE.FREEZE_AT", "0", "MODEL.RESNETS.NORM", "BN"),
+    *("MODEL.RESNETS.WIDTH_PER_GROUP", "8", "MODEL.RESNETS.STEM_OUT_CHANNELS", "8"),
+    *("MODEL.RESNETS.RES2_OUT_CHANNELS", "32", "MODEL.FPN.OUT_CHANNELS", "32"),
+    *("MODEL.RETINANET.NUM_CONVS", "1", "MODEL.RETINANET.NUM_CLASSES", str(NUM_CLASSES)),
+    *("MODEL.WEIGHTS", "", "MODEL.PIXEL_STD", "[64.0, 64.0, 64.0]"),
+]
+
+JOINT: list[str] = []
+ANCHORS_ONLY = ["MODEL.FSAF.ANCHOR_FREE_BRANCH", "False"]
+ANCHOR_FREE_ONLY = ["MODEL.FSAF.ANCHOR_BRANCH", "False"]
+HEURISTIC = ["MODEL.FSAF.LEVEL_SELECTION", "heuristic"]
+
+
+def tiny_cfg(*overrides: str) -> CfgNode:
+    """The base config with a network of few channels."""
+    return load_config(ROOT / "configs" / "Base-FSAF.yaml", [*TINY, *overrides])
+
+
+def tiny_model(*overrides: str) -> torch.nn.Module:
+    return build_model(tiny_cfg(*overrides))
+
+
+def instances(boxes, classes, size=(128, 160)) -> Instances:
+    """Ground truth of one image."""
+    result = Instances(size)
+    result.gt_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    result.gt_classes = torch.as_tensor(classes, dtype=torch.int64).reshape(-1)
+    return result
+
+
+def random_instances(count: int, size=(128, 160)) -> Instances:
+    """Random boxes of 2 pixels to the whole image."""
+    height, width = size
+    limits = torch.tensor([width, height])
+    centers = torch.rand(count, 2) * limits
+    halves = 2 ** (torch.rand(count, 2) * 6)
+    boxes = torch.cat([(centers - halves).clamp(min=0), (centers + halves).minimum(limits)], dim=1)
+    return instances(boxes, torch.randint(NUM_CLASSES, (count,)), size)
+
+
+def batch(*ground_truths: Instances) -> list[dict]:
+    """Random pictures with the given ground truth."""
+    return [
+        {"image": torch.randint(0, 256, (3, *gt.image_size)).float(), "instances": gt}
+        for gt in ground_truths
+    ]
