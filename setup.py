@@ -1,0 +1,44 @@
+"""Packaging of fsaf_d2.
+
+Two requirements are left out on purpose:
+
+- detectron2: it has no official release on PyPI. `python tools/install_detectron2.py` installs
+  0.6; the README tells how to get a newer one from its git repository.
+- OpenCV: `opencv-python`, `opencv-python-headless` and their contrib variants all provide the
+  module `cv2` and overwrite each other's files, and no requirement can say "any of them". Whoever
+  has none adds the extra `opencv`, which brings the headless one (it needs no display libraries).
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+README = Path(__file__).parent / "README.md"
+DEMO = ["matplotlib", "scikit-learn"]
+
+setup(
+    name="fsaf_d2",
+    version="0.1.0",
+    description="FSAF, the joint anchor-based and anchor-free detector, for Detectron2",
+    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+    long_description_content_type="text/markdown",
+    author="The fsaf_d2 authors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["fsaf_d2", "fsaf_d2.*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        "fvcore>=0.1.5",
+        "matplotlib",
+        "numpy",
+        "pillow",
+        "pycocotools>=2.0.2",
+        "torch>=2.0",
+        "torchvision>=0.15",
+    ],
+    extras_require={
+        "demo": DEMO,
+        "dev": [*DEMO, "pytest", "ruff"],
+        "opencv": ["opencv-python-headless"],
+    },
+)
