@@ -9,8 +9,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
@@ -20,13 +22,21 @@ from fsaf_d2 import load_config
 from fsaf_d2.training import Trainer, prepare
 
 
-def read_config(args: argparse.Namespace) -> CfgNode:
-    """Read and check the config; exit with one clear sentence if something is missing."""
+@contextlib.contextmanager
+def one_sentence() -> Iterator[None]:
+    """Turn what is wrong with config, weights or data into one clear sentence on exit."""
     try:
-        cfg = load_config(args.config_file, args.opts)
-        prepare(cfg, eval_only=args.eval_only, num_gpus=args.num_gpus)
+        yield
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"{os.path.basename(sys.argv[0])}: error: {error}")
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """Read the config, and check that what it needs is there."""
+    if not args.config_file:
+        raise ValueError("--config-file is missing, for example configs/fsaf_R_50_FPN_1x.yaml.")
+    cfg = load_config(args.config_file, args.opts)
+    prepare(cfg, eval_only=args.eval_only, num_gpus=args.num_gpus)
     cfg.freeze()
     return cfg
 
@@ -35,22 +45,26 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
     """Run one process: train, or evaluate if ``--eval-only``."""
     default_setup(cfg, args)
     if args.eval_only:
-        model = Trainer.build_model(cfg)
+        with one_sentence():
+            model = Trainer.build_model(cfg)
         checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         return Trainer.test(cfg, model)
-    trainer = Trainer(cfg)
+    with one_sentence():
+        trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
 
 if __name__ == "__main__":
     arguments = default_argument_parser().parse_args()
+    with one_sentence():
+        config = read_config(arguments)
     launch(
         main,
         arguments.num_gpus,
         num_machines=arguments.num_machines,
         machine_rank=arguments.machine_rank,
         dist_url=arguments.dist_url,
-        args=(read_config(arguments), arguments),
+        args=(config, arguments),
     )

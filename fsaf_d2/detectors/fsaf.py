@@ -18,14 +18,13 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNet, RetinaNetHead
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
-from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import inference
 from ..assignment import feature_selection
 from ..assignment.feature_selection import Grid, Objects, PointTargets, point_box_transform
-from ..losses import point_iou_loss
+from ..losses import point_loss_sums
 
 
 class Predictions(NamedTuple):
@@ -259,25 +258,23 @@ class FSAF(RetinaNet):
         targets = self.label_points(logits, deltas, points, features, gt_instances)
 
         positive = targets.labels != self.num_classes
-        normalizer = _mean_over_processes(positive.sum())
         get_event_storage().put_scalar("num_pos_points", positive.sum().item() / len(logits))
-
-        one_hot = F.one_hot(targets.labels, self.num_classes + 1)[..., :-1]
-        focal_loss = sigmoid_focal_loss(
-            logits,
-            one_hot.to(logits.dtype),
-            alpha=self.focal_loss_alpha,
-            gamma=self.focal_loss_gamma,
-        ).masked_fill(targets.ignored, 0)
         target_deltas = point_box_transform.get_deltas(
             points.expand(len(logits), -1, -1)[positive], targets.matched_boxes[positive]
         )
-        iou_loss = point_iou_loss(deltas[positive], target_deltas)
-
-        weight = self.anchor_free_loss_weight / normalizer
+        focal_loss, iou_loss = point_loss_sums(
+            logits,
+            deltas,
+            targets.labels,
+            target_deltas,
+            targets.ignored,
+            focal_loss_alpha=self.focal_loss_alpha,
+            focal_loss_gamma=self.focal_loss_gamma,
+        )
+        weight = self.anchor_free_loss_weight / _mean_over_processes(positive.sum())
         return {
-            "loss_anchor_free_cls": focal_loss.sum() * weight,
-            "loss_anchor_free_box_reg": iou_loss.sum() * weight,
+            "loss_anchor_free_cls": focal_loss * weight,
+            "loss_anchor_free_box_reg": iou_loss * weight,
         }
 
     @torch.no_grad()
