@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Train or evaluate a detector.
 
-    python train_net.py --config-file configs/fsaf_R_50_FPN_1x.yaml --num-gpus 8
-    python train_net.py --config-file CONFIG --resume
-    python train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS WEIGHTS
+python train_net.py --config-file configs/fsaf_R_50_FPN_1x.yaml --num-gpus 8
+python train_net.py --config-file CONFIG --resume
+python train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS WEIGHTS
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from detectron2.config import CfgNode, get_cfg
 def add_fsaf_config(cfg: CfgNode) -> None:
     """Add every key of this project to a detectron2 config, with its default.
 
-    Whatever FSAF shares with RetinaNet (classes, focal loss, thresholds, towers) keeps its key under
-    ``MODEL.RETINANET``. Sections are those of the FSAF paper (arXiv 1903.00621).
+    Whatever FSAF shares with RetinaNet (classes, focal loss, thresholds, towers) keeps its key
+    under ``MODEL.RETINANET``. Sections are those of the FSAF paper (arXiv 1903.00621).
     """
     fsaf = cfg.MODEL.FSAF = CfgNode()
 
@@ -91,8 +91,8 @@ def _merge_file(cfg: CfgNode, config_file: str) -> None:
         ) from error
     except (TypeError, AttributeError) as error:
         raise ValueError(
-            f"Config file '{config_file}' must be a mapping of keys to values, as must the file that "
-            "it names as _BASE_."
+            f"Config file '{config_file}' must be a mapping of keys to values, as must the file "
+            "that it names as _BASE_."
         ) from error
     except (AssertionError, KeyError, ValueError) as error:
         raise ValueError(f"Config file '{config_file}': {_message(error)}") from error

@@ -41,11 +41,13 @@ def decode_level(
         topk_candidates: how many (prediction, class) pairs are kept at the most.
 
     Returns:
-        boxes (C, 4), scores (C,) in falling order, and classes (C,). Predictions that are not finite
-        are left out.
+        boxes (C, 4), scores (C,) in falling order, and classes (C,). Predictions that are not
+        finite are left out.
     """
     scores = logits.float().sigmoid()
     keep = scores > score_thresh
+    # Deviates from the paper: it keeps the best 1000 locations of a level, not (location, class)
+    # pairs; RetinaNet's anchors are cut by pairs, and both branches are treated alike.
     scores, best = scores[keep].sort(descending=True, stable=True)
     index, classes = keep.nonzero()[best[:topk_candidates]].unbind(dim=1)
     boxes = apply_deltas(deltas[index].float(), reference_boxes[index])

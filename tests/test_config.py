@@ -47,7 +47,7 @@ def test_every_config_builds(file):
 @pytest.mark.parametrize(("row", "expected"), TABLE_1.items())
 def test_ablations_are_the_rows_of_table_1(row, expected):
     fsaf = load_config(CONFIGS / f"ablations/{row}_R_50_FPN_1x.yaml").MODEL.FSAF
-    assert (fsaf.ANCHOR_BRANCH, fsaf.ANCHOR_FREE_BRANCH, fsaf.LEVEL_SELECTION) == expected
+    assert expected == (fsaf.ANCHOR_BRANCH, fsaf.ANCHOR_FREE_BRANCH, fsaf.LEVEL_SELECTION)
 
 
 def test_ablations_differ_from_the_recipe_in_the_model_alone():
@@ -107,11 +107,11 @@ def test_wrong_files_are_named(tmp_path, text, words):
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
         load_config(tmp_path / "nowhere.yaml")
     leaf = tmp_path / "leaf.yaml"
     leaf.write_text("_BASE_: nowhere.yaml\n")
-    with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
         load_config(leaf)
 
 

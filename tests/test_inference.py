@@ -69,9 +69,7 @@ def part(boxes, scores, level, anchor_free, classes=None) -> Candidates:
 
 
 def merged(parts, *, nms_per_level, max_detections=100):
-    return merge(
-        parts, nms_thresh=0.5, max_detections=max_detections, nms_per_level=nms_per_level
-    )
+    return merge(parts, nms_thresh=0.5, max_detections=max_detections, nms_per_level=nms_per_level)
 
 
 BOX = (0, 0, 10, 10)
@@ -116,9 +114,17 @@ def test_per_level_suppression_is_exact_far_from_the_origin():
     parts = []
     for level in range(5):
         for anchor_free in (False, True):
-            boxes = [(1300, 1300, 1310, 1310), (1300, 1300, 1310, 1305.02), (1300, 1300, 1310, 1304.98)]
-            parts.append(part([boxes[0], boxes[1]], [0.9, 0.8], level, anchor_free, classes=[79, 79]))
-            parts.append(part([boxes[0], boxes[2]], [0.9, 0.8], level, anchor_free, classes=[78, 78]))
+            boxes = [
+                (1300, 1300, 1310, 1310),
+                (1300, 1300, 1310, 1305.02),
+                (1300, 1300, 1310, 1304.98),
+            ]
+            parts.append(
+                part([boxes[0], boxes[1]], [0.9, 0.8], level, anchor_free, classes=[79, 79])
+            )
+            parts.append(
+                part([boxes[0], boxes[2]], [0.9, 0.8], level, anchor_free, classes=[78, 78])
+            )
     all_parts = Candidates(*(torch.cat(field) for field in zip(*parts)))
     kept = _nms_within_parts(all_parts, 0.5)
     assert (all_parts.classes[kept] == 79).sum() == 10

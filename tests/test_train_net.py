@@ -78,7 +78,9 @@ def test_trains_evaluates_and_resumes(data_root, tmp_path):
     assert (tmp_path / "evaluated/inference/digits_val/coco_instances_results.json").exists()
 
     def ap_line(stdout: str) -> str:
-        lines = [line.split("copypaste: ")[1] for line in stdout.splitlines() if "copypaste:" in line]
+        lines = [
+            line.split("copypaste: ")[1] for line in stdout.splitlines() if "copypaste:" in line
+        ]
         return lines[-1]
 
     assert ap_line(evaluated.stdout) == ap_line(resumed.stdout)
@@ -90,9 +92,11 @@ def test_the_log_has_losses_levels_and_positives(data_root, tmp_path):
     record = json.loads((tmp_path / "metrics.json").read_text().splitlines()[-1])
     for name in ("loss_cls", "loss_box_reg", "loss_anchor_free_cls", "loss_anchor_free_box_reg"):
         assert math.isfinite(record[name])
-    assert {"num_pos_anchors", "num_pos_points", *(f"num_objects_p{i}" for i in range(3, 8))} <= set(
-        record
-    )
+    assert {
+        "num_pos_anchors",
+        "num_pos_points",
+        *(f"num_objects_p{i}" for i in range(3, 8)),
+    } <= set(record)
 
 
 def refused(data_root: Path, *args) -> str:

@@ -1,4 +1,4 @@
-"""Which locations of which pyramid level answer for an object (FSAF, arXiv 1903.00621, Sec. 3.2-3.3).
+"""Which locations of which level answer for an object (FSAF, arXiv 1903.00621, Sec. 3.2-3.3).
 
 Letters: N images; M objects, those of all images together; L levels; R locations of one image over
 all levels, level after level and row by row within a level; K classes; T listed locations.
@@ -38,7 +38,9 @@ class Grid(NamedTuple):
     starts: Tensor  # (L,) index in 0..R-1 of the level's first location
 
     @classmethod
-    def of(cls, strides: Sequence[int], sizes: Sequence[Sequence[int]], device: torch.device) -> Grid:
+    def of(
+        cls, strides: Sequence[int], sizes: Sequence[Sequence[int]], device: torch.device
+    ) -> Grid:
         """Describe levels of the given strides and sizes (height, width)."""
         heights, widths = torch.tensor([list(size) for size in sizes]).unbind(dim=1)
         counts = heights * widths
@@ -157,7 +159,7 @@ def select_levels_online(costs: Tensor) -> Tensor:
 def select_levels_by_size(
     boxes: Tensor, grid: Grid, *, canonical_level: int, canonical_box_size: float
 ) -> Tensor:
-    """Choose the level by the size of the box alone, floor(l0 + log2(sqrt(w h) / size)) (FSAF Eq. 3).
+    """Choose the level by the box's size alone, floor(l0 + log2(sqrt(w h) / size)) (FSAF Eq. 3).
 
     Args:
         boxes: (M, 4).
@@ -189,8 +191,8 @@ def assign_points(
 
     On an object's level its effective region is positive for its class. On that level and the two
     beside it the ignoring region is ignored in the channel of its class alone, save where that
-    channel is positive. Where effective regions meet the smaller object wins; the larger one's class
-    is ignored there, being in its ignoring region. The order of the objects plays no part.
+    channel is positive. Where effective regions meet the smaller object wins; the larger one's
+    class is ignored there, being in its ignoring region. The objects' order plays no part.
 
     Args:
         levels: (M,), the selected level of each object.
@@ -200,7 +202,9 @@ def assign_points(
     each = torch.arange(len(levels), device=device)
     labels = torch.full((num_images * num_locations,), num_classes, device=device)
     boxes = objects.boxes.new_zeros((num_images * num_locations, 4))
-    ignored = torch.zeros((num_images * num_locations, num_classes), dtype=torch.bool, device=device)
+    ignored = torch.zeros(
+        (num_images * num_locations, num_classes), dtype=torch.bool, device=device
+    )
 
     if len(levels) > 0:
         neighbours = levels[:, None] + torch.tensor([-1, 0, 1], device=device)
@@ -208,7 +212,9 @@ def assign_points(
         cells = ignore_cells[each[:, None], neighbours]
         region, location = list_locations(cells.flatten(0, 1), neighbours.flatten(), grid)
         index = region // 3
-        ignored[objects.image_index[index] * num_locations + location, objects.classes[index]] = True
+        ignored[objects.image_index[index] * num_locations + location, objects.classes[index]] = (
+            True
+        )
 
         order = _smallest_first(objects)
         rank = torch.empty_like(order)
@@ -220,10 +226,14 @@ def assign_points(
         winner = order[best[positive]]
         labels[positive] = objects.classes[winner]
         boxes[positive] = objects.boxes[winner]
+        # Deviates from the paper: there, an ignoring region may cover a positive of the same class,
+        # which is then lost; here an object keeps its locations.
         ignored[positive, objects.classes[winner]] = False
 
     shape = (num_images, num_locations)
-    return PointTargets(labels.view(shape), boxes.view(*shape, 4), ignored.view(*shape, num_classes))
+    return PointTargets(
+        labels.view(shape), boxes.view(*shape, 4), ignored.view(*shape, num_classes)
+    )
 
 
 def _smallest_first(objects: Objects) -> Tensor:

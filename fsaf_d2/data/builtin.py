@@ -28,7 +28,7 @@ def register_builtin_datasets() -> None:
 
     Only names and paths are registered. No file is read before the data set is used.
     """
-    for name, (annotations, images) in DATASETS.items():
+    for name, (annotation_file, image_folder) in DATASETS.items():
         if name not in DatasetCatalog:
-            root = data_root()
-            register_coco_instances(name, {}, str(root / annotations), str(root / images))
+            paths = (str(data_root() / path) for path in (annotation_file, image_folder))
+            register_coco_instances(name, {}, *paths)

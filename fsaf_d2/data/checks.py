@@ -24,8 +24,8 @@ def require_datasets(names: Sequence[str]) -> None:
             near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             raise ValueError(
-                f"Data set '{name}' (DATASETS.TRAIN or DATASETS.TEST) is not registered.{hint} Your "
-                "own is registered with detectron2.data.datasets.register_coco_instances."
+                f"Data set '{name}' (DATASETS.TRAIN or DATASETS.TEST) is not registered.{hint} "
+                "Your own is registered with detectron2.data.datasets.register_coco_instances."
             )
         metadata = MetadataCatalog.get(name)
         for kind, key in (("annotation file", "json_file"), ("image folder", "image_root")):

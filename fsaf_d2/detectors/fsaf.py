@@ -28,7 +28,7 @@ from ..losses import point_loss_sums
 
 
 class Predictions(NamedTuple):
-    """The output of :class:`FSAFHead`: one tensor per level each, empty lists for a branch that is off."""
+    """The output of :class:`FSAFHead`, a tensor per level; empty lists for a branch that is off."""
 
     logits: list[Tensor]  # (N, A * K, H, W)
     anchor_deltas: list[Tensor]  # (N, A * 4, H, W)
@@ -125,7 +125,8 @@ def _group_norm(channels: int) -> nn.Module:
 class FSAF(RetinaNet):
     """RetinaNet joined by an anchor-free branch with online feature selection.
 
-    The anchor branch is detectron2's RetinaNet, unchanged. The anchor-free branch assigns every
+    The anchor branch is detectron2's RetinaNet, unchanged, also where that deviates from the paper
+    (L1 box loss, running mean of the positives as normalizer). The anchor-free branch assigns every
     object to the level whose predictions for it cost least, and to a small region about its centre
     there. At inference both branches' boxes are merged.
 
@@ -151,8 +152,8 @@ class FSAF(RetinaNet):
         """
         Args:
             head: gives :class:`Predictions`.
-            point_generator: makes for every location one square box about it, whose side is the unit
-                of the predicted distances.
+            point_generator: makes for every location one square box about it, whose side is the
+                unit of the predicted distances.
             effective_scale, ignore_scale: sides of an object's two regions, as shares of its box.
             level_selection: "online" or "heuristic".
             canonical_level, canonical_box_size: of the heuristic, see ``select_levels_by_size``.
@@ -166,12 +167,13 @@ class FSAF(RetinaNet):
         super().__init__(head=head, **retinanet_args)
         if level_selection not in ("online", "heuristic"):
             raise ValueError(
-                f"MODEL.FSAF.LEVEL_SELECTION must be 'online' or 'heuristic', not {level_selection!r}."
+                "MODEL.FSAF.LEVEL_SELECTION must be 'online' or 'heuristic', not "
+                f"{level_selection!r}."
             )
         if not 0 < effective_scale <= ignore_scale <= 1:
             raise ValueError(
-                "MODEL.FSAF.EFFECTIVE_SCALE and MODEL.FSAF.IGNORE_SCALE must satisfy 0 < effective <= "
-                f"ignore <= 1, not {effective_scale} and {ignore_scale}."
+                "MODEL.FSAF.EFFECTIVE_SCALE and MODEL.FSAF.IGNORE_SCALE must satisfy 0 < effective "
+                f"<= ignore <= 1, not {effective_scale} and {ignore_scale}."
             )
         _require(canonical_box_size > 0, "CANONICAL_BOX_SIZE", "more than 0", canonical_box_size)
         _require(anchor_free_loss_weight >= 0, "LOSS_WEIGHT", "at least 0", anchor_free_loss_weight)
@@ -187,7 +189,7 @@ class FSAF(RetinaNet):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """Read the arguments from a config: RetinaNet's own, then FSAF's."""
-        # RetinaNet's from_config builds a head as well, which on 0.6 cannot have GN; ours replaces it.
+        # RetinaNet's builds a head too, which on 0.6 cannot have GN; ours takes its place.
         plain_cfg = cfg.clone()
         plain_cfg.defrost()
         plain_cfg.MODEL.RETINANET.NORM = ""
@@ -250,9 +252,7 @@ class FSAF(RetinaNet):
 
         Both are summed and divided by the number of positive locations of all processes' batches.
         """
-        logits, deltas = self._transpose_dense_predictions(
-            predictions[2:], [self.num_classes, 4]
-        )
+        logits, deltas = self._transpose_dense_predictions(predictions[2:], [self.num_classes, 4])
         logits, deltas = torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
         points = Boxes.cat(self.point_generator(features)).tensor
         targets = self.label_points(logits, deltas, points, features, gt_instances)
@@ -271,6 +271,8 @@ class FSAF(RetinaNet):
             focal_loss_alpha=self.focal_loss_alpha,
             focal_loss_gamma=self.focal_loss_gamma,
         )
+        # Deviates from the paper: a location in two effective regions counts once, as it has one
+        # target; and the batch is that of all processes, whatever their number.
         weight = self.anchor_free_loss_weight / _mean_over_processes(positive.sum())
         return {
             "loss_anchor_free_cls": focal_loss * weight,

@@ -19,7 +19,7 @@ def point_loss_sums(
     focal_loss_alpha: float,
     focal_loss_gamma: float,
 ) -> tuple[Tensor, Tensor]:
-    """Sum the focal loss over all that is not ignored and the IoU loss over positives (FSAF Sec. 3.2).
+    """Sum the focal loss over all not ignored and the IoU loss over positives (FSAF Sec. 3.2).
 
     Args:
         logits: (N, R, K) float32.
@@ -33,8 +33,6 @@ def point_loss_sums(
     """
     num_classes = logits.shape[-1]
     one_hot = F.one_hot(labels, num_classes + 1)[..., :-1].to(logits.dtype)
-    focal_loss = sigmoid_focal_loss(
-        logits, one_hot, alpha=focal_loss_alpha, gamma=focal_loss_gamma
-    )
+    focal_loss = sigmoid_focal_loss(logits, one_hot, alpha=focal_loss_alpha, gamma=focal_loss_gamma)
     iou_loss = point_iou_loss(deltas[labels != num_classes], target_deltas)
     return focal_loss.masked_fill(ignored, 0).sum(), iou_loss.sum()

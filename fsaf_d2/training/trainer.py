@@ -15,7 +15,7 @@ from torch import nn
 
 
 class Trainer(DefaultTrainer):
-    """DefaultTrainer with COCO evaluation, AdamW beside SGD, and the optimizer in its checkpoints."""
+    """DefaultTrainer with COCO evaluation, AdamW beside SGD, the optimizer in its checkpoints."""
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

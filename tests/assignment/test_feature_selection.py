@@ -72,7 +72,11 @@ def random_objects(generator: torch.Generator, count: int, num_images: int):
     x0, y0, x1, y1 = outer.box
     quarter_w, quarter_h = (x1 - x0) / 4, (y1 - y0) / 4
     inner = (x0 + quarter_w, y0 + quarter_h, x1 - quarter_w, y1 - quarter_h)
-    return [*objects, outer._replace(box=inner), outer._replace(box=inner, label=(outer.label + 1) % K)]
+    return [
+        *objects,
+        outer._replace(box=inner),
+        outer._replace(box=inner, label=(outer.label + 1) % K),
+    ]
 
 
 def predictions(generator: torch.Generator, num_images: int):
@@ -191,7 +195,9 @@ def test_equal_levels_tie_exactly_and_the_finer_wins():
     num_locations = len(points())
     logits = torch.full((1, num_locations, K), -1.7)
     deltas = torch.zeros(1, num_locations, 4)
-    objects = pack([reference.Object(0, (5, 10, 5 + 9 * i, 10 + 7 * i), i % K) for i in range(1, 14)])
+    objects = pack(
+        [reference.Object(0, (5, 10, 5 + 9 * i, 10 + 7 * i), i % K) for i in range(1, 14)]
+    )
     costs = costs_of(objects, logits, deltas)
     assert (costs == costs[:, :1]).all()
     assert (select_levels_online(costs) == 0).all()

@@ -26,7 +26,9 @@ def test_what_is_missing_is_named(own_set, missing, kind):
     path.rmdir() if path.is_dir() else path.unlink()
     with pytest.raises(FileNotFoundError) as error:
         require_datasets(["own"])
-    assert "'own'" in str(error.value) and str(path) in str(error.value) and kind in str(error.value)
+    assert (
+        "'own'" in str(error.value) and str(path) in str(error.value) and kind in str(error.value)
+    )
 
 
 def test_near_names_are_offered():

@@ -17,7 +17,6 @@ from models import (
     tiny_cfg,
     tiny_model,
 )
-from torch.nn import functional as F
 
 from fsaf_d2 import load_config
 
@@ -86,7 +85,9 @@ def test_a_branch_that_is_off_has_no_layers(overrides):
 def test_initial_values():
     head = tiny_model().head
     # -ln((1 - 0.01) / 0.01)
-    torch.testing.assert_close(head.anchor_free_cls_score.bias, torch.full((NUM_CLASSES,), -4.59512))
+    torch.testing.assert_close(
+        head.anchor_free_cls_score.bias, torch.full((NUM_CLASSES,), -4.59512)
+    )
     torch.testing.assert_close(head.anchor_free_bbox_pred.bias, torch.full((4,), 0.1))
     assert head.anchor_free_cls_score.weight.std().item() == pytest.approx(0.01, rel=0.1)
 
@@ -165,7 +166,7 @@ def test_detections_name_level_and_branch():
 
 
 def test_a_location_decodes_about_its_own_centre():
-    """One confident cell (y, x) = (3, 5) of stride 8: centre (44, 28); 0.5 * 4 * 8 = 16 px a side."""
+    """One confident cell (y, x) = (3, 5) of stride 8: its centre is (44, 28), the unit 32 px."""
     model = tiny_model(*ANCHOR_FREE_ONLY)
     sizes = [(16, 20), (8, 10), (4, 5), (2, 3), (1, 2)]
     features = [torch.zeros(1, 32, *size) for size in sizes]
@@ -306,7 +307,9 @@ def test_no_object_anywhere_divides_by_one():
     losses = losses_of(model, batch(random_instances(0)))
     locations = 16 * 20 + 8 * 10 + 4 * 5 + 2 * 3 + 1 * 2
     # 0.75 * 0.01^2 * -ln(0.99) = 7.5377e-7 a channel
-    assert losses["loss_anchor_free_cls"] == pytest.approx(locations * NUM_CLASSES * 7.5377e-7, rel=1e-3)
+    assert losses["loss_anchor_free_cls"] == pytest.approx(
+        locations * NUM_CLASSES * 7.5377e-7, rel=1e-3
+    )
     assert losses["loss_anchor_free_box_reg"] == 0
 
 
@@ -369,7 +372,10 @@ def test_norms_that_train_from_scratch(norm):
         (["POINT_OFFSET", "1.0"], ["POINT_OFFSET"]),
         (["CANONICAL_BOX_SIZE", "0"], ["CANONICAL_BOX_SIZE"]),
         (["LOSS_WEIGHT", "-1.0"], ["LOSS_WEIGHT", "-1.0"]),
-        (["ANCHOR_BRANCH", "False", "ANCHOR_FREE_BRANCH", "False"], ["ANCHOR_BRANCH", "ANCHOR_FREE"]),
+        (
+            ["ANCHOR_BRANCH", "False", "ANCHOR_FREE_BRANCH", "False"],
+            ["ANCHOR_BRANCH", "ANCHOR_FREE"],
+        ),
         (["EFFECTIVE_SCALE", "float('nan')"], ["EFFECTIVE_SCALE"]),
     ],
 )
@@ -378,17 +384,3 @@ def test_wrong_values_are_refused_with_the_keys_name(overrides, words):
     with pytest.raises(ValueError) as error:
         tiny_model(*keys)
     assert all(word in str(error.value) for word in words), error.value
-
-
-def test_focal_loss_has_the_papers_values():
-    # logit 2: 1.23755863 for the background, 0.00045089 for an object; logit 0: 0.1299651, 0.0433217
-    from fvcore.nn import sigmoid_focal_loss
-
-    logits, labels = torch.tensor([2.0, 2, 0, 0]), torch.tensor([0.0, 1, 0, 1])
-    values = sigmoid_focal_loss(logits, labels, alpha=0.25, gamma=2.0)
-    expected = [1.23755863, 0.00045089, 0.1299651, 0.0433217]
-    assert values.tolist() == pytest.approx(expected, abs=1e-7)
-    assert [reference.focal_loss(x, int(y)) for x, y in zip(logits.tolist(), labels.tolist())] == (
-        pytest.approx(expected, abs=1e-7)
-    )
-    assert F.one_hot(torch.tensor(1), 3).tolist() == [0, 1, 0]

@@ -65,4 +65,6 @@ def test_gradient_is_the_derivative():
         shift[index] = step
         with torch.no_grad():
             difference = point_iou_loss(pred + shift, target) - point_iou_loss(pred - shift, target)
-        torch.testing.assert_close(pred.grad[:, index], difference / (2 * step), rtol=0.02, atol=2e-3)
+        torch.testing.assert_close(
+            pred.grad[:, index], difference / (2 * step), rtol=0.02, atol=2e-3
+        )
