@@ -15,7 +15,7 @@ from fsaf_d2 import load_config
 def test_cell_anchors():
     cfg = load_config(ROOT / "configs" / "Base-FSAF.yaml")
     shapes = [type("Shape", (), {"stride": stride}) for stride in (8, 16, 32, 64, 128)]
-    anchors = list(build_anchor_generator(cfg, shapes).cell_anchors)[0]
+    anchors = next(iter(build_anchor_generator(cfg, shapes).cell_anchors))
     # side 32, height : width = 1:2, 1:1, 2:1; then 32 * 2^(1/3) and 32 * 2^(2/3), square
     expected = [(22.6274, 11.3137), (16, 16), (11.3137, 22.6274)]
     for anchor, (half_width, half_height) in zip(anchors[:3].tolist(), expected):
