@@ -22,7 +22,8 @@ def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1) -> None:
 
     Raises:
         FileNotFoundError: weights or a data set are missing.
-        ValueError: a data set is not registered, or there are fewer GPUs than asked for.
+        ValueError: a data set is not registered, there are fewer GPUs than asked for, or mixed
+            precision is to be trained on the CPU.
     """
     available = torch.cuda.device_count()
     if num_gpus > max(available, 1):
@@ -30,6 +31,9 @@ def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1) -> None:
     if available == 0 and cfg.MODEL.DEVICE == "cuda":
         print("No GPU found: running on the CPU.")
         cfg.MODEL.DEVICE = "cpu"
+
+    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu" and not eval_only:
+        raise ValueError("SOLVER.AMP.ENABLED needs a GPU: set it to False to train on the CPU.")
 
     weights = cfg.MODEL.WEIGHTS
     if weights and "://" not in weights and not os.path.isfile(weights):

@@ -65,6 +65,15 @@ class Trainer(DefaultTrainer):
         return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Restore what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: the optimizer is missing, as in checkpoints of detectron2 0.6 itself.
+        """
+        if "_trainer" not in state_dict:
+            raise ValueError(
+                "The checkpoint to resume from holds no optimizer, as detectron2 0.6 writes them. "
+                "Start from its weights instead: MODEL.WEIGHTS, without --resume."
+            )
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator
 
 from .detections import level_color
 
@@ -132,7 +132,8 @@ def _plot_losses(axes: Axes, records: Sequence[dict], losses: Sequence[str]) -> 
         axes.plot(*zip(*points, strict=True), label=name, linewidth=width, **LOSS_STYLES[name])
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.tick_params(axis="y", which="minor", labelsize=7)
     axes.set_ylabel("loss")
     axes.grid(which="both", alpha=0.2)

@@ -1,0 +1,67 @@
+"""What the README says can be done, can be done."""
+
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from fsaf_d2 import load_config
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_file_it_names_exists():
+    named = set(re.findall(r"(?:configs|docs|tools|fsaf_d2|tests)/[\w./-]*\w", README))
+    assert len(named) > 10
+    for name in named:
+        assert list(ROOT.glob(f"{name}*")), name
+
+
+def test_its_keys_and_defaults_are_those_of_the_code():
+    fsaf = load_config("").MODEL.FSAF
+    table = README[README.index("New under `MODEL.FSAF`") : README.index("And beside them")]
+    stated = {}
+    for keys, defaults in re.findall(r"^\| (`[A-Z].*?) \| (.*?) \|", table, flags=re.MULTILINE):
+        values = [value.strip(" `") for value in defaults.split(",")]
+        stated.update(zip(re.findall(r"`(\w+)`", keys), values))
+    assert stated == {key: str(value) for key, value in fsaf.items()}
+
+
+def write_pictures(folder: Path) -> None:
+    """Four pictures of a bright square each, in COCO format."""
+    (folder / "images").mkdir(parents=True)
+    images, annotations = [], []
+    for index in range(4):
+        picture = np.zeros((64, 96, 3), np.uint8)
+        picture[10:40, 20:60] = 255
+        cv2.imwrite(str(folder / "images" / f"{index}.png"), picture)
+        images.append({"id": index, "file_name": f"{index}.png", "width": 96, "height": 64})
+        box = {"bbox": [20, 10, 40, 30], "area": 1200, "iscrowd": 0, "category_id": 1 + index % 3}
+        annotations.append({"id": index + 1, "image_id": index, **box})
+    categories = [{"id": index, "name": f"class {index}"} for index in (1, 2, 3)]
+    text = json.dumps(
+        {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+    )
+    for name in ("train", "val"):
+        (folder / f"{name}.json").write_text(text)
+
+
+@pytest.mark.slow
+def test_own_data_trains_as_shown(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    code = code.replace('"2000"', '"2", "DATALOADER.NUM_WORKERS", "0"')
+    write_pictures(tmp_path / "my")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    try:
+        exec(code, {})
+    finally:
+        for name in ("my_train", "my_val"):
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+    assert (tmp_path / "output/mine/model_final.pth").exists()

@@ -1,0 +1,86 @@
+import pytest
+import torch
+from models import tiny_cfg
+
+from fsaf_d2.training import Trainer, prepare
+
+
+@pytest.fixture
+def cfg(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    return tiny_cfg("DATASETS.TRAIN", "()", "DATASETS.TEST", "()", "MODEL.DEVICE", "cuda")
+
+
+def test_without_a_gpu_one_line_says_so_and_the_cpu_is_used(cfg, capsys):
+    prepare(cfg, eval_only=False)
+    assert cfg.MODEL.DEVICE == "cpu"
+    assert capsys.readouterr().out == "No GPU found: running on the CPU.\n"
+
+
+def test_a_device_that_was_asked_for_is_kept_in_silence(cfg, capsys):
+    cfg.MODEL.DEVICE = "cpu"
+    prepare(cfg, eval_only=False)
+    assert cfg.MODEL.DEVICE == "cpu" and capsys.readouterr().out == ""
+
+
+def test_a_gpu_is_used_where_there_is_one(cfg, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    prepare(cfg, eval_only=False, num_gpus=2)
+    assert cfg.MODEL.DEVICE == "cuda" and capsys.readouterr().out == ""
+
+
+def test_more_gpus_than_there_are(cfg):
+    with pytest.raises(ValueError, match="--num-gpus 3"):
+        prepare(cfg, eval_only=False, num_gpus=3)
+
+
+def test_mixed_precision_on_the_cpu(cfg):
+    cfg.SOLVER.AMP.ENABLED = True
+    with pytest.raises(ValueError, match=r"SOLVER\.AMP\.ENABLED"):
+        prepare(cfg, eval_only=False)
+    prepare(cfg, eval_only=True)
+
+
+def test_missing_weights_are_named(cfg):
+    cfg.MODEL.WEIGHTS = "nowhere.pth"
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
+        prepare(cfg, eval_only=True)
+
+
+def test_addresses_are_left_to_detectron2(cfg):
+    cfg.MODEL.WEIGHTS = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
+    prepare(cfg, eval_only=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("SGD", torch.optim.SGD), ("ADAMW", torch.optim.AdamW)]
+)
+def test_the_named_optimizer_is_built(cfg, name, expected):
+    cfg.SOLVER.OPTIMIZER = name
+    cfg.SOLVER.BASE_LR = 0.003
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    cfg.MODEL.DEVICE = "cpu"
+    optimizer = Trainer.build_optimizer(cfg, Trainer.build_model(cfg))
+    assert isinstance(optimizer, expected)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.003}
+    # Norms are not decayed, all else is.
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.0001}
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_memory_format(cfg, channels_last):
+    cfg.MODEL.DEVICE, cfg.MODEL.CHANNELS_LAST = "cpu", channels_last
+    weight = Trainer.build_model(cfg).head.cls_subnet[0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+
+def test_gradients_are_clipped_with_either_optimizer(cfg):
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1e-3
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    model = torch.nn.Linear(3, 1)
+    optimizer = Trainer.build_optimizer(cfg, model)
+    model(torch.full((1, 3), 100.0)).sum().backward()
+    optimizer.step()
+    assert model.weight.grad.abs().max() <= 1e-3
