@@ -17,6 +17,13 @@ DATASETS = {
     "bloodcells_test": ("bloodcells/annotations/test.json", "bloodcells/images"),
 }
 
+# Where to get a data set whose name begins so.
+SOURCES = {
+    "digits": "`make demo` makes it.",
+    "bloodcells": "The README, section 'Train on real pictures', says where to get it.",
+    "coco_2017": "Images and annotations of 2017 are at https://cocodataset.org.",
+}
+
 
 def data_root() -> Path:
     """The folder that holds all data sets: ``$DETECTRON2_DATASETS``, or ``datasets``."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .builtin import data_root
+from .builtin import SOURCES, data_root
 
 
 def require_datasets(names: Sequence[str]) -> None:
@@ -35,15 +36,13 @@ def require_datasets(names: Sequence[str]) -> None:
 
 
 def _missing_message(name: str, kind: str, path: str) -> str:
-    message = f"Data set '{name}' is missing: its {kind} '{path}' does not exist."
-    if not os.path.isabs(path) or "DETECTRON2_DATASETS" in os.environ:
+    source = next((text for start, text in SOURCES.items() if name.startswith(start)), "")
+    message = f"Data set '{name}' is missing: its {kind} '{path}' does not exist. {source}".rstrip()
+    root = data_root()
+    if Path(path).is_relative_to(root):
         message += (
-            f" Data sets are looked for below '{data_root()}': set the environment variable "
-            "DETECTRON2_DATASETS to the folder that holds them"
+            "\nData sets are looked for in the folder that the environment variable "
+            f"DETECTRON2_DATASETS names, now '{root}': set it, or choose other data sets with "
+            "DATASETS.TRAIN and DATASETS.TEST."
         )
-    else:
-        message += " Put it there"
-    return message + (
-        ", or name other data sets with DATASETS.TRAIN and DATASETS.TEST "
-        "(README, sections 'Evaluate' and 'Your own data')."
-    )
+    return message

@@ -27,7 +27,9 @@ def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1) -> None:
     """
     available = torch.cuda.device_count()
     if num_gpus > max(available, 1):
-        raise ValueError(f"--num-gpus {num_gpus} was asked for, but this machine has {available}.")
+        raise ValueError(
+            f"--num-gpus {num_gpus} was asked for, but {available} GPUs are found on this machine."
+        )
     if available == 0 and cfg.MODEL.DEVICE == "cuda":
         print("No GPU found: running on the CPU.")
         cfg.MODEL.DEVICE = "cpu"
