@@ -6,14 +6,17 @@ named in :mod:`fsaf_d2.data.builtin`.
 
 try:
     import detectron2 as _  # noqa: F401
-except ImportError as error:
+except ModuleNotFoundError as error:
+    if error.name != "detectron2":
+        raise
     raise ImportError(
         "fsaf_d2 needs detectron2, which is not installed. Either install version 0.6 with the\n"
         "project's own step (no compiler needed):\n"
         "    python tools/install_detectron2.py\n"
         "or the newest one from its repository (needs a C++ compiler and torch):\n"
-        "    pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
-    ) from error
+        "    pip install --no-build-isolation "
+        "'git+https://github.com/facebookresearch/detectron2.git'"
+    ) from None
 
 from .config import add_fsaf_config, load_config
 from .data.builtin import register_builtin_datasets
