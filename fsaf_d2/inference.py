@@ -12,7 +12,7 @@ from torchvision import ops
 
 
 class Candidates(NamedTuple):
-    """Boxes that passed the score threshold, C of them, best first within a level."""
+    """C boxes that passed the score threshold."""
 
     boxes: Tensor  # (C, 4) in pixels of the network's input
     scores: Tensor  # (C,)
@@ -21,68 +21,56 @@ class Candidates(NamedTuple):
     anchor_free: Tensor  # (C,) bool, the branch that answered
 
 
-def decode_level(
-    logits: Tensor,
-    deltas: Tensor,
-    reference_boxes: Tensor,
-    apply_deltas: Callable[[Tensor, Tensor], Tensor],
-    *,
-    score_thresh: float,
-    topk_candidates: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Decode the best predictions of one level of one image, as detectron2's dense detectors do.
-
-    Args:
-        logits: (R, K), R predictions of the level.
-        deltas: (R, 4).
-        reference_boxes: (R, 4), the anchors or points that the deltas refer to.
-        apply_deltas: decodes deltas (C, 4) on boxes (C, 4).
-        score_thresh: only scores above it count.
-        topk_candidates: how many (prediction, class) pairs are kept at the most.
-
-    Returns:
-        boxes (C, 4), scores (C,) in falling order, and classes (C,). Predictions that are not
-        finite are left out.
-    """
-    scores = logits.float().sigmoid()
-    keep = scores > score_thresh
-    # Deviates from the paper: it keeps the best 1000 locations of a level, not (location, class)
-    # pairs; RetinaNet's anchors are cut by pairs, and both branches are treated alike.
-    scores, best = scores[keep].sort(descending=True, stable=True)
-    index, classes = keep.nonzero()[best[:topk_candidates]].unbind(dim=1)
-    boxes = apply_deltas(deltas[index].float(), reference_boxes[index])
-    finite = torch.isfinite(boxes).all(dim=1)
-    return boxes[finite], scores[:topk_candidates][finite], classes[finite]
-
-
-def decode_branch(
+def decode_points(
     logits: Sequence[Tensor],
     deltas: Sequence[Tensor],
-    reference_boxes: Sequence[Tensor],
+    points: Sequence[Tensor],
     apply_deltas: Callable[[Tensor, Tensor], Tensor],
     *,
-    anchor_free: bool,
     score_thresh: float,
     topk_candidates: int,
 ) -> list[Candidates]:
-    """Decode every level of one branch of one image; see :func:`decode_level`."""
+    """Decode the anchor-free predictions of every level of one image.
+
+    Args:
+        logits, deltas: (R, K) and (R, 4) of each level, R its locations.
+        points: (R, 4) of each level, the square boxes that deltas refer to.
+        apply_deltas: decodes deltas (C, 4) on boxes (C, 4).
+        score_thresh: only scores above it count.
+        topk_candidates: how many (location, class) pairs of a level are kept at the most.
+
+    Returns:
+        the candidates of each level, best first.
+    """
     parts = []
-    for level, level_inputs in enumerate(zip(logits, deltas, reference_boxes)):
-        boxes, scores, classes = decode_level(
-            *level_inputs,
-            apply_deltas,
-            score_thresh=score_thresh,
-            topk_candidates=topk_candidates,
-        )
-        levels = torch.full_like(classes, level)
-        branch = torch.full_like(classes, anchor_free, dtype=torch.bool)
-        parts.append(Candidates(boxes, scores, classes, levels, branch))
+    for level in range(len(logits)):
+        scores = logits[level].float().sigmoid()
+        keep = scores > score_thresh
+        # Deviates from the paper: it keeps the best 1000 locations of a level, not (location,
+        # class) pairs; RetinaNet's anchors are cut by pairs, and both branches are treated alike.
+        scores, best = scores[keep].sort(descending=True, stable=True)
+        scores, best = scores[:topk_candidates], best[:topk_candidates]
+        index, classes = keep.nonzero()[best].unbind(dim=1)
+        boxes = apply_deltas(deltas[level][index].float(), points[level][index])
+        parts.append(as_candidates(boxes, scores, classes, level, anchor_free=True))
     return parts
 
 
+def as_candidates(
+    boxes: Tensor, scores: Tensor, classes: Tensor, level: int, *, anchor_free: bool
+) -> Candidates:
+    """Note the level and the branch that answered; leave out boxes that are not finite."""
+    finite = torch.isfinite(boxes).all(dim=1)
+    boxes, scores, classes = boxes[finite], scores[finite], classes[finite]
+    branch = torch.full_like(classes, anchor_free, dtype=torch.bool)
+    return Candidates(boxes, scores, classes, torch.full_like(classes, level), branch)
+
+
 def clip_to_image(candidates: Candidates, image_size: tuple[int, int]) -> Candidates:
-    """Clip boxes to an image of the given (height, width)."""
-    return candidates._replace(boxes=ops.clip_boxes_to_image(candidates.boxes, image_size))
+    """Clip boxes to an image of the given (height, width); drop those without an area in it."""
+    boxes = ops.clip_boxes_to_image(candidates.boxes, image_size)
+    keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    return Candidates(*(field[keep] for field in candidates._replace(boxes=boxes)))
 
 
 def merge(

@@ -39,7 +39,7 @@ def test_defaults_are_the_papers():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", [file for file in FILES if file != "Base-FSAF.yaml"])
+@pytest.mark.parametrize("file", FILES)
 def test_every_config_builds(file):
     assert isinstance(build_model(load_config(CONFIGS / file, ["MODEL.DEVICE", "cpu"])), FSAF)
 

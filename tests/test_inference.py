@@ -1,55 +1,94 @@
 import torch
 from detectron2.layers import batched_nms
 
-from fsaf_d2.inference import Candidates, _nms_within_parts, decode_level, merge
+from fsaf_d2.inference import (
+    Candidates,
+    _nms_within_parts,
+    clip_to_image,
+    decode_points,
+    merge,
+)
 
 inf, nan = float("inf"), float("nan")
 
 
-def decode(logits, deltas, *, score_thresh=0.05, topk_candidates=1000):
-    reference_boxes = torch.zeros(len(logits), 4)
-    return decode_level(
-        torch.tensor(logits),
-        torch.tensor(deltas),
-        reference_boxes,
+def decode(logits, deltas, *, score_thresh=0.05, topk_candidates=1000) -> Candidates:
+    """Decode one level whose points are all at the origin."""
+    (found,) = decode_points(
+        [torch.tensor(logits)],
+        [torch.tensor(deltas)],
+        [torch.zeros(len(logits), 4)],
         lambda deltas, boxes: boxes + deltas,
         score_thresh=score_thresh,
         topk_candidates=topk_candidates,
     )
+    return found
 
 
 def test_keeps_the_best_pairs_of_location_and_class():
     # sigmoid(0) = 0.5, sigmoid(2) = 0.88, sigmoid(-4) = 0.018 is below the threshold
-    boxes, scores, classes = decode([[0.0, -4.0], [2.0, 1.0]], [[1.0] * 4, [2.0] * 4])
-    assert classes.tolist() == [0, 1, 0]
-    assert boxes[:, 0].tolist() == [2, 2, 1]
-    torch.testing.assert_close(scores, torch.tensor([2.0, 1.0, 0.0]).sigmoid())
+    found = decode([[0.0, -4.0], [2.0, 1.0]], [[1.0] * 4, [2.0] * 4])
+    assert found.classes.tolist() == [0, 1, 0]
+    assert found.boxes[:, 0].tolist() == [2, 2, 1]
+    torch.testing.assert_close(found.scores, torch.tensor([2.0, 1.0, 0.0]).sigmoid())
 
 
 def test_topk_counts_pairs():
-    _, scores, _ = decode([[0.0, 1.0], [2.0, 3.0]], [[1.0] * 4] * 2, topk_candidates=3)
-    torch.testing.assert_close(scores, torch.tensor([3.0, 2.0, 1.0]).sigmoid())
+    found = decode([[0.0, 1.0], [2.0, 3.0]], [[1.0] * 4] * 2, topk_candidates=3)
+    torch.testing.assert_close(found.scores, torch.tensor([3.0, 2.0, 1.0]).sigmoid())
 
 
 def test_threshold_is_exclusive():
-    assert len(decode([[0.0]], [[1.0] * 4], score_thresh=0.5)[1]) == 0
+    assert len(decode([[0.0]], [[1.0] * 4], score_thresh=0.5).scores) == 0
 
 
 def test_what_is_not_finite_is_left_out():
     logits = [[nan], [inf], [-inf], [1.0], [2.0], [3.0]]
     deltas = [[1.0] * 4, [1.0] * 4, [1.0] * 4, [1.0, nan, 1, 1], [1.0, 1, inf, 1], [1.0] * 4]
-    boxes, scores, _ = decode(logits, deltas)
-    assert scores.tolist() == [1.0, torch.tensor(3.0).sigmoid().item()]
-    assert torch.isfinite(boxes).all()
+    found = decode(logits, deltas)
+    assert found.scores.tolist() == [1.0, torch.tensor(3.0).sigmoid().item()]
+    assert torch.isfinite(found.boxes).all()
+
+
+def test_half_precision_is_decoded_in_float32():
+    logits, deltas = torch.randn(50, 3).bfloat16(), (torch.rand(50, 4) * 9).bfloat16()
+    points = torch.rand(50, 4) * 1300
+    results = []
+    for cast in (torch.Tensor.float, torch.Tensor.bfloat16):
+        (found,) = decode_points(
+            [cast(logits)],
+            [cast(deltas)],
+            [points],
+            lambda deltas, boxes: boxes.to(deltas.dtype) + deltas,
+            score_thresh=0.05,
+            topk_candidates=100,
+        )
+        results.append(found)
+    for one, other in zip(*results):
+        assert torch.equal(one, other)
+
+
+def test_every_level_is_decoded_on_its_own_points():
+    parts = decode_points(
+        [torch.tensor([[1.0]]), torch.tensor([[2.0]])],
+        [torch.ones(1, 4), torch.ones(1, 4)],
+        [torch.zeros(1, 4), torch.full((1, 4), 10.0)],
+        lambda deltas, boxes: boxes + deltas,
+        score_thresh=0.05,
+        topk_candidates=10,
+    )
+    assert [part.boxes[0, 0].item() for part in parts] == [1, 11]
+    assert [part.levels.tolist() for part in parts] == [[0], [1]]
+    assert all(part.anchor_free.all() for part in parts)
 
 
 def test_predictions_stay_as_they_are():
     logits = torch.randn(5, 3)
     before = logits.clone()
-    decode_level(
-        logits,
-        torch.zeros(5, 4),
-        torch.zeros(5, 4),
+    decode_points(
+        [logits],
+        [torch.zeros(5, 4)],
+        [torch.zeros(5, 4)],
         lambda deltas, boxes: boxes,
         score_thresh=0.05,
         topk_candidates=10,
@@ -66,6 +105,13 @@ def part(boxes, scores, level, anchor_free, classes=None) -> Candidates:
         torch.full((count,), level),
         torch.full((count,), anchor_free),
     )
+
+
+def test_clipping_drops_what_lies_off_the_image():
+    boxes = [(-5, -5, 8, 8), (90, 0, 99, 9), (3, 3, 3, 9), (0, 50, 10, 60), (70, 30, 90, 60)]
+    clipped = clip_to_image(part(boxes, [0.9, 0.8, 0.7, 0.6, 0.5], 1, True), (50, 80))
+    assert clipped.boxes.tolist() == [[0, 0, 8, 8], [70, 30, 80, 50]]
+    assert clipped.scores.tolist() == torch.tensor([0.9, 0.5]).tolist()
 
 
 def merged(parts, *, nms_per_level, max_detections=100):

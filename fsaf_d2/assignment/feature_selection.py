@@ -7,7 +7,8 @@ Boxes are (x0, y0, x1, y1) in pixels of the network's input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor
 
 from ..losses import point_iou_loss
+from .regions import Grid, list_locations, region_cells
 
 # Distances from the centre of a point box to the sides of an object, in units of the point's side.
 point_box_transform = Box2BoxTransformLinear(normalize_by_size=True)
@@ -29,23 +31,41 @@ class Objects(NamedTuple):
     image_index: Tensor  # (M,) in 0..N-1
 
 
-class Grid(NamedTuple):
-    """The cells of every level."""
+@dataclass(frozen=True)
+class SelectionRule:
+    """How objects choose their level and their locations.
 
-    strides: Tensor  # (L,) in pixels
-    widths: Tensor  # (L,) in cells
-    heights: Tensor  # (L,) in cells
-    starts: Tensor  # (L,) index in 0..R-1 of the level's first location
+    Args:
+        effective_scale, ignore_scale: sides of an object's two regions, as shares of its box.
+        level_selection: "online", by loss, or "heuristic", by size.
+        canonical_level, canonical_box_size: of the heuristic, see :func:`select_levels_by_size`.
 
-    @classmethod
-    def of(
-        cls, strides: Sequence[int], sizes: Sequence[Sequence[int]], device: torch.device
-    ) -> Grid:
-        """Describe levels of the given strides and sizes (height, width)."""
-        heights, widths = torch.tensor([list(size) for size in sizes]).unbind(dim=1)
-        counts = heights * widths
-        parts = (torch.tensor(strides), widths, heights, counts.cumsum(0) - counts)
-        return cls(*(part.to(device) for part in parts))
+    Raises:
+        ValueError: a value is out of its range; the message has the config key's name.
+    """
+
+    effective_scale: float = 0.2
+    ignore_scale: float = 0.5
+    level_selection: str = "online"
+    canonical_level: int = 5
+    canonical_box_size: float = 224
+
+    def __post_init__(self) -> None:
+        if self.level_selection not in ("online", "heuristic"):
+            raise ValueError(
+                "MODEL.FSAF.LEVEL_SELECTION must be 'online' or 'heuristic', not "
+                f"{self.level_selection!r}."
+            )
+        if not 0 < self.effective_scale <= self.ignore_scale <= 1:
+            raise ValueError(
+                "MODEL.FSAF.EFFECTIVE_SCALE and MODEL.FSAF.IGNORE_SCALE must satisfy 0 < effective "
+                f"<= ignore <= 1, not {self.effective_scale} and {self.ignore_scale}."
+            )
+        if not 0 < self.canonical_box_size < math.inf:
+            raise ValueError(
+                "MODEL.FSAF.CANONICAL_BOX_SIZE must be more than 0 and finite, not "
+                f"{self.canonical_box_size}."
+            )
 
 
 class PointTargets(NamedTuple):
@@ -56,50 +76,60 @@ class PointTargets(NamedTuple):
     ignored: Tensor  # (N, R, K) bool, True where a channel is neither positive nor negative
 
 
-def region_cells(boxes: Tensor, scale: float, grid: Grid) -> Tensor:
-    """Find the cells that boxes, scaled about their centres, touch on every level.
+@torch.no_grad()
+def label_points(
+    point_logits: Tensor,
+    point_deltas: Tensor,
+    points: Tensor,
+    objects: Objects,
+    grid: Grid,
+    rule: SelectionRule,
+    *,
+    focal_loss_alpha: float,
+    focal_loss_gamma: float,
+) -> tuple[Tensor, PointTargets]:
+    """Select a level for every object and label all locations.
 
     Args:
-        boxes: (M, 4).
-        scale: share of the box's width and height (0.2 effective, 0.5 ignoring region).
+        point_logits, point_deltas: (N, R, K) and (N, R, 4), the anchor-free predictions.
+        points: (R, 4), the square boxes that deltas refer to.
 
     Returns:
-        (M, L, 4) int64, the half-open ranges x0 <= x < x1, y0 <= y < y1 in cells. Every range lies
-        on the map and holds at least one cell, also for boxes off the map or without an area.
+        (M,) the levels, in 0..L-1, and the targets.
     """
-    # float64: a side that falls on a cell's border must not be rounded across it.
-    boxes = boxes.double()
-    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-    half_sizes = (boxes[:, 2:] - boxes[:, :2]) * scale / 2
-    strides = grid.strides[:, None]
-    limits = torch.stack([grid.widths, grid.heights], dim=1)
-
-    first = ((centers - half_sizes)[:, None] / strides).floor().long()
-    first = first.clamp(min=0).minimum(limits - 1)
-    last = ((centers + half_sizes)[:, None] / strides).ceil().long()
-    last = last.maximum(first + 1).minimum(limits)
-    return torch.cat([first, last], dim=2)
-
-
-def list_locations(cells: Tensor, levels: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """List the locations of regions.
-
-    Args:
-        cells: (P, 4), ranges as from :func:`region_cells`.
-        levels: (P,) the level of each region.
-
-    Returns:
-        (T,) the region, in 0..P-1, and (T,) the location, in 0..R-1, of every cell of every region.
-    """
-    x0, y0, x1, y1 = cells.unbind(dim=1)
-    widths = x1 - x0
-    counts = widths * (y1 - y0)
-    region = torch.repeat_interleave(counts)
-    offset = torch.arange(len(region), device=cells.device) - (counts.cumsum(0) - counts)[region]
-    x = x0[region] + offset % widths[region]
-    y = y0[region] + offset // widths[region]
-    level = levels[region]
-    return region, grid.starts[level] + y * grid.widths[level] + x
+    effective_cells = region_cells(objects.boxes, rule.effective_scale, grid)
+    if rule.level_selection == "online":
+        costs = level_costs(
+            point_logits,
+            point_deltas,
+            points,
+            objects,
+            effective_cells,
+            grid,
+            focal_loss_alpha=focal_loss_alpha,
+            focal_loss_gamma=focal_loss_gamma,
+        )
+        levels = select_levels_online(costs)
+    else:
+        levels = select_levels_by_size(
+            objects.boxes,
+            grid,
+            canonical_level=rule.canonical_level,
+            canonical_box_size=rule.canonical_box_size,
+        )
+    ignore_cells = region_cells(objects.boxes, rule.ignore_scale, grid)
+    num_images, num_locations, num_classes = point_logits.shape
+    targets = assign_points(
+        levels,
+        effective_cells,
+        ignore_cells,
+        objects,
+        grid,
+        num_images=num_images,
+        num_locations=num_locations,
+        num_classes=num_classes,
+    )
+    return levels, targets
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ anchors per location; K classes. Boxes are (x0, y0, x1, y1) in pixels of the net
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,9 @@ from torch.nn import functional as F
 
 from .. import inference
 from ..assignment import feature_selection
-from ..assignment.feature_selection import Grid, Objects, PointTargets, point_box_transform
+from ..assignment.feature_selection import Objects, SelectionRule, point_box_transform
+from ..assignment.regions import Grid
+from ..inference import Candidates, as_candidates
 from ..losses import point_loss_sums
 
 
@@ -43,37 +46,44 @@ class FSAFHead(RetinaNetHead):
     def __init__(
         self,
         *,
+        input_shape: list[ShapeSpec],
         num_classes: int,
         conv_dims: list[int],
+        num_anchors: int = 1,
+        norm: str = "",
+        prior_prob: float = 0.01,
         anchor_branch: bool = True,
         anchor_free_branch: bool = True,
         bbox_bias: float = 0.1,
-        prior_prob: float = 0.01,
-        **retinanet_head_args,
     ) -> None:
         """
         Args:
+            input_shape: of each level.
             num_classes: K.
             conv_dims: channels of each layer of the towers.
+            num_anchors: A; it plays no part without the anchor branch.
+            norm: of the towers, "" for none.
+            prior_prob: initial score of every class.
             anchor_branch, anchor_free_branch: whether the branch has layers.
             bbox_bias: initial value of the four distances.
-            prior_prob: initial score of every class.
-            retinanet_head_args: ``input_shape``, ``num_anchors`` and ``norm`` of detectron2's
-                RetinaNetHead.
 
         Raises:
-            ValueError: both branches are off.
+            ValueError: both branches are off, or ``bbox_bias`` is not above 0.
         """
         if not (anchor_branch or anchor_free_branch):
             raise ValueError(
                 "MODEL.FSAF.ANCHOR_BRANCH and MODEL.FSAF.ANCHOR_FREE_BRANCH are both False: "
                 "a detector needs one of them."
             )
+        # Below 0 the ReLU has no gradient anywhere, and the branch could never learn.
+        _require(0 < bbox_bias < math.inf, "BBOX_BIAS", "more than 0 and finite", bbox_bias)
         super().__init__(
+            input_shape=input_shape,
             num_classes=num_classes,
+            num_anchors=num_anchors,
             conv_dims=conv_dims,
+            norm=_group_norm if norm == "GN" else norm,
             prior_prob=prior_prob,
-            **retinanet_head_args,
         )
         self.anchor_branch = anchor_branch
         self.anchor_free_branch = anchor_free_branch
@@ -91,11 +101,8 @@ class FSAFHead(RetinaNetHead):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict:
         """Read the head's arguments from a config."""
-        args = super().from_config(cfg, input_shape)
-        if args["norm"] == "GN":
-            args["norm"] = _group_norm
         return {
-            **args,
+            **super().from_config(cfg, input_shape),
             "anchor_branch": cfg.MODEL.FSAF.ANCHOR_BRANCH,
             "anchor_free_branch": cfg.MODEL.FSAF.ANCHOR_FREE_BRANCH,
             "bbox_bias": cfg.MODEL.FSAF.BBOX_BIAS,
@@ -118,7 +125,7 @@ class FSAFHead(RetinaNetHead):
 
 def _group_norm(channels: int) -> nn.Module:
     # detectron2 0.6 tries out the norm on a single channel, which its own 32 groups refuse.
-    return nn.GroupNorm(min(32, channels), channels)
+    return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
 @META_ARCH_REGISTRY.register()
@@ -140,11 +147,7 @@ class FSAF(RetinaNet):
         *,
         head: FSAFHead,
         point_generator: nn.Module,
-        effective_scale: float = 0.2,
-        ignore_scale: float = 0.5,
-        level_selection: str = "online",
-        canonical_level: int = 5,
-        canonical_box_size: float = 224,
+        selection_rule: SelectionRule | None = None,
         anchor_free_loss_weight: float = 0.5,
         nms_per_level: bool = False,
         **retinanet_args,
@@ -154,35 +157,23 @@ class FSAF(RetinaNet):
             head: gives :class:`Predictions`.
             point_generator: makes for every location one square box about it, whose side is the
                 unit of the predicted distances.
-            effective_scale, ignore_scale: sides of an object's two regions, as shares of its box.
-            level_selection: "online" or "heuristic".
-            canonical_level, canonical_box_size: of the heuristic, see ``select_levels_by_size``.
+            selection_rule: how objects choose level and locations; the paper's by default.
             anchor_free_loss_weight: lambda.
             nms_per_level: suppress within each level of each branch before merging them.
             retinanet_args: every other argument of detectron2's RetinaNet.
 
         Raises:
-            ValueError: an argument is out of its range; the message has the config key's name.
+            ValueError: the loss weight is negative or not finite.
         """
         super().__init__(head=head, **retinanet_args)
-        if level_selection not in ("online", "heuristic"):
-            raise ValueError(
-                "MODEL.FSAF.LEVEL_SELECTION must be 'online' or 'heuristic', not "
-                f"{level_selection!r}."
-            )
-        if not 0 < effective_scale <= ignore_scale <= 1:
-            raise ValueError(
-                "MODEL.FSAF.EFFECTIVE_SCALE and MODEL.FSAF.IGNORE_SCALE must satisfy 0 < effective "
-                f"<= ignore <= 1, not {effective_scale} and {ignore_scale}."
-            )
-        _require(canonical_box_size > 0, "CANONICAL_BOX_SIZE", "more than 0", canonical_box_size)
-        _require(anchor_free_loss_weight >= 0, "LOSS_WEIGHT", "at least 0", anchor_free_loss_weight)
+        _require(
+            0 <= anchor_free_loss_weight < math.inf,
+            "LOSS_WEIGHT",
+            "at least 0 and finite",
+            anchor_free_loss_weight,
+        )
         self.point_generator = point_generator
-        self.effective_scale = effective_scale
-        self.ignore_scale = ignore_scale
-        self.level_selection = level_selection
-        self.canonical_level = canonical_level
-        self.canonical_box_size = canonical_box_size
+        self.selection_rule = selection_rule or SelectionRule()
         self.anchor_free_loss_weight = anchor_free_loss_weight
         self.nms_per_level = nms_per_level
 
@@ -205,11 +196,13 @@ class FSAF(RetinaNet):
                 box_normalizer=fsaf.BOX_NORMALIZER,
                 point_offset=fsaf.POINT_OFFSET,
             ),
-            "effective_scale": fsaf.EFFECTIVE_SCALE,
-            "ignore_scale": fsaf.IGNORE_SCALE,
-            "level_selection": fsaf.LEVEL_SELECTION,
-            "canonical_level": fsaf.CANONICAL_LEVEL,
-            "canonical_box_size": fsaf.CANONICAL_BOX_SIZE,
+            "selection_rule": SelectionRule(
+                effective_scale=fsaf.EFFECTIVE_SCALE,
+                ignore_scale=fsaf.IGNORE_SCALE,
+                level_selection=fsaf.LEVEL_SELECTION,
+                canonical_level=fsaf.CANONICAL_LEVEL,
+                canonical_box_size=fsaf.CANONICAL_BOX_SIZE,
+            ),
             "anchor_free_loss_weight": fsaf.LOSS_WEIGHT,
             "nms_per_level": fsaf.NMS_PER_LEVEL,
         }
@@ -255,10 +248,21 @@ class FSAF(RetinaNet):
         logits, deltas = self._transpose_dense_predictions(predictions[2:], [self.num_classes, 4])
         logits, deltas = torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
         points = Boxes.cat(self.point_generator(features)).tensor
-        targets = self.label_points(logits, deltas, points, features, gt_instances)
-
+        focal_args = {
+            "focal_loss_alpha": self.focal_loss_alpha,
+            "focal_loss_gamma": self.focal_loss_gamma,
+        }
+        levels, targets = feature_selection.label_points(
+            logits,
+            deltas,
+            points,
+            _pack(gt_instances, self.device),
+            Grid.of(self.point_generator.strides, [x.shape[-2:] for x in features], self.device),
+            self.selection_rule,
+            **focal_args,
+        )
         positive = targets.labels != self.num_classes
-        get_event_storage().put_scalar("num_pos_points", positive.sum().item() / len(logits))
+        self._log(levels, positive)
         target_deltas = point_box_transform.get_deltas(
             points.expand(len(logits), -1, -1)[positive], targets.matched_boxes[positive]
         )
@@ -268,8 +272,7 @@ class FSAF(RetinaNet):
             targets.labels,
             target_deltas,
             targets.ignored,
-            focal_loss_alpha=self.focal_loss_alpha,
-            focal_loss_gamma=self.focal_loss_gamma,
+            **focal_args,
         )
         # Deviates from the paper: a location in two effective regions counts once, as it has one
         # target; and the batch is that of all processes, whatever their number.
@@ -279,103 +282,72 @@ class FSAF(RetinaNet):
             "loss_anchor_free_box_reg": iou_loss * weight,
         }
 
-    @torch.no_grad()
-    def label_points(
-        self,
-        logits: Tensor,
-        deltas: Tensor,
-        points: Tensor,
-        features: list[Tensor],
-        gt_instances: list[Instances],
-    ) -> PointTargets:
-        """Select a level for every object and label the locations.
-
-        Args:
-            logits, deltas: (N, R, K) and (N, R, 4), the anchor-free predictions.
-            points: (R, 4), the square boxes that deltas refer to.
-            features: (N, C, H, W) for each level.
-            gt_instances: of each image, with ``gt_boxes`` and ``gt_classes``.
-        """
-        objects = _pack(gt_instances, self.device)
-        sizes = [feature.shape[-2:] for feature in features]
-        grid = Grid.of(self.point_generator.strides, sizes, self.device)
-        effective_cells = feature_selection.region_cells(objects.boxes, self.effective_scale, grid)
-        if self.level_selection == "online":
-            costs = feature_selection.level_costs(
-                logits,
-                deltas,
-                points,
-                objects,
-                effective_cells,
-                grid,
-                focal_loss_alpha=self.focal_loss_alpha,
-                focal_loss_gamma=self.focal_loss_gamma,
-            )
-            levels = feature_selection.select_levels_online(costs)
-        else:
-            levels = feature_selection.select_levels_by_size(
-                objects.boxes,
-                grid,
-                canonical_level=self.canonical_level,
-                canonical_box_size=self.canonical_box_size,
-            )
-        self._log_levels(levels)
-        return feature_selection.assign_points(
-            levels,
-            effective_cells,
-            feature_selection.region_cells(objects.boxes, self.ignore_scale, grid),
-            objects,
-            grid,
-            num_images=len(gt_instances),
-            num_locations=len(points),
-            num_classes=self.num_classes,
-        )
-
-    def _log_levels(self, levels: Tensor) -> None:
+    def _log(self, levels: Tensor, positive: Tensor) -> None:
+        storage = get_event_storage()
+        storage.put_scalar("num_pos_points", positive.sum().item() / len(positive))
         counts = torch.bincount(levels, minlength=len(self.head_in_features)).tolist()
         for name, count in zip(self.head_in_features, counts):
-            get_event_storage().put_scalar(f"num_objects_{name}", count, smoothing_hint=False)
+            storage.put_scalar(f"num_objects_{name}", count, smoothing_hint=False)
 
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: Predictions
     ) -> list[Instances]:
         """Detect objects in every image of the batch."""
-        anchors = [boxes.tensor for boxes in self.anchor_generator(features)]
+        anchors = self.anchor_generator(features)
         points = [boxes.tensor for boxes in self.point_generator(features)]
         transposed = self._transpose_dense_predictions(predictions, [self.num_classes, 4] * 2)
-        limits = {
-            "score_thresh": self.test_score_thresh,
-            "topk_candidates": self.test_topk_candidates,
-        }
         results = []
         for index, image_size in enumerate(images.image_sizes):
             logits, deltas, point_logits, point_deltas = (
                 [level[index] for level in levels] for levels in transposed
             )
-            parts = inference.decode_branch(
-                logits,
-                deltas,
-                anchors,
-                self.box2box_transform.apply_deltas,
-                anchor_free=False,
-                **limits,
+            anchor_parts = self._decode_anchors(logits, deltas, anchors, image_size)
+            point_parts = inference.decode_points(
+                point_logits,
+                point_deltas,
+                points,
+                point_box_transform.apply_deltas,
+                score_thresh=self.test_score_thresh,
+                topk_candidates=self.test_topk_candidates,
             )
-            # The anchors' boxes are not clipped: RetinaNet suppresses before it clips.
-            parts += [
-                inference.clip_to_image(part, image_size)
-                for part in inference.decode_branch(
-                    point_logits,
-                    point_deltas,
-                    points,
-                    point_box_transform.apply_deltas,
-                    anchor_free=True,
-                    **limits,
-                )
-            ]
-            results.append(self._merge(parts, image_size))
+            results.append(self._merge(anchor_parts, point_parts, image_size))
         return results
 
-    def _merge(self, parts: list[inference.Candidates], image_size: tuple[int, int]) -> Instances:
+    def _decode_anchors(
+        self,
+        logits: list[Tensor],
+        deltas: list[Tensor],
+        anchors: list[Boxes],
+        image_size: tuple[int, int],
+    ) -> list[Candidates]:
+        """Decode the anchor branch by RetinaNet's own method, so that even ties fall as there."""
+        parts = []
+        for level in range(len(logits)):
+            found = self._decode_per_level_predictions(
+                anchors[level],
+                logits[level].float().sigmoid(),
+                deltas[level],
+                self.test_score_thresh,
+                self.test_topk_candidates,
+                image_size,
+            )
+            boxes = found.pred_boxes.tensor
+            parts.append(
+                as_candidates(boxes, found.scores, found.pred_classes, level, anchor_free=False)
+            )
+        return parts
+
+    def _merge(
+        self,
+        anchor_parts: list[Candidates],
+        point_parts: list[Candidates],
+        image_size: tuple[int, int],
+    ) -> Instances:
+        parts = [*anchor_parts, *point_parts]
+        # RetinaNet clips last. Boxes of two branches that agree on an object at the border differ
+        # beyond it, so they are clipped first; without any point the result is RetinaNet's.
+        if any(len(part.scores) > 0 for part in point_parts):
+            parts = [inference.clip_to_image(part, image_size) for part in parts]
         detections = inference.merge(
             parts,
             nms_thresh=self.test_nms_thresh,
@@ -400,7 +372,9 @@ def build_point_generator(
     Raises:
         ValueError: an argument is out of its range; the message has the config key's name.
     """
-    _require(box_normalizer > 0, "BOX_NORMALIZER", "more than 0", box_normalizer)
+    _require(
+        0 < box_normalizer < math.inf, "BOX_NORMALIZER", "more than 0 and finite", box_normalizer
+    )
     _require(0 <= point_offset < 1, "POINT_OFFSET", "at least 0 and less than 1", point_offset)
     return DefaultAnchorGenerator(
         sizes=[[box_normalizer * stride] for stride in strides],

@@ -37,7 +37,8 @@ def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1) -> None:
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu" and not eval_only:
         raise ValueError("SOLVER.AMP.ENABLED needs a GPU: set it to False to train on the CPU.")
 
-    weights = cfg.MODEL.WEIGHTS
+    # What follows a question mark are options of detectron2's checkpointer.
+    weights = cfg.MODEL.WEIGHTS.split("?")[0]
     if weights and "://" not in weights and not os.path.isfile(weights):
         raise FileNotFoundError(
             f"MODEL.WEIGHTS '{weights}' does not exist. Give the path of a checkpoint, a model-zoo "

@@ -6,14 +6,14 @@ import reference
 import torch
 
 from fsaf_d2.assignment.feature_selection import (
-    Grid,
     Objects,
     assign_points,
     level_costs,
-    region_cells,
+    point_box_transform,
     select_levels_by_size,
     select_levels_online,
 )
+from fsaf_d2.assignment.regions import Grid, region_cells
 
 STRIDES = (8, 16, 32, 64, 128)
 K = 4
@@ -128,9 +128,12 @@ def test_regions_computed_by_hand(scale, expected):
 
 
 def test_side_on_a_cell_border_does_not_touch_the_next_cell():
-    # Effective region 16-24: exactly cell 2 at stride 8. In float32, 0.2 * 40 is not 8.
+    # Region 16-24 in x and y: cell 2 at stride 8.
     cells = region_cells(torch.tensor([[0.0, 0, 40, 40]]), 0.2, grid())
     assert cells[0, 0].tolist() == [2, 2, 3, 3]
+    # Region 16-46 in x: from cell 2. In float32, 0.3 * 100 is 30.000002, and 31 - 15.000001 < 16.
+    cells = region_cells(torch.tensor([[-19.0, 0, 81, 40]]), 0.3, grid())
+    assert cells[0, 0, 0].item() == 2
 
 
 @pytest.mark.parametrize(
@@ -201,6 +204,25 @@ def test_equal_levels_tie_exactly_and_the_finer_wins():
     costs = costs_of(objects, logits, deltas)
     assert (costs == costs[:, :1]).all()
     assert (select_levels_online(costs) == 0).all()
+
+
+# (l, t, r, b) from the first effective location of the same box to its sides, over 4 strides
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        (0, (2.5, 2.0, 3.75, 3.0)),
+        (1, (1.3125, 0.9375, 1.8125, 1.5625)),
+        (2, (0.59375, 0.40625, 0.96875, 0.84375)),
+        (3, (0.234375, 0.140625, 0.546875, 0.484375)),
+        (4, (0.1796875, 0.0078125, 0.2109375, 0.3046875)),
+    ],
+)
+def test_target_distances_computed_by_hand(level, expected):
+    objects = pack([reference.Object(0, (100, 60, 300, 220), 1)])
+    targets = targets_of(objects, torch.tensor([level]), 1, LARGE)
+    first = (targets.labels[0] != K).nonzero()[0]
+    deltas = point_box_transform.get_deltas(points(LARGE)[first], targets.matched_boxes[0][first])
+    assert deltas[0].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_selection_needs_no_gradient():
@@ -297,9 +319,11 @@ def test_ignoring_region_reaches_the_neighbouring_levels_and_no_further():
 def test_order_of_the_objects_plays_no_part(trial):
     generator = torch.Generator().manual_seed(trial)
     objects = random_objects(generator, 12, num_images=1)
-    # Equal areas and equal boxes of two classes are the hard cases.
+    # The hard cases: equal boxes of two classes, and equal areas of one class that cross.
     objects += [obj._replace(label=(obj.label + 1) % K) for obj in objects[:4]]
+    objects += [reference.Object(0, box, 1) for box in ((28, 32, 108, 72), (48, 12, 88, 92))]
     selected = torch.randint(2, (len(objects),), generator=generator)
+    selected[-2:] = 0
     expected = targets_of(pack(objects), selected, num_images=1)
     order = torch.randperm(len(objects), generator=generator)
     shuffled = targets_of(pack([objects[i] for i in order]), selected[order], num_images=1)

@@ -19,6 +19,9 @@ from models import (
 )
 
 from fsaf_d2 import load_config
+from fsaf_d2.assignment.feature_selection import SelectionRule, label_points
+from fsaf_d2.assignment.regions import Grid
+from fsaf_d2.detectors.fsaf import _pack
 
 NEW_TENSORS = {
     f"head.anchor_free_{layer}.{kind}"
@@ -241,6 +244,26 @@ def test_every_level_answers_for_its_size_under_the_heuristic():
     assert counts == [1] * 5
 
 
+def targets_of(model, features, logits, deltas, ground_truths):
+    """The targets that the model gives its locations."""
+    flat_logits, flat_deltas = (
+        torch.cat([level.flatten(2).transpose(1, 2) for level in part], dim=1)
+        for part in (logits, deltas)
+    )
+    sizes = [feature.shape[-2:] for feature in features]
+    _, targets = label_points(
+        flat_logits,
+        flat_deltas,
+        Boxes.cat(model.point_generator(features)).tensor,
+        _pack(ground_truths, model.device),
+        Grid.of(model.point_generator.strides, sizes, model.device),
+        model.selection_rule,
+        focal_loss_alpha=model.focal_loss_alpha,
+        focal_loss_gamma=model.focal_loss_gamma,
+    )
+    return targets
+
+
 def test_ignored_channel_has_no_gradient_and_its_neighbours_have():
     model = tiny_model().train()
     (gt,) = [instances([(10, 10, 130, 110)], [3])]
@@ -250,17 +273,12 @@ def test_ignored_channel_has_no_gradient_and_its_neighbours_have():
     predictions = predictions._replace(point_logits=logits, point_deltas=deltas)
     with EventStorage():
         model.anchor_free_losses(features, predictions, [gt])["loss_anchor_free_cls"].backward()
-        flat_logits, flat_deltas = (
-            torch.cat([level.flatten(2).transpose(1, 2) for level in part], dim=1)
-            for part in (logits, deltas)
-        )
-        points = Boxes.cat(model.point_generator(features)).tensor
-        targets = model.label_points(flat_logits, flat_deltas, points, features, [gt])
+    ignored = targets_of(model, features, logits, deltas, [gt]).ignored
     grads = torch.cat([level.grad.flatten(2).transpose(1, 2) for level in logits], dim=1)
-    assert targets.ignored[..., 3].any()
-    assert (grads[targets.ignored] == 0).all()
-    assert (grads[~targets.ignored] != 0).all()
-    assert not targets.ignored[..., [0, 1, 2, 4, 5, 6]].any()
+    assert ignored[..., 3].any()
+    assert (grads[ignored] == 0).all()
+    assert (grads[~ignored] != 0).all()
+    assert not ignored[..., [0, 1, 2, 4, 5, 6]].any()
 
 
 def test_order_of_the_objects_plays_no_part():
@@ -376,7 +394,10 @@ def test_norms_that_train_from_scratch(norm):
             ["ANCHOR_BRANCH", "False", "ANCHOR_FREE_BRANCH", "False"],
             ["ANCHOR_BRANCH", "ANCHOR_FREE"],
         ),
-        (["EFFECTIVE_SCALE", "float('nan')"], ["EFFECTIVE_SCALE"]),
+        (["BBOX_BIAS", "0.0"], ["BBOX_BIAS", "0.0"]),
+        (["BBOX_BIAS", "-1.0"], ["BBOX_BIAS", "-1.0"]),
+        (["LOSS_WEIGHT", "1e400"], ["LOSS_WEIGHT", "inf"]),
+        (["BOX_NORMALIZER", "1e400"], ["BOX_NORMALIZER", "inf"]),
     ],
 )
 def test_wrong_values_are_refused_with_the_keys_name(overrides, words):
@@ -384,3 +405,127 @@ def test_wrong_values_are_refused_with_the_keys_name(overrides, words):
     with pytest.raises(ValueError) as error:
         tiny_model(*keys)
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_scale_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="EFFECTIVE_SCALE"):
+        SelectionRule(effective_scale=float("nan"))
+
+
+def test_boxes_of_both_branches_that_agree_at_the_border_are_one_detection():
+    """An anchor and a point for the same object, whose boxes differ only beyond the picture."""
+    model = tiny_model().eval()
+    (images, features), sizes = border_case(model)
+    logits, deltas = silent(model, sizes, 9), [torch.zeros(1, 36, *size) for size in sizes]
+    point_logits = silent(model, sizes, 1)
+    point_deltas = [torch.zeros(1, 4, *size) for size in sizes]
+    # The square anchor of 128 px at the origin, -64 to 64, and a point whose box is -36 to 64.
+    logits[2][0, NUM_CLASSES + 1, 0, 0] = 3.0
+    point_logits[0][0, 1, 3, 3] = 2.0
+    point_deltas[0][0, :, 3, 3] = torch.tensor([2.0, 2.0, 1.125, 1.125])
+    predictions = type(model.head(features))(logits, deltas, point_logits, point_deltas)
+    (found,) = model.forward_inference(images, features, predictions)
+    assert found.pred_boxes.tensor.tolist() == [[0, 0, 64, 64]]
+    assert found.pred_anchor_free.tolist() == [False]
+
+
+def silent(model, sizes, num_anchors: int) -> list[torch.Tensor]:
+    return [torch.full((1, num_anchors * NUM_CLASSES, *size), -9.0) for size in sizes]
+
+
+def border_case(model):
+    sizes = [(16, 20), (8, 10), (4, 5), (2, 3), (1, 2)]
+    images = type("Images", (), {"image_sizes": [(128, 160)]})
+    return (images, [torch.zeros(1, 32, *size) for size in sizes]), sizes
+
+
+def test_boxes_without_an_area_take_no_place():
+    """Every location answers for a point; the one box with an area must not be crowded out."""
+    model = tiny_model(*ANCHOR_FREE_ONLY).eval()
+    (images, features), sizes = border_case(model)
+    logits = [torch.full((1, NUM_CLASSES, *size), 2.0) for size in sizes]
+    deltas = [torch.zeros(1, 4, *size) for size in sizes]
+    logits[1][0, :, 4, 5] = -9.0
+    logits[1][0, 6, 4, 5] = 0.0
+    deltas[1][0, :, 4, 5] = 0.5
+    predictions = type(model.head(features))([], [], logits, deltas)
+    (found,) = model.forward_inference(images, features, predictions)
+    assert found.pred_classes.tolist() == [6] and found.pred_levels.tolist() == [1]
+
+
+# One value beside the default each; what the key governs must follow it.
+def test_keys_of_the_head_are_heeded():
+    head = tiny_model("MODEL.FSAF.BBOX_BIAS", "0.7", "MODEL.RETINANET.PRIOR_PROB", "0.02").head
+    torch.testing.assert_close(head.anchor_free_bbox_pred.bias, torch.full((4,), 0.7))
+    # -ln((1 - 0.02) / 0.02)
+    torch.testing.assert_close(
+        head.anchor_free_cls_score.bias, torch.full((NUM_CLASSES,), -3.89182)
+    )
+
+
+def test_keys_of_the_points_are_heeded():
+    model = tiny_model("MODEL.FSAF.BOX_NORMALIZER", "2.0", "MODEL.FSAF.POINT_OFFSET", "0.25")
+    points = model.point_generator([torch.zeros(1, 1, 2, 2)] * 5)[0].tensor
+    # Stride 8: the second location is at (10, 2), its box 16 px wide.
+    assert points[1].tolist() == [2, -6, 18, 10]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "field"),
+    [
+        ("EFFECTIVE_SCALE", "0.3", "effective_scale"),
+        ("IGNORE_SCALE", "0.4", "ignore_scale"),
+        ("CANONICAL_LEVEL", "4", "canonical_level"),
+        ("CANONICAL_BOX_SIZE", "112", "canonical_box_size"),
+    ],
+)
+def test_keys_of_the_selection_are_heeded(key, value, field):
+    assert str(getattr(tiny_model(f"MODEL.FSAF.{key}", value).selection_rule, field)) == value
+    model = tiny_model("MODEL.FSAF.LEVEL_SELECTION", "heuristic", f"MODEL.FSAF.{key}", value)
+    plain = tiny_model("MODEL.FSAF.LEVEL_SELECTION", "heuristic")
+    features = [torch.zeros(1, 32, *size) for size in border_case(model)[1]]
+    outputs = plain.head(features)
+    gt = instances([(20, 10, 150, 110), (3, 5, 60, 40)], [1, 2])
+    one, other = (
+        targets_of(m, features, outputs.point_logits, outputs.point_deltas, [gt])
+        for m in (model, plain)
+    )
+    assert not torch.equal(one.labels, other.labels) or not torch.equal(one.ignored, other.ignored)
+
+
+def test_keys_of_the_focal_loss_are_heeded(monkeypatch):
+    focal = ["MODEL.RETINANET.FOCAL_LOSS_ALPHA", "0.4", "MODEL.RETINANET.FOCAL_LOSS_GAMMA", "1.0"]
+    monkeypatch.setattr(reference, "ALPHA", 0.4)
+    monkeypatch.setattr(reference, "GAMMA", 1.0)
+    test_losses_equal_the_reference(focal)
+
+
+def test_keys_of_inference_are_heeded():
+    plain = tiny_model()
+    randomise(plain)
+    inputs = batch(instances([], []))
+    expected = detections_of(plain, inputs)[0].scores.tolist()
+    for key, value in {
+        "MODEL.FSAF.NMS_PER_LEVEL": "True",
+        "MODEL.RETINANET.SCORE_THRESH_TEST": "0.95",
+        "MODEL.RETINANET.NMS_THRESH_TEST": "0.2",
+        "MODEL.RETINANET.TOPK_CANDIDATES_TEST": "3",
+        "TEST.DETECTIONS_PER_IMAGE": "7",
+    }.items():
+        model = tiny_model(key, value)
+        model.load_state_dict(plain.state_dict())
+        found = detections_of(model, inputs)[0].scores.tolist()
+        assert found != expected, key
+        assert len(found) <= 7 or "PER_IMAGE" not in key
+
+
+@pytest.mark.parametrize("scale", [1, 40])
+def test_detections_equal_retinanets_also_where_scores_tie(scale):
+    """Saturated scores: thousands of ties at 1."""
+    model = tiny_model(*ANCHORS_ONLY)
+    randomise(model)
+    with torch.no_grad():
+        model.head.cls_score.weight.mul_(scale)
+    inputs = batch(instances([], []))
+    expected = detections_of(retinanet_like(model), inputs)
+    assert_same_detections(detections_of(model, inputs)[0], expected[0])

@@ -57,6 +57,14 @@ def test_focal_loss():
     assert stated == pytest.approx(expected, abs=1e-7)
 
 
+def test_focal_loss_of_untrained_heads():
+    """22,400 locations, one or nine predictions at each, 80 classes, all background at 0.01."""
+    logits = torch.full((22_400, 80), -4.59511985)
+    total = sigmoid_focal_loss(logits, torch.zeros_like(logits), 0.25, 2.0, reduction="sum")
+    assert total.item() == pytest.approx(1.3508, abs=1e-3)
+    assert 9 * total.item() == pytest.approx(12.157, abs=1e-2)
+
+
 def test_locations_of_a_picture_of_coco_size():
     """800 x 1344: 22,400 locations and nine anchors at each."""
     model = tiny_model()
