@@ -1,0 +1,174 @@
+"""RetinaNet's matching of anchors with objects, without computing the pairs that cannot match.
+
+The labels are those of detectron2's Matcher on the full matrix of IoUs (arXiv 1708.02002, Sec. 4.1).
+An anchor far from an object, or of another size, cannot reach the lowest threshold with it; which
+cells of which level can is known from the box alone.
+
+Letters: M objects, those of all images together; L levels; R locations of one image over all levels;
+A anchors per location; S = L * A kinds of anchors; Q anchors that are not background. Boxes are
+(x0, y0, x1, y1) in pixels of the network's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .feature_selection import Objects
+from .regions import Grid, list_locations
+
+# Windows are found in float64 and IoUs compared in float32; this is far above what they differ by.
+SLACK = 1e-4
+# Pairs computed at a time where an anchor has to be compared with all objects.
+MAX_PAIRS = 1 << 22
+
+
+class AnchorKinds(NamedTuple):
+    """The anchors of a pyramid: kind s stands once in every cell of its level."""
+
+    cell_anchors: Tensor  # (S, 4), about the point of the cell, level after level
+    num_per_location: int  # A
+    offset: float  # where in its cell the point lies, in cells
+
+
+class AnchorMatches(NamedTuple):
+    """All anchors that are not background, in the order of image and anchor."""
+
+    image_index: Tensor  # (Q,) in 0..N-1
+    anchor_index: Tensor  # (Q,) in 0..R*A-1
+    object_index: Tensor  # (Q,) in 0..M-1, the object of the highest IoU
+    labels: Tensor  # (Q,) 1: an object's, -1: ignored
+
+
+def match_anchors(
+    anchors: Tensor,
+    kinds: AnchorKinds,
+    objects: Objects,
+    grid: Grid,
+    *,
+    num_images: int,
+    thresholds: Sequence[float],
+    labels: Sequence[int],
+) -> AnchorMatches:
+    """Label anchors by their highest IoU; every object also keeps its best anchors.
+
+    Args:
+        anchors: (R * A, 4), those of one image, as all images have the same.
+        thresholds: rising IoUs that part the labels.
+        labels: one more than thresholds, of 0 (background), -1 (ignored) and 1; the first is 0.
+
+    Returns:
+        the anchors that are not background. An object that no anchor overlaps has none.
+    """
+    lowest = min(low for low, label in zip(thresholds, labels[1:]) if label != 0)
+    pair_object, pair_anchor = _near_pairs(kinds, objects.boxes, grid, lowest)
+    iou = _paired_iou(objects.boxes[pair_object], anchors[pair_anchor])
+
+    best_of_object = iou.new_zeros(len(objects.boxes)).scatter_reduce(0, pair_object, iou, "amax")
+    kept = (iou > 0) & (iou == best_of_object[pair_object])
+    listed = kept | (iou >= lowest)
+    pair_object, pair_anchor, iou, kept = (x[listed] for x in (pair_object, pair_anchor, iou, kept))
+
+    key = objects.image_index[pair_object] * len(anchors) + pair_anchor
+    key, place = torch.unique(key, return_inverse=True)
+    best_iou = iou.new_zeros(len(key)).scatter_reduce(0, place, iou, "amax")
+    # Of objects with the same IoU the first has it, as in detectron2.
+    first = torch.where(iou == best_iou[place], pair_object, len(objects.boxes))
+    best_object = first.new_full((len(key),), len(objects.boxes)).scatter_reduce(
+        0, place, first, "amin"
+    )
+    is_kept = torch.zeros_like(key, dtype=torch.bool)
+    is_kept[place[kept]] = True
+    image_index, anchor_index = key // len(anchors), key % len(anchors)
+
+    # An anchor that is kept for an object below all thresholds may overlap another one more.
+    weak = (best_iou < lowest).nonzero().squeeze(1)
+    best_object[weak] = _best_objects(anchors[anchor_index[weak]], image_index[weak], objects)
+
+    bounds = torch.tensor(thresholds, dtype=iou.dtype, device=iou.device)
+    by_iou = torch.tensor(labels, device=iou.device)[torch.bucketize(best_iou, bounds, right=True)]
+    label = torch.where(is_kept, 1, by_iou)
+    matches = AnchorMatches(image_index, anchor_index, best_object, label)
+    return AnchorMatches(*(field[label != 0] for field in matches))
+
+
+def _near_pairs(
+    kinds: AnchorKinds, boxes: Tensor, grid: Grid, lowest: float
+) -> tuple[Tensor, Tensor]:
+    """List pairs of object and anchor with an IoU of at least ``lowest``, or the object's best.
+
+    Some further pairs are listed as well.
+
+    Returns:
+        (T,) objects and (T,) anchors.
+    """
+    num_levels, num_per_location = len(grid.strides), kinds.num_per_location
+    level = torch.arange(num_levels, device=boxes.device).repeat_interleave(num_per_location)
+    windows = _windows(kinds, boxes, grid, level, lowest)
+    index, kind = (windows[..., 2:] > windows[..., :2]).all(dim=2).nonzero().unbind(dim=1)
+    region, location = list_locations(windows[index, kind], level[kind], grid)
+    anchor = location * num_per_location + kind[region] % num_per_location
+    return index[region], anchor
+
+
+def _windows(kinds: AnchorKinds, boxes: Tensor, grid: Grid, level: Tensor, lowest: float) -> Tensor:
+    """Bound the cells whose anchor of a kind can have the IoU that an object asks for.
+
+    Two intervals of lengths v and w whose centres are d apart overlap by min(v, w, (v + w) / 2 - d).
+
+    Returns:
+        (M, S, 4) half-open ranges of cells, some of them empty.
+    """
+    boxes, cell_anchors = boxes.double()[:, None], kinds.cell_anchors.double()
+    strides = grid.strides[level].double()[:, None]
+    limits = torch.stack([grid.widths, grid.heights], dim=1)[level]
+    box_size, size = boxes[..., 2:] - boxes[..., :2], cell_anchors[:, 2:] - cell_anchors[:, :2]
+    reach = (box_size + size) / 2
+    longest = torch.minimum(box_size, size)
+    # Where the box's centre lies among the centres of the anchors, in cells.
+    center = (boxes[..., :2] + boxes[..., 2:] - cell_anchors[:, :2] - cell_anchors[:, 2:]) / 2
+    center = center / strides - kinds.offset
+
+    nearest = center.round().maximum(torch.zeros_like(center)).minimum(limits - 1.0)
+    distance = (center - nearest).abs() * strides
+    intersection = torch.minimum(longest, reach - distance).clamp(min=0).prod(dim=2)
+    areas = box_size.prod(dim=2) + size.prod(dim=1)
+    best = (intersection / (areas - intersection)).nan_to_num(0).amax(dim=1, keepdim=True)
+    asked = best.clamp(max=lowest) * (1 - SLACK)
+
+    # IoU >= t means that the intersection is at least t / (1 + t) of both areas.
+    needed = (asked / (1 + asked) * areas)[..., None] / longest.flip(2)
+    radius = torch.where(needed <= longest, reach - needed, -1.0) / strides
+    impossible = (radius < 0).any(dim=2, keepdim=True) | (best <= 0)[..., None]
+    first = (center - radius - SLACK).ceil().maximum(torch.zeros_like(center))
+    last = ((center + radius + SLACK).floor() + 1).minimum(limits.double())
+    first, last = (x.masked_fill(impossible, 0) for x in (first, last))
+    return torch.cat([first, last], dim=2).long()
+
+
+def _best_objects(anchors: Tensor, image_index: Tensor, objects: Objects) -> Tensor:
+    """Find the object of highest IoU, the first of equals, in the anchor's own image: (Q,)."""
+    best = []
+    for rows in torch.arange(len(anchors), device=anchors.device).split(
+        max(MAX_PAIRS // max(len(objects.boxes), 1), 1)
+    ):
+        iou = _paired_iou(objects.boxes[None], anchors[rows][:, None])
+        other = image_index[rows][:, None] != objects.image_index
+        best.append(iou.masked_fill(other, -1).argmax(dim=1))
+    return torch.cat(best) if best else torch.zeros_like(image_index)
+
+
+def _paired_iou(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """IoU of pairs, in the operations of detectron2's pairwise_iou and so to the last bit its."""
+    size = torch.minimum(boxes[..., 2:], anchors[..., 2:])
+    size = (size - torch.maximum(boxes[..., :2], anchors[..., :2])).clamp(min=0)
+    intersection = size.prod(dim=-1)
+    union = _area(boxes) + _area(anchors) - intersection
+    return torch.where(intersection > 0, intersection / union, torch.zeros_like(intersection))
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

@@ -1,0 +1,107 @@
+"""Focal loss of dense logits with few labels, summed (RetinaNet, arXiv 1708.02002, Eq. 5)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn import functional as F
+
+# Elements computed at a time on a CPU, so that the steps in between stay in its cache.
+CHUNK = 1 << 16
+
+
+def sparse_focal_loss_sum(
+    logits: Tensor, positives: Tensor, ignored: Tensor, *, alpha: float, gamma: float
+) -> Tensor:
+    """Sum the sigmoid focal loss of logits that are background unless they are listed.
+
+    Every logit is read once forward and once backward; nothing of its size is kept in between.
+    Computed in float32 whatever the logits' type.
+
+    Args:
+        logits: any shape and memory order without gaps.
+        positives: (P,) places of objects' logits in memory, see :func:`memory_index`; each once.
+        ignored: (I,) places of logits without loss or gradient; each once, none of them positive.
+        alpha: weight of objects, 1 - alpha of background; a negative one means no weights.
+        gamma: focusing parameter, 0 or more.
+
+    Returns:
+        scalar.
+    """
+    return _SparseFocalLossSum.apply(logits, positives, ignored, alpha, gamma)
+
+
+def memory_index(tensor: Tensor, *indices: Tensor) -> Tensor:
+    """Turn indices into a tensor, one for each dimension, into places in its memory."""
+    return sum(index * stride for index, stride in zip(indices, tensor.stride(), strict=True))
+
+
+class _SparseFocalLossSum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        logits: Tensor,
+        positives: Tensor,
+        ignored: Tensor,
+        alpha: float,
+        gamma: float,
+    ) -> Tensor:
+        ctx.save_for_backward(logits, positives, ignored)
+        ctx.alpha, ctx.gamma = alpha, gamma
+        flat = _in_memory_order(logits)
+        total = torch.zeros((), dtype=torch.float64, device=logits.device)
+        for chunk in _chunks(flat):
+            total += _background_loss(chunk.float(), gamma).sum()
+        no_background = flat[torch.cat([positives, ignored])].float()
+        total -= _background_loss(no_background, gamma).double().sum()
+        # An object's loss is the background's with the sign of the logit turned.
+        objects = _background_loss(-flat[positives].float(), gamma).double().sum()
+        return (_weight(alpha, 0) * total + _weight(alpha, 1) * objects).float()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_output: Tensor):
+        logits, positives, ignored = ctx.saved_tensors
+        flat = _in_memory_order(logits)
+        # It keeps the logits' memory order, so that the same places hold.
+        gradient = torch.empty_like(logits)
+        flat_gradient = _in_memory_order(gradient)
+        scale = grad_output * _weight(ctx.alpha, 0)
+        for chunk, chunk_gradient in zip(_chunks(flat), _chunks(flat_gradient)):
+            torch.mul(_background_slope(chunk.float(), ctx.gamma), scale, out=chunk_gradient)
+        flat_gradient[ignored] = 0
+        slope = _background_slope(-flat[positives].float(), ctx.gamma)
+        slope = slope * (-grad_output * _weight(ctx.alpha, 1))
+        flat_gradient[positives] = slope.to(gradient.dtype)
+        return gradient, None, None, None, None
+
+
+def _in_memory_order(tensor: Tensor) -> Tensor:
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def _chunks(flat: Tensor) -> tuple[Tensor, ...]:
+    return flat.split(CHUNK) if flat.device.type == "cpu" else (flat,)
+
+
+def _weight(alpha: float, label: int) -> float:
+    if alpha < 0:
+        return 1.0
+    return alpha if label == 1 else 1 - alpha
+
+
+def _background_loss(x: Tensor, gamma: float) -> Tensor:
+    """p^gamma (-ln(1 - p))."""
+    return F.softplus(x).mul_(_power(torch.sigmoid(x), gamma))
+
+
+def _background_slope(x: Tensor, gamma: float) -> Tensor:
+    """Derivative of :func:`_background_loss`: p^gamma (p + gamma (1 - p) (-ln(1 - p)))."""
+    p = torch.sigmoid(x)
+    inner = F.softplus(x).mul_(1 - p).mul_(gamma).add_(p)
+    return inner.mul_(_power(p, gamma))
+
+
+def _power(p: Tensor, gamma: float) -> Tensor:
+    return p.square_() if gamma == 2 else p.pow_(gamma)
