@@ -1,12 +1,12 @@
 """RetinaNet's matching of anchors with objects, without computing the pairs that cannot match.
 
-The labels are those of detectron2's Matcher on the full matrix of IoUs (arXiv 1708.02002, Sec. 4.1).
+The labels are those of detectron2's Matcher on the full matrix of IoUs (arXiv 1708.02002, Sec. 4).
 An anchor far from an object, or of another size, cannot reach the lowest threshold with it; which
 cells of which level can is known from the box alone.
 
-Letters: M objects, those of all images together; L levels; R locations of one image over all levels;
-A anchors per location; S = L * A kinds of anchors; Q anchors that are not background. Boxes are
-(x0, y0, x1, y1) in pixels of the network's input.
+Letters: M objects, those of all images together; L levels; R locations of one image over all
+levels; A anchors per location; S = L * A kinds of anchors; Q anchors that are not background.
+Boxes are (x0, y0, x1, y1) in pixels of the network's input.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..losses import AnchorPlaces
 from .feature_selection import Objects
 from .regions import Grid, list_locations
 
@@ -35,7 +36,7 @@ class AnchorKinds(NamedTuple):
 
 
 class AnchorMatches(NamedTuple):
-    """All anchors that are not background, in the order of image and anchor."""
+    """All anchors that are not background, in the order of anchor, and so of level, and image."""
 
     image_index: Tensor  # (Q,) in 0..N-1
     anchor_index: Tensor  # (Q,) in 0..R*A-1
@@ -72,7 +73,7 @@ def match_anchors(
     listed = kept | (iou >= lowest)
     pair_object, pair_anchor, iou, kept = (x[listed] for x in (pair_object, pair_anchor, iou, kept))
 
-    key = objects.image_index[pair_object] * len(anchors) + pair_anchor
+    key = pair_anchor * num_images + objects.image_index[pair_object]
     key, place = torch.unique(key, return_inverse=True)
     best_iou = iou.new_zeros(len(key)).scatter_reduce(0, place, iou, "amax")
     # Of objects with the same IoU the first has it, as in detectron2.
@@ -82,7 +83,7 @@ def match_anchors(
     )
     is_kept = torch.zeros_like(key, dtype=torch.bool)
     is_kept[place[kept]] = True
-    image_index, anchor_index = key // len(anchors), key % len(anchors)
+    anchor_index, image_index = key // num_images, key % num_images
 
     # An anchor that is kept for an object below all thresholds may overlap another one more.
     weak = (best_iou < lowest).nonzero().squeeze(1)
@@ -93,6 +94,21 @@ def match_anchors(
     label = torch.where(is_kept, 1, by_iou)
     matches = AnchorMatches(image_index, anchor_index, best_object, label)
     return AnchorMatches(*(field[label != 0] for field in matches))
+
+
+def locate_anchors(matches: AnchorMatches, kinds: AnchorKinds, grid: Grid) -> list[AnchorPlaces]:
+    """Say where the head answers for anchors: the places of each level, in the matches' order."""
+    location = matches.anchor_index // kinds.num_per_location
+    level = torch.bucketize(location, grid.starts, right=True) - 1
+    cell = location - grid.starts[level]
+    places = (
+        matches.image_index,
+        matches.anchor_index % kinds.num_per_location,
+        cell // grid.widths[level],
+        cell % grid.widths[level],
+    )
+    counts = torch.bincount(level, minlength=len(grid.starts)).tolist()
+    return [AnchorPlaces(*parts) for parts in zip(*(index.split(counts) for index in places))]
 
 
 def _near_pairs(
@@ -117,7 +133,7 @@ def _near_pairs(
 def _windows(kinds: AnchorKinds, boxes: Tensor, grid: Grid, level: Tensor, lowest: float) -> Tensor:
     """Bound the cells whose anchor of a kind can have the IoU that an object asks for.
 
-    Two intervals of lengths v and w whose centres are d apart overlap by min(v, w, (v + w) / 2 - d).
+    Intervals of lengths v and w whose centres are d apart overlap by min(v, w, (v + w) / 2 - d).
 
     Returns:
         (M, S, 4) half-open ranges of cells, some of them empty.
@@ -151,6 +167,8 @@ def _windows(kinds: AnchorKinds, boxes: Tensor, grid: Grid, level: Tensor, lowes
 
 def _best_objects(anchors: Tensor, image_index: Tensor, objects: Objects) -> Tensor:
     """Find the object of highest IoU, the first of equals, in the anchor's own image: (Q,)."""
+    if len(anchors) == 0:
+        return torch.zeros_like(image_index)
     best = []
     for rows in torch.arange(len(anchors), device=anchors.device).split(
         max(MAX_PAIRS // max(len(objects.boxes), 1), 1)
@@ -158,7 +176,7 @@ def _best_objects(anchors: Tensor, image_index: Tensor, objects: Objects) -> Ten
         iou = _paired_iou(objects.boxes[None], anchors[rows][:, None])
         other = image_index[rows][:, None] != objects.image_index
         best.append(iou.masked_fill(other, -1).argmax(dim=1))
-    return torch.cat(best) if best else torch.zeros_like(image_index)
+    return torch.cat(best)
 
 
 def _paired_iou(boxes: Tensor, anchors: Tensor) -> Tensor:

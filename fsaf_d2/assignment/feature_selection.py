@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 import torch
 from detectron2.modeling.box_regression import Box2BoxTransformLinear
-from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor
 
-from ..losses import point_iou_loss
+from ..losses import focal_loss, point_iou_loss
 from .regions import Grid, list_locations, region_cells
 
 # Distances from the centre of a point box to the sides of an object, in units of the point's side.
@@ -163,14 +162,12 @@ def level_costs(
     index = region // num_levels
     row = objects.image_index[index] * len(points) + location
 
-    def focal_loss(logits: Tensor, label: int) -> Tensor:
-        target = torch.full_like(logits, label)
-        return sigmoid_focal_loss(logits, target, alpha=focal_loss_alpha, gamma=focal_loss_gamma)
-
-    logits = point_logits.flatten(0, 1).float()
+    focal_args = {"alpha": focal_loss_alpha, "gamma": focal_loss_gamma}
+    logits = point_logits.flatten(0, 1)
     class_logits = logits[row, objects.classes[index]]
-    background_loss = focal_loss(logits, 0).sum(dim=1)
-    focal = background_loss[row] + (focal_loss(class_logits, 1) - focal_loss(class_logits, 0))
+    background_loss = focal_loss(logits, 0, **focal_args).sum(dim=1)
+    focal = background_loss[row] - focal_loss(class_logits, 0, **focal_args)
+    focal += focal_loss(class_logits, 1, **focal_args)
     target_deltas = point_box_transform.get_deltas(points[location], objects.boxes[index])
     iou = point_iou_loss(point_deltas.flatten(0, 1)[row], target_deltas)
 

@@ -15,6 +15,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.box_regression import _dense_box_regression_loss
 from detectron2.modeling.meta_arch.retinanet import RetinaNet, RetinaNetHead
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
@@ -24,10 +25,11 @@ from torch.nn import functional as F
 
 from .. import inference
 from ..assignment import feature_selection
+from ..assignment.anchor_matching import AnchorKinds, AnchorMatches, locate_anchors, match_anchors
 from ..assignment.feature_selection import Objects, SelectionRule, point_box_transform
 from ..assignment.regions import Grid
 from ..inference import Candidates, as_candidates
-from ..losses import point_loss_sums
+from ..losses import anchor_focal_loss_sum, gather_anchor_deltas, point_loss_sums
 
 
 class Predictions(NamedTuple):
@@ -228,18 +230,71 @@ class FSAF(RetinaNet):
         """
         # Under autocast the head's outputs are half precision; every loss is computed in float32.
         predictions = Predictions(*([x.float() for x in levels] for levels in predictions))
+        objects = _pack(gt_instances, self.device)
         losses = {}
         with _event_storage():
             if self.head.anchor_branch:
-                losses.update(
-                    super().forward_training(images, features, predictions[:2], gt_instances)
-                )
+                losses.update(self.anchor_losses(features, predictions, objects))
             if self.head.anchor_free_branch:
-                losses.update(self.anchor_free_losses(features, predictions, gt_instances))
+                losses.update(self.anchor_free_losses(features, predictions, objects))
         return losses
 
+    def anchor_losses(
+        self, features: list[Tensor], predictions: Predictions, objects: Objects
+    ) -> dict[str, Tensor]:
+        """Compute RetinaNet's losses of the anchor branch.
+
+        They are detectron2's up to rounding; what is background is never listed or compared.
+        """
+        logits, deltas = predictions[:2]
+        anchors = Boxes.cat(self.anchor_generator(features)).tensor
+        kinds = AnchorKinds(
+            torch.cat(list(self.anchor_generator.cell_anchors)),
+            self.anchor_generator.num_anchors[0],
+            self.anchor_generator.offset,
+        )
+        grid = self._grid(features)
+        matches = match_anchors(
+            anchors,
+            kinds,
+            objects,
+            grid,
+            num_images=len(logits[0]),
+            thresholds=self.anchor_matcher.thresholds[1:-1],
+            labels=self.anchor_matcher.labels,
+        )
+        positives, ignored = (
+            AnchorMatches(*(field[matches.labels == label] for field in matches))
+            for label in (1, -1)
+        )
+        positive_places = locate_anchors(positives, kinds, grid)
+        num_positives = len(positives.labels)
+        get_event_storage().put_scalar("num_pos_anchors", num_positives / len(logits[0]))
+        normalizer = self._ema_update("loss_normalizer", max(num_positives, 1), 100)
+
+        classes = objects.classes[positives.object_index]
+        loss_cls = anchor_focal_loss_sum(
+            logits,
+            positive_places,
+            classes.split([len(places.image) for places in positive_places]),
+            locate_anchors(ignored, kinds, grid),
+            num_classes=self.num_classes,
+            alpha=self.focal_loss_alpha,
+            gamma=self.focal_loss_gamma,
+        )
+        loss_box_reg = _dense_box_regression_loss(
+            [Boxes(anchors[positives.anchor_index])],
+            self.box2box_transform,
+            [gather_anchor_deltas(deltas, positive_places)[None]],
+            [objects.boxes[positives.object_index]],
+            torch.ones((1, num_positives), dtype=torch.bool, device=self.device),
+            box_reg_loss_type=self.box_reg_loss_type,
+            smooth_l1_beta=self.smooth_l1_beta,
+        )
+        return {"loss_cls": loss_cls / normalizer, "loss_box_reg": loss_box_reg / normalizer}
+
     def anchor_free_losses(
-        self, features: list[Tensor], predictions: Predictions, gt_instances: list[Instances]
+        self, features: list[Tensor], predictions: Predictions, objects: Objects
     ) -> dict[str, Tensor]:
         """Compute the focal and IoU losses of the anchor-free branch (FSAF Sec. 3.2, 3.4).
 
@@ -256,8 +311,8 @@ class FSAF(RetinaNet):
             logits,
             deltas,
             points,
-            _pack(gt_instances, self.device),
-            Grid.of(self.point_generator.strides, [x.shape[-2:] for x in features], self.device),
+            objects,
+            self._grid(features),
             self.selection_rule,
             **focal_args,
         )
@@ -281,6 +336,10 @@ class FSAF(RetinaNet):
             "loss_anchor_free_cls": focal_loss * weight,
             "loss_anchor_free_box_reg": iou_loss * weight,
         }
+
+    def _grid(self, features: list[Tensor]) -> Grid:
+        sizes = [feature.shape[-2:] for feature in features]
+        return Grid.of(self.point_generator.strides, sizes, self.device)
 
     def _log(self, levels: Tensor, positive: Tensor) -> None:
         storage = get_event_storage()

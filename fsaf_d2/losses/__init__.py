@@ -1,6 +1,16 @@
 """What is penalised: pure functions of tensors."""
 
+from .anchor_losses import AnchorPlaces, anchor_focal_loss_sum, gather_anchor_deltas
 from .iou_loss import point_iou_loss
 from .point_losses import point_loss_sums
+from .sparse_focal_loss import focal_loss, sparse_focal_loss_sum
 
-__all__ = ["point_iou_loss", "point_loss_sums"]
+__all__ = [
+    "AnchorPlaces",
+    "anchor_focal_loss_sum",
+    "focal_loss",
+    "gather_anchor_deltas",
+    "point_iou_loss",
+    "point_loss_sums",
+    "sparse_focal_loss_sum",
+]

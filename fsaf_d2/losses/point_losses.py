@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor
-from torch.nn import functional as F
 
 from .iou_loss import point_iou_loss
+from .sparse_focal_loss import memory_index, sparse_focal_loss_sum
 
 
 def point_loss_sums(
@@ -26,13 +25,18 @@ def point_loss_sums(
         deltas: (N, R, 4) float32, distances >= 0.
         labels: (N, R) in 0..K, K means background.
         target_deltas: (P, 4), of the P positive locations in their order in ``labels``.
-        ignored: (N, R, K) bool; such a channel has neither loss nor gradient.
+        ignored: (N, R, K) bool; such a channel has neither loss nor gradient, and is not positive.
 
     Returns:
         the two sums, scalars.
     """
     num_classes = logits.shape[-1]
-    one_hot = F.one_hot(labels, num_classes + 1)[..., :-1].to(logits.dtype)
-    focal_loss = sigmoid_focal_loss(logits, one_hot, alpha=focal_loss_alpha, gamma=focal_loss_gamma)
-    iou_loss = point_iou_loss(deltas[labels != num_classes], target_deltas)
-    return focal_loss.masked_fill(ignored, 0).sum(), iou_loss.sum()
+    positive = (labels != num_classes).nonzero(as_tuple=True)
+    focal_loss = sparse_focal_loss_sum(
+        logits,
+        memory_index(logits, *positive, labels[positive]),
+        memory_index(logits, *ignored.nonzero(as_tuple=True)),
+        alpha=focal_loss_alpha,
+        gamma=focal_loss_gamma,
+    )
+    return focal_loss, point_iou_loss(deltas[positive], target_deltas).sum()

@@ -62,7 +62,7 @@ def test_labels_are_retinanets_in_a_crowd(model, trial):
 
 
 def test_labels_are_retinanets_on_the_grid_where_many_ious_tie(model):
-    """Boxes of whole strides: every object has several best anchors, and anchors several objects."""
+    """Boxes of whole strides: objects have several best anchors, and anchors several objects."""
     corners = torch.randint(0, 20, (60, 2)) * 16
     sizes = 2 ** torch.randint(0, 5, (60, 2)) * 16
     gt = instances(torch.cat([corners, corners + sizes], dim=1), torch.arange(60) % 7, IMAGE)

@@ -5,7 +5,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from models import ANCHOR_FREE_ONLY, NUM_CLASSES, instances, tiny_model
 
-from fsaf_d2.detectors.fsaf import Predictions
+from fsaf_d2.detectors.fsaf import Predictions, _pack
 
 SIZES = [(16, 20), (8, 10), (4, 5), (2, 3), (1, 2)]
 MANY = [(10, 10, 90, 70), (50, 40, 60, 52), (0, 0, 150, 120)]
@@ -21,7 +21,9 @@ def losses_and_gradient(images: list[int], boxes: list[list]) -> tuple[list[floa
     features = [torch.zeros(len(images), 1, *size) for size in SIZES]
     model = tiny_model(*ANCHOR_FREE_ONLY)
     with EventStorage():
-        losses = model.anchor_free_losses(features, Predictions([], [], logits, deltas), truth)
+        losses = model.anchor_free_losses(
+            features, Predictions([], [], logits, deltas), _pack(truth, model.device)
+        )
     sum(losses.values()).backward()
     gradient = torch.cat([level.grad.flatten(1) for level in logits], dim=1)
     return [loss.item() for loss in losses.values()], gradient

@@ -210,7 +210,7 @@ def test_losses_equal_the_reference(overrides):
     ground_truths = [random_instances(6), random_instances(0), random_instances(9)]
     features, predictions = predictions_of(model, batch(*ground_truths))
     with EventStorage(), torch.no_grad():
-        losses = model.anchor_free_losses(features, predictions, ground_truths)
+        losses = model.anchor_free_losses(features, predictions, _pack(ground_truths, model.device))
 
     levels = [
         reference.Level(stride, *feature.shape[-2:])
@@ -272,7 +272,9 @@ def test_ignored_channel_has_no_gradient_and_its_neighbours_have():
     deltas = [level.detach() for level in predictions.point_deltas]
     predictions = predictions._replace(point_logits=logits, point_deltas=deltas)
     with EventStorage():
-        model.anchor_free_losses(features, predictions, [gt])["loss_anchor_free_cls"].backward()
+        model.anchor_free_losses(features, predictions, _pack([gt], model.device))[
+            "loss_anchor_free_cls"
+        ].backward()
     ignored = targets_of(model, features, logits, deltas, [gt]).ignored
     grads = torch.cat([level.grad.flatten(2).transpose(1, 2) for level in logits], dim=1)
     assert ignored[..., 3].any()

@@ -32,6 +32,21 @@ def sparse_focal_loss_sum(
     return _SparseFocalLossSum.apply(logits, positives, ignored, alpha, gamma)
 
 
+def focal_loss(logits: Tensor, label: int, *, alpha: float, gamma: float) -> Tensor:
+    """Sigmoid focal loss of every logit for one label, 0 or 1, in float32.
+
+    Args:
+        logits: any shape.
+        alpha, gamma: see :func:`sparse_focal_loss_sum`.
+
+    Returns:
+        the shape of the logits.
+    """
+    # An object's loss is the background's with the sign of the logit turned.
+    turned = -logits.float() if label == 1 else logits.float()
+    return _background_loss(turned, gamma).mul_(_weight(alpha, label))
+
+
 def memory_index(tensor: Tensor, *indices: Tensor) -> Tensor:
     """Turn indices into a tensor, one for each dimension, into places in its memory."""
     return sum(index * stride for index, stride in zip(indices, tensor.stride(), strict=True))
@@ -55,7 +70,6 @@ class _SparseFocalLossSum(torch.autograd.Function):
             total += _background_loss(chunk.float(), gamma).sum()
         no_background = flat[torch.cat([positives, ignored])].float()
         total -= _background_loss(no_background, gamma).double().sum()
-        # An object's loss is the background's with the sign of the logit turned.
         objects = _background_loss(-flat[positives].float(), gamma).double().sum()
         return (_weight(alpha, 0) * total + _weight(alpha, 1) * objects).float()
 

@@ -1,0 +1,65 @@
+"""RetinaNet's two losses of anchors, computed on the head's outputs as they lie in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .sparse_focal_loss import memory_index, sparse_focal_loss_sum
+
+
+class AnchorPlaces(NamedTuple):
+    """Some anchors of one level, by where the head answers for them."""
+
+    image: Tensor  # (Q,)
+    anchor: Tensor  # (Q,) in 0..A-1, the kind of anchor in its cell
+    y: Tensor  # (Q,)
+    x: Tensor  # (Q,)
+
+
+def anchor_focal_loss_sum(
+    logits: Sequence[Tensor],
+    positives: Sequence[AnchorPlaces],
+    classes: Sequence[Tensor],
+    ignored: Sequence[AnchorPlaces],
+    *,
+    num_classes: int,
+    alpha: float,
+    gamma: float,
+) -> Tensor:
+    """Sum the focal loss over all anchors of all levels but the ignored (arXiv 1708.02002, Eq. 5).
+
+    Args:
+        logits: (N, A * K, H, W) of each level.
+        positives, classes: of each level, the anchors of objects, and their classes in 0..K-1.
+        ignored: of each level, the anchors without loss or gradient.
+
+    Returns:
+        scalar.
+    """
+    total = 0.0
+    for level, places, labels, without in zip(logits, positives, classes, ignored, strict=True):
+        channel = places.anchor * num_classes + labels
+        each_class = torch.arange(num_classes, device=level.device)
+        ignored_channels = without.anchor[:, None] * num_classes + each_class
+        image, y, x = (index[:, None] for index in (without.image, without.y, without.x))
+        total = total + sparse_focal_loss_sum(
+            level,
+            memory_index(level, places.image, channel, places.y, places.x),
+            memory_index(level, image, ignored_channels, y, x).flatten(),
+            alpha=alpha,
+            gamma=gamma,
+        )
+    return total
+
+
+def gather_anchor_deltas(deltas: Sequence[Tensor], places: Sequence[AnchorPlaces]) -> Tensor:
+    """Gather the box deltas of some anchors: (N, A * 4, H, W) of each level -> (Q, 4)."""
+    parts = []
+    for level, (image, anchor, y, x) in zip(deltas, places, strict=True):
+        by_anchor = level.unflatten(1, (-1, 4))
+        parts.append(by_anchor[image, anchor, :, y, x])
+    return torch.cat(parts)
