@@ -44,16 +44,46 @@ def decode_points(
     """
     parts = []
     for level in range(len(logits)):
-        scores = logits[level].float().sigmoid()
+        rows = best_rows(logits[level], topk_candidates)
+        scores = logits[level][rows].float().sigmoid()
         keep = scores > score_thresh
         # Deviates from the paper: it keeps the best 1000 locations of a level, not (location,
         # class) pairs; RetinaNet's anchors are cut by pairs, and both branches are treated alike.
         scores, best = scores[keep].sort(descending=True, stable=True)
         scores, best = scores[:topk_candidates], best[:topk_candidates]
         index, classes = keep.nonzero()[best].unbind(dim=1)
+        index = rows[index]
         boxes = apply_deltas(deltas[level][index].float(), points[level][index])
         parts.append(as_candidates(boxes, scores, classes, level, anchor_free=True))
     return parts
+
+
+def best_rows(logits: Tensor, count: int) -> Tensor:
+    """Find the predictions that can be among the best (prediction, class) pairs of a level.
+
+    The ``count`` best pairs lie in the ``count`` predictions of highest best score. Looking for
+    these first spares sorting every pair.
+
+    Args:
+        logits: (R, K).
+
+    Returns:
+        (at least min(count, R),) indices, rising; all predictions that tie for the last place.
+    """
+    if len(logits) <= count:
+        return torch.arange(len(logits), device=logits.device)
+    best = logits.amax(dim=1)
+    if torch.isnan(best).any():
+        best = logits.nan_to_num(nan=-torch.inf).amax(dim=1)
+    # Scores, not logits: large logits differ where their scores are both 1.
+    scores = best.float().sigmoid()
+    return (scores >= scores.topk(count).values[-1]).nonzero().squeeze(1)
+
+
+def has_ties(scores: Tensor, count: int) -> bool:
+    """Whether any of the ``count`` best of all scores are equal."""
+    best = scores.flatten().topk(min(count, scores.numel())).values
+    return bool((best[1:] == best[:-1]).any())
 
 
 def as_candidates(

@@ -4,6 +4,7 @@ from detectron2.layers import batched_nms
 from fsaf_d2.inference import (
     Candidates,
     _nms_within_parts,
+    best_rows,
     clip_to_image,
     decode_points,
     merge,
@@ -94,6 +95,25 @@ def test_predictions_stay_as_they_are():
         topk_candidates=10,
     )
     assert torch.equal(logits, before)
+
+
+def test_best_rows_hold_the_best_pairs():
+    for logits in (torch.randn(300, 5), torch.randint(-2, 3, (300, 5)).float()):
+        rows = best_rows(logits, 40)
+        assert (rows[1:] > rows[:-1]).all()
+        cut = logits.flatten().topk(40).values[-1]
+        pairs = (logits >= cut).any(dim=1).nonzero().squeeze(1)
+        assert set(pairs.tolist()) <= set(rows.tolist())
+
+
+def test_best_rows_are_those_of_the_scores_where_scores_saturate():
+    logits = torch.tensor([[40.0], [30.0], [35.0], [-1.0]])
+    assert best_rows(logits, 1).tolist() == [0, 1, 2]
+
+
+def test_best_rows_are_found_beside_rows_that_are_no_numbers():
+    logits = torch.tensor([[nan, 3.0], [nan, nan], [nan, 1.0], [2.0, 0.0], [-inf, nan]])
+    assert best_rows(logits, 2).tolist() == [0, 3]
 
 
 def part(boxes, scores, level, anchor_free, classes=None) -> Candidates:

@@ -382,10 +382,15 @@ class FSAF(RetinaNet):
         """Decode the anchor branch by RetinaNet's own method, so that even ties fall as there."""
         parts = []
         for level in range(len(logits)):
+            rows = inference.best_rows(logits[level], self.test_topk_candidates)
+            scores = logits[level][rows].float().sigmoid()
+            if inference.has_ties(scores, self.test_topk_candidates):
+                # How these are put in order depends on all that are sorted with them.
+                rows, scores = slice(None), logits[level].float().sigmoid()
             found = self._decode_per_level_predictions(
-                anchors[level],
-                logits[level].float().sigmoid(),
-                deltas[level],
+                anchors[level][rows],
+                scores,
+                deltas[level][rows],
                 self.test_score_thresh,
                 self.test_topk_candidates,
                 image_size,
