@@ -3,6 +3,7 @@
 VENV ?= .venv
 PYTHON ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 PYTEST_ARGS ?=
 
 PY := $(VENV)/bin/python
@@ -24,7 +25,7 @@ PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MPLBACKEND ?= Agg
 
-.PHONY: help setup test test-fast demo lint clean
+.PHONY: help setup test test-fast demo bench lint clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -32,7 +33,7 @@ help:  ## list the targets
 	@echo
 	@echo "  PYTHON=python3.12    the interpreter for a new environment (3.10 to 3.13)"
 	@echo "  VENV=path            an existing environment: what it has stays, the rest is added"
-	@echo "  DEMO_ARGS=... PYTEST_ARGS=...    further arguments of the demo and of pytest"
+	@echo "  DEMO_ARGS=... BENCH_ARGS=... PYTEST_ARGS=...    further arguments of the three"
 
 setup: $(READY)  ## create the environment and install everything into it
 
@@ -47,6 +48,9 @@ test-fast: $(READY)  ## set up if needed, run the fast tests
 
 demo: $(READY)  ## set up if needed, then train, evaluate and draw on handwritten digits
 	@$(PY) tools/demo.py $(DEMO_ARGS)
+
+bench: $(READY)  ## set up if needed, then compare speed and memory with detectron2's RetinaNet
+	@$(PY) benchmarks/speed.py $(BENCH_ARGS)
 
 lint: $(READY)  ## check the code with ruff
 	@$(PY) -m ruff check .
