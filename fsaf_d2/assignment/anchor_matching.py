@@ -53,6 +53,7 @@ def match_anchors(
     num_images: int,
     thresholds: Sequence[float],
     labels: Sequence[int],
+    keep_best: bool = True,
 ) -> AnchorMatches:
     """Label anchors by their highest IoU; every object also keeps its best anchors.
 
@@ -60,16 +61,18 @@ def match_anchors(
         anchors: (R * A, 4), those of one image, as all images have the same.
         thresholds: rising IoUs that part the labels.
         labels: one more than thresholds, of 0 (background), -1 (ignored) and 1; the first is 0.
+        keep_best: whether an object keeps its best anchors although they are below the thresholds.
 
     Returns:
-        the anchors that are not background. An object that no anchor overlaps has none.
+        the anchors that are not background. An object that no anchor overlaps has none, where
+        detectron2 gives it every anchor, as all of them have its best IoU.
     """
     lowest = min(low for low, label in zip(thresholds, labels[1:]) if label != 0)
     pair_object, pair_anchor = _near_pairs(kinds, objects.boxes, grid, lowest)
     iou = _paired_iou(objects.boxes[pair_object], anchors[pair_anchor])
 
     best_of_object = iou.new_zeros(len(objects.boxes)).scatter_reduce(0, pair_object, iou, "amax")
-    kept = (iou > 0) & (iou == best_of_object[pair_object])
+    kept = (iou > 0) & (iou == best_of_object[pair_object]) & keep_best
     listed = kept | (iou >= lowest)
     pair_object, pair_anchor, iou, kept = (x[listed] for x in (pair_object, pair_anchor, iou, kept))
 

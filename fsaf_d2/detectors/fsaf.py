@@ -262,6 +262,7 @@ class FSAF(RetinaNet):
             num_images=len(logits[0]),
             thresholds=self.anchor_matcher.thresholds[1:-1],
             labels=self.anchor_matcher.labels,
+            keep_best=self.anchor_matcher.allow_low_quality_matches,
         )
         positives, ignored = (
             AnchorMatches(*(field[matches.labels == label] for field in matches))

@@ -111,6 +111,28 @@ def test_other_thresholds(model):
     assert ((dense[0] >= 0) & (dense[0] != 7)).sum() == (matches.labels == 1).sum()
 
 
+def test_best_anchors_are_kept_on_request(model):
+    """A box of 3 pixels reaches no threshold."""
+    objects = _pack([instances([(50, 50, 53, 53)], [1], IMAGE)], torch.device("cpu"))
+    anchors = model.anchor_generator([torch.zeros(1, 1, *size) for size in SIZES])
+    inputs = (Boxes.cat(anchors).tensor, kinds(model), objects)
+    grid = Grid.of(model.anchor_generator.strides, SIZES, torch.device("cpu"))
+    counts = [
+        len(
+            match_anchors(
+                *inputs,
+                grid,
+                num_images=1,
+                thresholds=[0.4, 0.5],
+                labels=[0, -1, 1],
+                keep_best=keep_best,
+            ).labels
+        )
+        for keep_best in (False, True)
+    ]
+    assert counts[0] == 0 and counts[1] > 0
+
+
 def kinds(model) -> AnchorKinds:
     generator = model.anchor_generator
     return AnchorKinds(torch.cat(list(generator.cell_anchors)), 9, generator.offset)
