@@ -134,9 +134,9 @@ def _group_norm(channels: int) -> nn.Module:
 class FSAF(RetinaNet):
     """RetinaNet joined by an anchor-free branch with online feature selection.
 
-    The anchor branch is detectron2's RetinaNet, unchanged, also where that deviates from the paper
-    (L1 box loss, running mean of the positives as normalizer). The anchor-free branch assigns every
-    object to the level whose predictions for it cost least, and to a small region about its centre
+    The anchor branch has the layers, labels, losses and detections of detectron2's RetinaNet, also
+    where that deviates from the paper (L1 box loss, running mean of the positives as normalizer);
+    only the way they are computed is another. The anchor-free branch assigns every object to the level whose predictions for it cost least, and to a small region about its centre
     there. At inference both branches' boxes are merged.
 
     Detections carry two fields beside detectron2's: ``pred_levels`` (int64, index into
@@ -248,12 +248,10 @@ class FSAF(RetinaNet):
         """
         logits, deltas = predictions[:2]
         anchors = Boxes.cat(self.anchor_generator(features)).tensor
+        generator, grid = self.anchor_generator, self._grid(features)
         kinds = AnchorKinds(
-            torch.cat(list(self.anchor_generator.cell_anchors)),
-            self.anchor_generator.num_anchors[0],
-            self.anchor_generator.offset,
+            torch.cat(list(generator.cell_anchors)), generator.num_anchors[0], generator.offset
         )
-        grid = self._grid(features)
         matches = match_anchors(
             anchors,
             kinds,
@@ -268,31 +266,37 @@ class FSAF(RetinaNet):
             AnchorMatches(*(field[matches.labels == label] for field in matches))
             for label in (1, -1)
         )
-        positive_places = locate_anchors(positives, kinds, grid)
-        num_positives = len(positives.labels)
-        get_event_storage().put_scalar("num_pos_anchors", num_positives / len(logits[0]))
-        normalizer = self._ema_update("loss_normalizer", max(num_positives, 1), 100)
-
-        classes = objects.classes[positives.object_index]
+        places = locate_anchors(positives, kinds, grid)
         loss_cls = anchor_focal_loss_sum(
             logits,
-            positive_places,
-            classes.split([len(places.image) for places in positive_places]),
+            places,
+            objects.classes[positives.object_index],
             locate_anchors(ignored, kinds, grid),
             num_classes=self.num_classes,
             alpha=self.focal_loss_alpha,
             gamma=self.focal_loss_gamma,
         )
-        loss_box_reg = _dense_box_regression_loss(
-            [Boxes(anchors[positives.anchor_index])],
+        loss_box_reg = self._box_loss(
+            gather_anchor_deltas(deltas, places),
+            anchors[positives.anchor_index],
+            objects.boxes[positives.object_index],
+        )
+        num_positives = len(positives.labels)
+        get_event_storage().put_scalar("num_pos_anchors", num_positives / len(logits[0]))
+        normalizer = self._ema_update("loss_normalizer", max(num_positives, 1), 100)
+        return {"loss_cls": loss_cls / normalizer, "loss_box_reg": loss_box_reg / normalizer}
+
+    def _box_loss(self, deltas: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
+        """Sum detectron2's box loss over pairs of anchor and object, (P, 4) each."""
+        return _dense_box_regression_loss(
+            [Boxes(anchors)],
             self.box2box_transform,
-            [gather_anchor_deltas(deltas, positive_places)[None]],
-            [objects.boxes[positives.object_index]],
-            torch.ones((1, num_positives), dtype=torch.bool, device=self.device),
+            [deltas[None]],
+            [boxes],
+            torch.ones((1, len(anchors)), dtype=torch.bool, device=anchors.device),
             box_reg_loss_type=self.box_reg_loss_type,
             smooth_l1_beta=self.smooth_l1_beta,
         )
-        return {"loss_cls": loss_cls / normalizer, "loss_box_reg": loss_box_reg / normalizer}
 
     def anchor_free_losses(
         self, features: list[Tensor], predictions: Predictions, objects: Objects

@@ -23,7 +23,7 @@ class AnchorPlaces(NamedTuple):
 def anchor_focal_loss_sum(
     logits: Sequence[Tensor],
     positives: Sequence[AnchorPlaces],
-    classes: Sequence[Tensor],
+    classes: Tensor,
     ignored: Sequence[AnchorPlaces],
     *,
     num_classes: int,
@@ -34,14 +34,18 @@ def anchor_focal_loss_sum(
 
     Args:
         logits: (N, A * K, H, W) of each level.
-        positives, classes: of each level, the anchors of objects, and their classes in 0..K-1.
+        positives: of each level, the anchors of objects.
+        classes: (P,) in 0..K-1, of the positives of all levels.
         ignored: of each level, the anchors without loss or gradient.
 
     Returns:
         scalar.
     """
     total = 0.0
-    for level, places, labels, without in zip(logits, positives, classes, ignored, strict=True):
+    labels_of_levels = classes.split([len(places.image) for places in positives])
+    for level, places, labels, without in zip(
+        logits, positives, labels_of_levels, ignored, strict=True
+    ):
         channel = places.anchor * num_classes + labels
         each_class = torch.arange(num_classes, device=level.device)
         ignored_channels = without.anchor[:, None] * num_classes + each_class
