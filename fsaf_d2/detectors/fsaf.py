@@ -136,8 +136,9 @@ class FSAF(RetinaNet):
 
     The anchor branch has the layers, labels, losses and detections of detectron2's RetinaNet, also
     where that deviates from the paper (L1 box loss, running mean of the positives as normalizer);
-    only the way they are computed is another. The anchor-free branch assigns every object to the level whose predictions for it cost least, and to a small region about its centre
-    there. At inference both branches' boxes are merged.
+    only the way they are computed is another. The anchor-free branch assigns every object to the
+    level whose predictions for it cost least, and to a small region about its centre there. At
+    inference both branches' boxes are merged.
 
     Detections carry two fields beside detectron2's: ``pred_levels`` (int64, index into
     ``head_in_features``) and ``pred_anchor_free`` (bool, the branch that answered).
