@@ -83,11 +83,11 @@ if [ ! -e $(VENV) ] || { [ -e $(OURS) ] && ! { $(HAS_PIP); }; }; then \
   mkdir -p $(VENV) && touch $(OURS) && "$$found" -m venv $(VENV) || exit 1; \
 fi; \
 if ! $(PY) -m pip --version >/dev/null 2>&1; then \
-  echo "$(VENV) is no Python environment with pip. Remove it, or name another: make VENV=..." >&2; \
+  echo "$(VENV) is no Python environment with pip. Name another: make VENV=..." >&2; \
   exit 1; \
 fi; \
 if ! $(PY) -c '$(SUPPORTED)'; then \
-  echo "$(VENV) has $$($(PY) --version), but 3.10 to 3.13 is needed. Remove it, or name" \
+  echo "$(VENV) has $$($(PY) --version), but 3.10 to 3.13 is needed. Name" \
     "another: make VENV=..." >&2; exit 1; \
 fi
 endef

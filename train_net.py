@@ -14,20 +14,23 @@ import os
 import sys
 from collections.abc import Iterator
 
+# First, as it says how to get detectron2 where that is missing.
+from fsaf_d2 import load_config
+
+# isort: split
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 
-from fsaf_d2 import load_config
-from fsaf_d2.training import Trainer, prepare
+from fsaf_d2.training import Trainer, load_weights, prepare
 
 
 @contextlib.contextmanager
 def one_sentence() -> Iterator[None]:
-    """Turn what is wrong with config, weights or data into one clear sentence on exit."""
+    """Turn what is wrong with config, weights, data or folders into one sentence on exit."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"{os.path.basename(sys.argv[0])}: error: {error}")
 
 
@@ -43,17 +46,16 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
 def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
     """Run one process: train, or evaluate if ``--eval-only``."""
-    default_setup(cfg, args)
-    if args.eval_only:
-        with one_sentence():
-            model = Trainer.build_model(cfg)
-        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        return Trainer.test(cfg, model)
     with one_sentence():
-        trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+        default_setup(cfg, args)
+        if args.eval_only:
+            model = Trainer.build_model(cfg)
+            checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+            load_weights(checkpointer, cfg.MODEL.WEIGHTS, resume=args.resume)
+        else:
+            trainer = Trainer(cfg)
+            trainer.resume_or_load(resume=args.resume)
+    return Trainer.test(cfg, model) if args.eval_only else trainer.train()
 
 
 if __name__ == "__main__":

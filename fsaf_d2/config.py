@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
@@ -69,34 +70,53 @@ def load_config(config_file: str | os.PathLike[str], overrides: Sequence[str] = 
         _merge_file(cfg, os.fspath(config_file))
     if len(overrides) % 2:
         raise ValueError(
-            f"Overrides come in pairs KEY VALUE, but {len(overrides)} words were given: "
-            f"{' '.join(overrides)}"
+            "Overrides come in pairs KEY VALUE, behind all options such as --eval-only, but this "
+            f"is an odd number of words: {' '.join(overrides)}"
         )
     try:
         cfg.merge_from_list(list(overrides))
-    except (AssertionError, KeyError) as error:
-        raise ValueError(f"Bad override on the command line: {_message(error)}") from error
+    except (AssertionError, KeyError, ValueError) as error:
+        raise ValueError(f"Bad override on the command line: {_message(error, cfg)}") from error
     return cfg
 
 
 def _merge_file(cfg: CfgNode, config_file: str) -> None:
     if not os.path.isfile(config_file):
         raise FileNotFoundError(f"Config file '{config_file}' does not exist.")
+    here = f"Config file '{config_file}'"
     try:
         cfg.merge_from_file(config_file, allow_unsafe=False)
-    except yaml.YAMLError as error:
-        raise ValueError(
-            f"Config file '{config_file}' is refused: it is not plain YAML. Tags such as !!python "
-            f"could run code and are never read; remove them.\n{error}"
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{here} names a _BASE_ that does not exist: '{error.filename}'."
         ) from error
+    except yaml.constructor.ConstructorError as error:
+        raise ValueError(
+            f"{here} is refused: it is not plain YAML. Tags such as !!python could run code and "
+            f"are never read; remove them.\n{error}"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{here} is not YAML:\n{error}") from error
     except (TypeError, AttributeError) as error:
         raise ValueError(
-            f"Config file '{config_file}' must be a mapping of keys to values, as must the file "
-            "that it names as _BASE_."
+            f"{here} must be a mapping of keys to values, as must the file that it names as _BASE_."
         ) from error
     except (AssertionError, KeyError, ValueError) as error:
-        raise ValueError(f"Config file '{config_file}': {_message(error)}") from error
+        raise ValueError(f"{here}: {_message(error, cfg)}") from error
 
 
-def _message(error: Exception) -> str:
-    return str(error.args[0]) if error.args else type(error).__name__
+def _message(error: Exception, cfg: CfgNode) -> str:
+    """What yacs says, with a remedy."""
+    message = str(error.args[0]) if error.args else type(error).__name__
+    if "Type mismatch" in message:
+        return f"{message}. Values keep their type: 1.0 for a float, ('name',) for a tuple."
+    unknown = message.rpartition("config key: ")[2]
+    near = difflib.get_close_matches(unknown, _keys(cfg), n=1)
+    return f"{message}. Did you mean {near[0]}?" if near and near[0] != unknown else message
+
+
+def _keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in cfg.items():
+        yield prefix + key
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{key}.")

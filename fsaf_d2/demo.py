@@ -22,6 +22,8 @@ from .visualization import plot_training
 from .visualization.samples import draw_samples
 
 NUM_TRAIN, NUM_VAL = 2500, 300
+# Of the boxes that are drawn.
+MIN_SCORE = 0.4
 
 
 def run_demo(cfg: CfgNode) -> dict[str, float]:
@@ -54,9 +56,11 @@ def run_demo(cfg: CfgNode) -> dict[str, float]:
 
         print("4/4 Pictures")
         picture, plot = output / "detections.png", output / "training.png"
-        draw_samples(trainer.model, cfg, dataset_name, picture)
+        num_drawn = draw_samples(trainer.model, cfg, dataset_name, picture, min_score=MIN_SCORE)
         plot_training(output / "metrics.json", plot, level_names=cfg.MODEL.RETINANET.IN_FEATURES)
     print(f"  {picture}  validation pictures: boxes, scores, the level and branch of each")
+    if num_drawn == 0:
+        print(f"    No box on them has a score of {MIN_SCORE} or more: train longer.")
     print(f"  {plot}    losses, and the levels that objects selected, over training")
     minutes, seconds = divmod(int(time.monotonic() - start), 60)
     print(f"AP50 {metrics['AP50']:.1f} in {minutes} min {seconds} s.")
@@ -84,11 +88,12 @@ def _evaluate(cfg: CfgNode, trainer: Trainer) -> dict[str, float]:
 def _table(metrics: dict[str, float], class_names: list[str]) -> str:
     overall = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
     values = [[f"{metrics[name]:.1f}" for name in overall]]
-    table = tabulate(values, headers=overall, tablefmt="github")
+    table = tabulate(values, headers=overall, tablefmt="github", disable_numparse=True)
     per_class = tabulate(
         [[f"{metrics[f'AP-{name}']:.1f}" for name in class_names]],
         headers=[f"AP of {name}" for name in class_names],
         tablefmt="github",
+        disable_numparse=True,
     )
     return f"{table}\n\n{per_class}"
 

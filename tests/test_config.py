@@ -93,7 +93,8 @@ def test_no_config_of_ours_has_a_tag():
     [
         ("MODEL:\n  FSAF:\n    EFECTIVE_SCALE: 0.3\n", ["EFECTIVE_SCALE"]),
         ("MODEL:\n  FSAF:\n    LOSS_WEIGHT: heavy\n", ["LOSS_WEIGHT", "heavy"]),
-        ("MODEL: [\n", ["plain YAML"]),
+        ("MODEL: [\n", ["not YAML"]),
+        ("SEED: !!python/name:os.getcwd\n", ["plain YAML", "!!python"]),
         ("- a\n- b\n", ["mapping"]),
         ("", []),
     ],
@@ -118,7 +119,12 @@ def test_missing_files_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "word"),
     [
-        (["MODEL.FSAF.LOSS_WEIGTH", "1.0"], "LOSS_WEIGTH"),
+        (
+            ["MODEL.FSAF.LOSS_WEIGTH", "1.0"],
+            r"LOSS_WEIGTH.* Did you mean MODEL\.FSAF\.LOSS_WEIGHT\?",
+        ),
+        (["MODEL.FSAF.LOSS_WEIGHT", "1"], r"LOSS_WEIGHT.* 1\.0 for a float"),
+        (["DATASETS.TEST", "digits_val"], r"DATASETS\.TEST.* for a tuple"),
         (["MODEL.FSAF.LOSS_WEIGHT"], "pairs"),
         (["MODEL.FSAF.LOSS_WEIGHT", "heavy"], "LOSS_WEIGHT"),
     ],

@@ -53,13 +53,19 @@ def write_pictures(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_own_data_trains_as_shown(tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    code = code.replace('"2000"', '"2", "DATALOADER.NUM_WORKERS", "0"')
+    code, use = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    code = code.replace("MAX_ITER 2000", "MAX_ITER 2 DATALOADER.NUM_WORKERS 0")
     write_pictures(tmp_path / "my")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
+    use = use.replace("configs/demo/digits.yaml", "output/mine/config.yaml")
+    use = use.replace("output/demo/", "output/mine/")
+    use = use.replace("datasets/digits/val/000003.jpg", "my/images/0.png")
     try:
-        exec(code, {})
+        exec(code, namespace := {})
+        (tmp_path / "output/mine/config.yaml").write_text(namespace["cfg"].dump())
+        exec(use, namespace)
+        assert {"pred_levels", "pred_anchor_free"} <= set(namespace["found"].get_fields())
     finally:
         for name in ("my_train", "my_val"):
             DatasetCatalog.remove(name)

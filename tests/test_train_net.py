@@ -132,6 +132,7 @@ def test_missing_data_set_is_named_with_the_remedy(data_root, tmp_path):
         (["--num-gpus", "2"], ["--num-gpus 2"]),
         (["MODEL.FSAF.LEVEL_SELECTION", "best"], ["LEVEL_SELECTION"]),
         (["SOLVER.OPTIMIZER", "LION"], ["SOLVER.OPTIMIZER", "ADAMW"]),
+        (["MODEL.RETINANET.NUM_CLASSES", "5"], ["NUM_CLASSES is 5", "10 classes"]),
     ],
 )
 def test_mistakes_end_in_one_sentence(data_root, tmp_path, args, words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,46 @@ def require_datasets(names: Sequence[str]) -> None:
             path = metadata.get(key)
             if path and not os.path.exists(path):
                 raise FileNotFoundError(_missing_message(name, kind, path))
+
+
+def require_num_classes(names: Sequence[str], num_classes: int) -> None:
+    """Make sure that the model has as many classes as the data sets.
+
+    Args:
+        names: data sets whose files exist.
+        num_classes: of the model.
+
+    Raises:
+        ValueError: a data set has another number of classes, or its annotations cannot be read.
+    """
+    for name in names:
+        class_names = _class_names(name)
+        if class_names is not None and len(class_names) != num_classes:
+            shown = ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
+            raise ValueError(
+                f"MODEL.RETINANET.NUM_CLASSES is {num_classes}, but data set '{name}' has "
+                f"{len(class_names)} classes ({shown}): set it to {len(class_names)}."
+            )
+
+
+def _class_names(name: str) -> list[str] | None:
+    """The classes of a data set; None where nothing but loading all of it could tell."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("thing_classes") is not None:
+        return metadata.thing_classes
+    path = metadata.get("json_file")
+    if path is None:
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            categories = json.load(file)["categories"]
+        return [category["name"] for category in sorted(categories, key=lambda x: x["id"])]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"The annotation file '{path}' of data set '{name}' is not in COCO format: it must be "
+            f"JSON with a list 'categories' of entries with 'id' and 'name' "
+            f"({type(error).__name__}: {error})."
+        ) from error
 
 
 def _missing_message(name: str, kind: str, path: str) -> str:

@@ -1,6 +1,6 @@
 """How a detector is trained."""
 
-from .setup import prepare
+from .setup import load_weights, prepare
 from .trainer import Trainer
 
-__all__ = ["Trainer", "prepare"]
+__all__ = ["Trainer", "load_weights", "prepare"]

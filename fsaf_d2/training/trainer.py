@@ -13,6 +13,8 @@ from detectron2.solver import build_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
 
+from .setup import load_weights
+
 
 class Trainer(DefaultTrainer):
     """DefaultTrainer with COCO evaluation, AdamW beside SGD, the optimizer in its checkpoints."""
@@ -59,6 +61,16 @@ class Trainer(DefaultTrainer):
             # The fast evaluation is one of the compiled operators, which need not be there.
             use_fast_impl=importlib.util.find_spec("detectron2._C") is not None,
         )
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Load ``MODEL.WEIGHTS``, or go on from the last checkpoint if one is there and ``resume``.
+
+        Raises:
+            ValueError: the file cannot be fetched or read.
+        """
+        load_weights(self.checkpointer, self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resume and self.checkpointer.has_checkpoint():
+            self.start_iter = self.iter + 1
 
     def state_dict(self) -> dict:
         """Everything a resumed run needs; detectron2 0.6 leaves the optimizer out."""

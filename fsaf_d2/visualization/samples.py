@@ -29,7 +29,7 @@ def draw_samples(
     *,
     num_images: int = 9,
     min_score: float = 0.4,
-) -> None:
+) -> int:
     """Draw detections and true boxes on some images of a data set, evenly spread over it.
 
     Args:
@@ -39,6 +39,9 @@ def draw_samples(
         output_file: a .png or .jpg file.
         num_images: how many images are shown at the most.
         min_score: detections below it are not drawn.
+
+    Returns:
+        how many detections were drawn.
     """
     records = get_detection_dataset_dicts([dataset_name], filter_empty=False)
     chosen = np.linspace(0, len(records) - 1, min(num_images, len(records))).round().astype(int)
@@ -49,14 +52,16 @@ def draw_samples(
 
     was_training = model.training
     model.eval()
-    pictures = []
+    pictures, num_drawn = [], 0
     for index, record in enumerate(records[i] for i in chosen):
         with torch.no_grad():
             found = model([inputs[index]])[0]["instances"].to("cpu")
+        found = found[found.scores >= min_score]
+        num_drawn += len(found)
         pictures.append(
             draw_detections(
                 read_image(record["file_name"], format="RGB"),
-                found[found.scores >= min_score],
+                found,
                 class_names=class_names,
                 level_names=level_names,
                 gt_boxes=_true_boxes(record),
@@ -66,6 +71,7 @@ def draw_samples(
     grid = detection_grid(pictures, level_names=level_names, ground_truth=True)
     if not cv2.imwrite(os.fspath(output_file), cv2.cvtColor(grid, cv2.COLOR_RGB2BGR)):
         raise OSError(f"The picture '{output_file}' could not be written.")
+    return num_drawn
 
 
 def _true_boxes(record: dict) -> Boxes:

@@ -3,7 +3,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from fsaf_d2.data.builtin import DATASETS, register_builtin_datasets
-from fsaf_d2.data.checks import require_datasets
+from fsaf_d2.data.checks import require_datasets, require_num_classes
 
 
 @pytest.fixture
@@ -29,6 +29,24 @@ def test_what_is_missing_is_named(own_set, missing, kind):
     assert (
         "'own'" in str(error.value) and str(path) in str(error.value) and kind in str(error.value)
     )
+
+
+def test_number_of_classes(own_set):
+    categories = '[{"id": 9, "name": "b"}, {"id": 4, "name": "a"}]'
+    (own_set / "own.json").write_text(f'{{"categories": {categories}}}')
+    require_num_classes(["own"], 2)
+    for number in (1, 3, 80):
+        with pytest.raises(
+            ValueError, match=rf"NUM_CLASSES is {number}.*'own'.* 2 classes \(a, b\)"
+        ):
+            require_num_classes(["own"], number)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"categories": [{"id": 1}]}', "{"])
+def test_what_is_not_coco_is_named(own_set, text):
+    (own_set / "own.json").write_text(text)
+    with pytest.raises(ValueError, match=r"own\.json.*'own'.*COCO"):
+        require_num_classes(["own"], 2)
 
 
 def test_near_names_are_offered():

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from models import tiny_cfg
 
-from fsaf_d2.training import Trainer, prepare
+from fsaf_d2.training import Trainer, load_weights, prepare
 
 
 @pytest.fixture
@@ -50,6 +51,20 @@ def test_missing_weights_are_named(cfg):
 def test_addresses_are_left_to_detectron2(cfg):
     cfg.MODEL.WEIGHTS = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
     prepare(cfg, eval_only=True)
+
+
+def test_an_untrained_evaluation_says_so(cfg, capsys):
+    cfg.MODEL.DEVICE = "cpu"
+    prepare(cfg, eval_only=True)
+    assert "MODEL.WEIGHTS is empty" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 cut"])
+def test_broken_weights_are_named(tmp_path, content):
+    (tmp_path / "broken.pth").write_bytes(content)
+    checkpointer = DetectionCheckpointer(torch.nn.Linear(1, 1), save_dir=str(tmp_path))
+    with pytest.raises(ValueError, match=r"MODEL\.WEIGHTS '.*broken\.pth' could not be loaded"):
+        load_weights(checkpointer, str(tmp_path / "broken.pth"), resume=False)
 
 
 @pytest.mark.parametrize(
