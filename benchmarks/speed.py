@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -235,18 +234,20 @@ def print_one_step(name: str, args: argparse.Namespace) -> None:
     """Train one step, and print the peak memory in MiB above that of the model alone."""
     model = build(name, args).train()
     batch = make_batch(20, args)
-    before = 0.0 if args.device == "cuda" else current_memory()
+    before = 0.0 if args.device == "cuda" else resident_memory("VmRSS")
     with EventStorage():
         sum(model(batch).values()).backward()
     if args.device == "cuda":
         print(torch.cuda.max_memory_allocated() / 2**20)
     else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)
+        print(resident_memory("VmHWM") - before)
 
 
-def current_memory() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+def resident_memory(field: str) -> float:
+    """Memory of this process in MiB: VmRSS now, VmHWM at its peak."""
+    # Not getrusage: its peak is inherited from the process that started this one.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 MEASUREMENTS = {
