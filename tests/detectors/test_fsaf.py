@@ -123,10 +123,25 @@ def test_checkpoint_round_trip(tmp_path):
 @pytest.mark.parametrize("overrides", [[], ANCHORS_ONLY])
 def test_anchor_branch_has_retinanets_losses(overrides):
     model = tiny_model(*overrides)
+    randomise(model)
     inputs = batch(random_instances(12), random_instances(0))
     expected = losses_of(retinanet_like(model), inputs)
     losses = losses_of(model, inputs)
     assert {name: losses[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+
+
+def test_anchor_branch_has_retinanets_gradients():
+    model = tiny_model(*ANCHORS_ONLY)
+    randomise(model)
+    inputs = batch(random_instances(12), random_instances(5))
+    retinanet = retinanet_like(model)
+    for detector in (model, retinanet):
+        with EventStorage():
+            sum(detector.train()(inputs).values()).backward()
+    expected = dict(retinanet.named_parameters())
+    for name, parameter in model.named_parameters():
+        if name.startswith("head."):
+            torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-4, atol=1e-5)
 
 
 def detections_of(model, inputs):
