@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .sparse_focal_loss import memory_index, sparse_focal_loss_sum
+from .sparse_focal_loss import dense, memory_index, sparse_focal_loss_sum
 
 
 class AnchorPlaces(NamedTuple):
@@ -46,6 +46,7 @@ def anchor_focal_loss_sum(
     for level, places, labels, without in zip(
         logits, positives, labels_of_levels, ignored, strict=True
     ):
+        level = dense(level)
         channel = places.anchor * num_classes + labels
         each_class = torch.arange(num_classes, device=level.device)
         ignored_channels = without.anchor[:, None] * num_classes + each_class

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .iou_loss import point_iou_loss
-from .sparse_focal_loss import memory_index, sparse_focal_loss_sum
+from .sparse_focal_loss import dense, memory_index, sparse_focal_loss_sum
 
 
 def point_loss_sums(
@@ -30,6 +30,7 @@ def point_loss_sums(
     Returns:
         the two sums, scalars.
     """
+    logits = dense(logits)
     num_classes = logits.shape[-1]
     positive = (labels != num_classes).nonzero(as_tuple=True)
     focal_loss = sparse_focal_loss_sum(

@@ -20,7 +20,7 @@ def sparse_focal_loss_sum(
     Computed in float32 whatever the logits' type.
 
     Args:
-        logits: any shape and memory order without gaps.
+        logits: any shape, dense in memory, see :func:`dense`.
         positives: (P,) places of objects' logits in memory, see :func:`memory_index`; each once.
         ignored: (I,) places of logits without loss or gradient; each once, none of them positive.
         alpha: weight of objects, 1 - alpha of background; a negative one means no weights.
@@ -28,7 +28,15 @@ def sparse_focal_loss_sum(
 
     Returns:
         scalar.
+
+    Raises:
+        ValueError: the logits are not dense in memory.
     """
+    if not _is_dense(logits):
+        raise ValueError(
+            f"Logits of shape {tuple(logits.shape)} and strides {logits.stride()} are not dense in "
+            "memory: pass them, and compute places, through dense()."
+        )
     return _SparseFocalLossSum.apply(logits, positives, ignored, alpha, gamma)
 
 
@@ -45,6 +53,17 @@ def focal_loss(logits: Tensor, label: int, *, alpha: float, gamma: float) -> Ten
     # An object's loss is the background's with the sign of the logit turned.
     turned = -logits.float() if label == 1 else logits.float()
     return _background_loss(turned, gamma).mul_(_weight(alpha, label))
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """Copy a tensor unless its memory is without gaps, in (N, C, H, W) or (N, H, W, C) order."""
+    return tensor if _is_dense(tensor) else tensor.contiguous()
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() or (
+        tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
 
 
 def memory_index(tensor: Tensor, *indices: Tensor) -> Tensor:

@@ -130,6 +130,23 @@ def test_anchor_branch_has_retinanets_losses(overrides):
     assert {name: losses[name] for name in expected} == pytest.approx(expected, rel=1e-6)
 
 
+def test_losses_heed_how_predictions_lie_in_memory():
+    model = tiny_model().train()
+    randomise(model)
+    gt = random_instances(8)
+    features, predictions = predictions_of(model, batch(gt))
+    gaps = type(predictions)(
+        *([x.repeat_interleave(2, dim=-1)[..., ::2] for x in levels] for levels in predictions)
+    )
+    assert not gaps.logits[0].is_contiguous()
+    with EventStorage(), torch.no_grad():
+        expected = model.forward_training(None, features, predictions, [gt])
+        del model.loss_normalizer
+        losses = model.forward_training(None, features, gaps, [gt])
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value)
+
+
 def test_anchor_branch_has_retinanets_gradients():
     model = tiny_model(*ANCHORS_ONLY)
     randomise(model)

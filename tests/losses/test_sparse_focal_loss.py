@@ -3,6 +3,7 @@ import torch
 from fvcore.nn import sigmoid_focal_loss
 
 from fsaf_d2.losses import focal_loss, sparse_focal_loss_sum
+from fsaf_d2.losses.sparse_focal_loss import dense as compact
 from fsaf_d2.losses.sparse_focal_loss import memory_index
 
 FOCAL = {"alpha": 0.25, "gamma": 2.0}
@@ -66,6 +67,16 @@ def test_half_precision_is_computed_in_float32():
     single = sparse_focal_loss_sum(half.float(), positives, ignored, **FOCAL)
     assert loss.dtype == torch.float32 and torch.equal(loss, single)
     assert torch.autograd.grad(loss, half)[0].dtype == torch.bfloat16
+
+
+def test_logits_with_gaps_in_memory_are_refused():
+    gaps = torch.randn(2, 12, 5, 14)[..., ::2]
+    none = torch.zeros(0, dtype=torch.int64)
+    with pytest.raises(ValueError, match="dense"):
+        sparse_focal_loss_sum(gaps, none, none, **FOCAL)
+    loss = sparse_focal_loss_sum(compact(gaps), none, none, **FOCAL)
+    nothing = torch.zeros_like(gaps, dtype=torch.bool)
+    torch.testing.assert_close(loss, dense(gaps, nothing, nothing, **FOCAL))
 
 
 def test_extreme_logits_have_finite_loss_and_gradient():
