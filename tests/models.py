@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode
@@ -10,6 +11,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from fsaf_d2 import load_config
+from fsaf_d2.assignment.feature_selection import Objects, PointTargets
 
 ROOT = Path(__file__).parents[1]
 NUM_CLASSES = 7
@@ -53,6 +55,28 @@ def random_instances(count: int, size=(128, 160)) -> Instances:
     halves = 2 ** (torch.rand(count, 2) * 6)
     boxes = torch.cat([(centers - halves).clamp(min=0), (centers + halves).minimum(limits)], dim=1)
     return instances(boxes, torch.randint(NUM_CLASSES, (count,)), size)
+
+
+class DenseTargets(NamedTuple):
+    """What every location shall answer, in full."""
+
+    labels: torch.Tensor  # (N, R) in 0..K, K means background
+    matched_boxes: torch.Tensor  # (N, R, 4), 0 for the background
+    ignored: torch.Tensor  # (N, R, K) bool
+
+
+def dense_targets(targets: PointTargets, objects: Objects, num_classes: int) -> DenseTargets:
+    """Write out targets; their positive channels must be those of the locations' objects."""
+    num_images, num_locations = targets.object_index.shape
+    classes = torch.cat([objects.classes, torch.tensor([num_classes])])
+    boxes = torch.cat([objects.boxes, torch.zeros(1, 4)])
+    planes = torch.zeros(num_images * num_classes, num_locations, dtype=torch.int8)
+    planes[targets.planes] = targets.labels
+    channels = planes.view(num_images, num_classes, num_locations).transpose(1, 2)
+    labels = classes[targets.object_index]
+    expected = torch.nn.functional.one_hot(labels, num_classes + 1)[..., :-1]
+    assert torch.equal(channels == 1, expected == 1)
+    return DenseTargets(labels, boxes[targets.object_index], channels == -1)
 
 
 def batch(*ground_truths: Instances) -> list[dict]:

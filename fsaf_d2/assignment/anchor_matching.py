@@ -17,9 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..losses import AnchorPlaces
 from .feature_selection import Objects
-from .regions import Grid, list_locations
+from .regions import Cells, Grid, list_locations
 
 # Windows are found in float64 and IoUs compared in float32; this is far above what they differ by.
 SLACK = 1e-4
@@ -34,6 +33,12 @@ class AnchorKinds(NamedTuple):
     num_per_location: int  # A
     offset: float  # where in its cell the point lies, in cells
 
+    def boxes(self, anchor_index: Tensor, grid: Grid) -> Tensor:
+        """The boxes of anchors in 0..R*A-1, of any shape: (...) -> (..., 4)."""
+        cells = Cells.at(anchor_index // self.num_per_location, grid)
+        kind = cells.level * self.num_per_location + anchor_index % self.num_per_location
+        return cells.place(self.cell_anchors[kind], grid, self.offset)
+
 
 class AnchorMatches(NamedTuple):
     """All anchors that are not background, in the order of anchor, and so of level, and image."""
@@ -45,7 +50,6 @@ class AnchorMatches(NamedTuple):
 
 
 def match_anchors(
-    anchors: Tensor,
     kinds: AnchorKinds,
     objects: Objects,
     grid: Grid,
@@ -58,7 +62,7 @@ def match_anchors(
     """Label anchors by their highest IoU; every object also keeps its best anchors.
 
     Args:
-        anchors: (R * A, 4), those of one image, as all images have the same.
+        kinds: of the anchors of one image, as all images have the same.
         thresholds: rising IoUs that part the labels.
         labels: one more than thresholds, of 0 (background), -1 (ignored) and 1; the first is 0.
         keep_best: whether an object keeps its best anchors although they are below the thresholds.
@@ -69,7 +73,7 @@ def match_anchors(
     """
     lowest = min(low for low, label in zip(thresholds, labels[1:]) if label != 0)
     pair_object, pair_anchor = _near_pairs(kinds, objects.boxes, grid, lowest)
-    iou = _paired_iou(objects.boxes[pair_object], anchors[pair_anchor])
+    iou = _paired_iou(objects.boxes[pair_object], kinds.boxes(pair_anchor, grid))
 
     best_of_object = iou.new_zeros(len(objects.boxes)).scatter_reduce(0, pair_object, iou, "amax")
     kept = (iou > 0) & (iou == best_of_object[pair_object]) & keep_best
@@ -90,28 +94,15 @@ def match_anchors(
 
     # An anchor that is kept for an object below all thresholds may overlap another one more.
     weak = (best_iou < lowest).nonzero().squeeze(1)
-    best_object[weak] = _best_objects(anchors[anchor_index[weak]], image_index[weak], objects)
+    best_object[weak] = _best_objects(
+        kinds.boxes(anchor_index[weak], grid), image_index[weak], objects
+    )
 
     bounds = torch.tensor(thresholds, dtype=iou.dtype, device=iou.device)
     by_iou = torch.tensor(labels, device=iou.device)[torch.bucketize(best_iou, bounds, right=True)]
     label = torch.where(is_kept, 1, by_iou)
     matches = AnchorMatches(image_index, anchor_index, best_object, label)
     return AnchorMatches(*(field[label != 0] for field in matches))
-
-
-def locate_anchors(matches: AnchorMatches, kinds: AnchorKinds, grid: Grid) -> list[AnchorPlaces]:
-    """Say where the head answers for anchors: the places of each level, in the matches' order."""
-    location = matches.anchor_index // kinds.num_per_location
-    level = torch.bucketize(location, grid.starts, right=True) - 1
-    cell = location - grid.starts[level]
-    places = (
-        matches.image_index,
-        matches.anchor_index % kinds.num_per_location,
-        cell // grid.widths[level],
-        cell % grid.widths[level],
-    )
-    counts = torch.bincount(level, minlength=len(grid.starts)).tolist()
-    return [AnchorPlaces(*parts) for parts in zip(*(index.split(counts) for index in places))]
 
 
 def _near_pairs(

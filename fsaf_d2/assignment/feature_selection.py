@@ -1,8 +1,11 @@
 """Which locations of which level answer for an object (FSAF, arXiv 1903.00621, Sec. 3.2-3.3).
 
 Letters: N images; M objects, those of all images together; L levels; R locations of one image over
-all levels, level after level and row by row within a level; K classes; T listed locations.
-Boxes are (x0, y0, x1, y1) in pixels of the network's input.
+all levels, level after level and row by row within a level; K classes; T listed locations; U pairs
+of image and class that have an object. Boxes are (x0, y0, x1, y1) in pixels of the network's input.
+
+Objects and their regions are on the CPU. What depends on predictions is on the predictions' device
+and of a size that is known beforehand, so that nothing waits for a GPU.
 """
 
 from __future__ import annotations
@@ -14,16 +17,21 @@ from typing import NamedTuple
 import torch
 from detectron2.modeling.box_regression import Box2BoxTransformLinear
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..losses import focal_loss, point_iou_loss
-from .regions import Grid, list_locations, region_cells
+from .regions import Grid, count_locations, list_locations, region_cells, to_device
 
 # Distances from the centre of a point box to the sides of an object, in units of the point's side.
 point_box_transform = Box2BoxTransformLinear(normalize_by_size=True)
 
 
+# Locations listed at a time: bounds the memory that many large objects take.
+MAX_LISTED = 1 << 19
+
+
 class Objects(NamedTuple):
-    """The objects of a batch, packed."""
+    """The objects of a batch, packed, on the CPU."""
 
     boxes: Tensor  # (M, 4)
     classes: Tensor  # (M,) in 0..K-1
@@ -70,28 +78,28 @@ class SelectionRule:
 class PointTargets(NamedTuple):
     """What every location of a batch shall answer."""
 
-    labels: Tensor  # (N, R) in 0..K, K means background
-    matched_boxes: Tensor  # (N, R, 4), undefined for the background
-    ignored: Tensor  # (N, R, K) bool, True where a channel is neither positive nor negative
+    object_index: Tensor  # (N, R) the object it answers for, M means background
+    planes: Tensor  # (U,) image * K + class of every pair that has an object, rising
+    labels: Tensor  # (U, R) int8 in such a pair's channel: 1 positive, -1 ignored, 0 background
 
 
 @torch.no_grad()
 def label_points(
-    point_logits: Tensor,
-    point_deltas: Tensor,
+    logits: Tensor,
+    deltas: Tensor,
     points: Tensor,
     objects: Objects,
     grid: Grid,
     rule: SelectionRule,
     *,
+    background_losses: Tensor,
     focal_loss_alpha: float,
     focal_loss_gamma: float,
 ) -> tuple[Tensor, PointTargets]:
     """Select a level for every object and label all locations.
 
     Args:
-        point_logits, point_deltas: (N, R, K) and (N, R, 4), the anchor-free predictions.
-        points: (R, 4), the square boxes that deltas refer to.
+        logits, deltas, points, background_losses: see :func:`level_costs`.
 
     Returns:
         (M,) the levels, in 0..L-1, and the targets.
@@ -99,12 +107,13 @@ def label_points(
     effective_cells = region_cells(objects.boxes, rule.effective_scale, grid)
     if rule.level_selection == "online":
         costs = level_costs(
-            point_logits,
-            point_deltas,
+            logits,
+            deltas,
             points,
             objects,
             effective_cells,
             grid,
+            background_losses=background_losses,
             focal_loss_alpha=focal_loss_alpha,
             focal_loss_gamma=focal_loss_gamma,
         )
@@ -116,30 +125,28 @@ def label_points(
             canonical_level=rule.canonical_level,
             canonical_box_size=rule.canonical_box_size,
         )
-    ignore_cells = region_cells(objects.boxes, rule.ignore_scale, grid)
-    num_images, num_locations, num_classes = point_logits.shape
     targets = assign_points(
-        levels,
+        to_device(levels, logits.device),
         effective_cells,
-        ignore_cells,
+        region_cells(objects.boxes, rule.ignore_scale, grid),
         objects,
         grid,
-        num_images=num_images,
-        num_locations=num_locations,
-        num_classes=num_classes,
+        num_images=len(logits),
+        num_classes=logits.shape[2],
     )
     return levels, targets
 
 
 @torch.no_grad()
 def level_costs(
-    point_logits: Tensor,
-    point_deltas: Tensor,
+    logits: Tensor,
+    deltas: Tensor,
     points: Tensor,
     objects: Objects,
     effective_cells: Tensor,
     grid: Grid,
     *,
+    background_losses: Tensor,
     focal_loss_alpha: float,
     focal_loss_gamma: float,
 ) -> Tensor:
@@ -149,33 +156,47 @@ def level_costs(
     channels for the object's class plus the IoU loss of the location's box.
 
     Args:
-        point_logits, point_deltas: (N, R, K) and (N, R, 4), the anchor-free predictions.
+        logits, deltas: (N, R, K) and (N, R, 4), the anchor-free predictions.
         points: (R, 4), the square boxes that deltas refer to.
         effective_cells: (M, L, 4), see :func:`region_cells`.
+        background_losses: (N, R), the focal loss of a location without object, of all channels.
 
     Returns:
         (M, L) float32.
     """
-    num_objects, num_levels = effective_cells.shape[:2]
-    levels = torch.arange(num_levels, device=points.device).repeat(num_objects)
-    region, location = list_locations(effective_cells.flatten(0, 1), levels, grid)
-    index = region // num_levels
-    row = objects.image_index[index] * len(points) + location
-
+    num_levels = len(grid.strides)
+    costs = [points.new_zeros((0, num_levels))]
     focal_args = {"alpha": focal_loss_alpha, "gamma": focal_loss_gamma}
-    logits = point_logits.flatten(0, 1)
-    class_logits = logits[row, objects.classes[index]]
-    background_loss = focal_loss(logits, 0, **focal_args).sum(dim=1)
-    focal = background_loss[row] - focal_loss(class_logits, 0, **focal_args)
-    focal += focal_loss(class_logits, 1, **focal_args)
-    target_deltas = point_box_transform.get_deltas(points[location], objects.boxes[index])
-    iou = point_iou_loss(point_deltas.flatten(0, 1)[row], target_deltas)
+    boxes, classes, image_index = (to_device(field, points.device) for field in objects)
+    for part in _chunks(effective_cells):
+        cells = effective_cells[part]
+        levels = torch.arange(num_levels).repeat(len(cells))
+        region, location = list_locations(cells.flatten(0, 1), levels, grid, points.device)
+        index = part.start + region // num_levels
+        image, box = image_index[index], boxes[index]
 
-    # float64, so that levels of equal loss tie exactly whatever the sizes of their regions.
-    total = torch.zeros(len(levels), dtype=torch.float64, device=points.device)
-    total.index_add_(0, region, (focal + iou).double())
-    count = torch.zeros_like(total).index_add_(0, region, torch.ones_like(total[region]))
-    return (total / count).float().view(num_objects, num_levels)
+        class_logits = logits[image, location, classes[index]]
+        focal = background_losses[image, location] - focal_loss(class_logits, 0, **focal_args)
+        focal += focal_loss(class_logits, 1, **focal_args)
+        target_deltas = point_box_transform.get_deltas(points[location], box)
+        iou = point_iou_loss(deltas[image, location], target_deltas)
+
+        # float64, so that levels of equal loss tie exactly whatever the sizes of their regions.
+        total = torch.zeros(len(levels), dtype=torch.float64, device=points.device)
+        total.index_add_(0, region, (focal + iou).double())
+        count = to_device(count_locations(cells), points.device)
+        costs.append((total.view_as(count) / count).float())
+    return torch.cat(costs)
+
+
+def _chunks(cells: Tensor) -> list[slice]:
+    """Part objects so that their regions (M, L, 4) have at most MAX_LISTED locations a part."""
+    if len(cells) == 0:
+        return []
+    total = count_locations(cells).sum(dim=1).cumsum(dim=0)
+    _, sizes = torch.unique_consecutive((total - 1) // MAX_LISTED, return_counts=True)
+    ends = sizes.cumsum(dim=0)
+    return [slice(*ends) for ends in torch.stack([ends - sizes, ends], dim=1).tolist()]
 
 
 def select_levels_online(costs: Tensor) -> Tensor:
@@ -211,7 +232,6 @@ def assign_points(
     grid: Grid,
     *,
     num_images: int,
-    num_locations: int,
     num_classes: int,
 ) -> PointTargets:
     """Turn the objects' levels into targets for every location (FSAF Sec. 3.2).
@@ -222,45 +242,75 @@ def assign_points(
     class is ignored there, being in its ignoring region. The objects' order plays no part.
 
     Args:
-        levels: (M,), the selected level of each object.
+        levels: (M,), the selected level of each object, on the device of the result.
         effective_cells, ignore_cells: (M, L, 4), see :func:`region_cells`.
     """
-    device = levels.device
-    each = torch.arange(len(levels), device=device)
-    labels = torch.full((num_images * num_locations,), num_classes, device=device)
-    boxes = objects.boxes.new_zeros((num_images * num_locations, 4))
-    ignored = torch.zeros(
-        (num_images * num_locations, num_classes), dtype=torch.bool, device=device
+    object_index = _smallest_objects(levels, effective_cells, objects, grid, num_images)
+    planes, plane_index = torch.unique(
+        objects.image_index * num_classes + objects.classes, return_inverse=True
     )
+    ignored = _cover(levels, ignore_cells, plane_index, grid, len(planes))
+    # Deviates from the paper: there, an ignoring region may cover a positive of the same class,
+    # which is then lost; here an object keeps its locations. The background writes to a plane that
+    # is left out.
+    labels = torch.cat([-ignored.to(torch.int8), ignored.new_zeros((1, grid.num_locations))])
+    plane = to_device(F.pad(plane_index, (0, 1), value=len(planes)), levels.device)[object_index]
+    labels.scatter_(0, plane, 1)
+    return PointTargets(object_index, to_device(planes, levels.device), labels[:-1])
 
-    if len(levels) > 0:
-        neighbours = levels[:, None] + torch.tensor([-1, 0, 1], device=device)
-        neighbours = neighbours.clamp(0, len(grid.strides) - 1)
-        cells = ignore_cells[each[:, None], neighbours]
-        region, location = list_locations(cells.flatten(0, 1), neighbours.flatten(), grid)
-        index = region // 3
-        ignored[objects.image_index[index] * num_locations + location, objects.classes[index]] = (
-            True
-        )
 
-        order = _smallest_first(objects)
-        rank = torch.empty_like(order)
-        rank[order] = each
-        index, location = list_locations(effective_cells[each, levels], levels, grid)
-        row = objects.image_index[index] * num_locations + location
-        best = torch.full_like(labels, len(levels)).scatter_reduce(0, row, rank[index], "amin")
-        positive = (best < len(levels)).nonzero().squeeze(1)
-        winner = order[best[positive]]
-        labels[positive] = objects.classes[winner]
-        boxes[positive] = objects.boxes[winner]
-        # Deviates from the paper: there, an ignoring region may cover a positive of the same class,
-        # which is then lost; here an object keeps its locations.
-        ignored[positive, objects.classes[winner]] = False
+def _smallest_objects(
+    levels: Tensor, effective_cells: Tensor, objects: Objects, grid: Grid, num_images: int
+) -> Tensor:
+    """Find the smallest object whose effective region a location is in: (N, R), M for none."""
+    num_objects, num_levels = effective_cells.shape[:2]
+    order = _smallest_first(objects)
+    rank = to_device(torch.argsort(order), levels.device)
+    image_index = to_device(objects.image_index, levels.device)
+    shape = (num_images * grid.num_locations,)
+    best = torch.full(shape, num_objects, device=levels.device)
+    for part in _chunks(effective_cells):
+        cells = effective_cells[part]
+        level = torch.arange(num_levels).repeat(len(cells))
+        region, location = list_locations(cells.flatten(0, 1), level, grid, levels.device)
+        index = part.start + region // num_levels
+        chosen = region % num_levels == levels[index]
+        row = image_index[index] * grid.num_locations + location
+        best.scatter_reduce_(0, row, torch.where(chosen, rank[index], num_objects), "amin")
+    by_rank = to_device(F.pad(order, (0, 1), value=num_objects), levels.device)
+    return by_rank[best].view(num_images, -1)
 
-    shape = (num_images, num_locations)
-    return PointTargets(
-        labels.view(shape), boxes.view(*shape, 4), ignored.view(*shape, num_classes)
+
+def _cover(
+    levels: Tensor, cells: Tensor, plane_index: Tensor, grid: Grid, num_planes: int
+) -> Tensor:
+    """Mark what regions on an object's level and the two beside it cover, in the object's plane.
+
+    Args:
+        levels: (M,), on the device of the result.
+        cells: (M, L, 4), ranges of the regions on every level.
+        plane_index: (M,) in 0..U-1.
+
+    Returns:
+        (U, R) bool.
+    """
+    num_levels, stride = len(grid.strides), grid.num_locations + 1
+    first_columns = cells.flatten(0, 1).clone()
+    first_columns[:, 2] = first_columns[:, 0] + 1
+    level = torch.arange(num_levels).repeat(len(cells))
+    region, begin = list_locations(first_columns, level, grid, levels.device)
+    index = region // num_levels
+    # A row of cells is an interval of locations. Along all of them its start counts one up and its
+    # end one down, so that their running sum counts the rows that a location lies in.
+    plane_index, widths = (
+        to_device(x, levels.device)
+        for x in (plane_index, (cells[..., 2] - cells[..., 0]).flatten())
     )
+    begin += plane_index[index] * stride
+    step = ((region % num_levels - levels[index]).abs() <= 1).to(torch.int32)
+    changes = step.new_zeros(num_planes * stride)
+    changes.index_add_(0, begin, step).index_add_(0, begin + widths[region], -step)
+    return changes.view(num_planes, stride).cumsum(dim=1, dtype=torch.int32)[:, :-1] > 0
 
 
 def _smallest_first(objects: Objects) -> Tensor:

@@ -3,6 +3,9 @@
 Letters: M objects; L levels; R locations of one image over all levels, level after level and row by
 row within a level; P regions; T listed locations. Boxes are (x0, y0, x1, y1) in pixels of the
 network's input.
+
+Regions are known on the CPU, where the objects come from, and so is how many locations they have:
+listing these on a GPU never waits for it.
 """
 
 from __future__ import annotations
@@ -29,8 +32,44 @@ class Grid(NamedTuple):
         """Describe levels of the given strides and sizes (height, width)."""
         heights, widths = torch.tensor([list(size) for size in sizes]).unbind(dim=1)
         counts = heights * widths
-        parts = (torch.tensor(strides), widths, heights, counts.cumsum(0) - counts)
-        return cls(*(part.to(device) for part in parts))
+        table = torch.stack([torch.tensor(strides), widths, heights, counts.cumsum(0) - counts])
+        return cls(*to_device(table, device))
+
+    @property
+    def num_locations(self) -> int:
+        """R; to be asked of a grid on the CPU."""
+        return int(self.starts[-1] + self.widths[-1] * self.heights[-1])
+
+
+class Cells(NamedTuple):
+    """Cells of a pyramid."""
+
+    level: Tensor  # in 0..L-1
+    x: Tensor
+    y: Tensor
+
+    @classmethod
+    def at(cls, locations: Tensor, grid: Grid) -> Cells:
+        """Find the cells of locations in 0..R-1, of any shape, on the grid's device."""
+        level = torch.bucketize(locations, grid.starts, right=True) - 1
+        cell = locations - grid.starts[level]
+        width = grid.widths[level]
+        return cls(level, cell % width, cell // width)
+
+    def place(self, shapes: Tensor, grid: Grid, offset: float) -> Tensor:
+        """Move boxes (..., 4), given about the origin, to the points of the cells.
+
+        Args:
+            offset: where in its cell the point lies, in cells.
+        """
+        stride = grid.strides[self.level]
+        x, y = ((index.double() + offset) * stride for index in (self.x, self.y))
+        return shapes + torch.stack([x, y, x, y], dim=-1).to(shapes.dtype)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy without waiting for the device."""
+    return tensor.to(device, non_blocking=True)
 
 
 def region_cells(boxes: Tensor, scale: float, grid: Grid) -> Tensor:
@@ -58,22 +97,32 @@ def region_cells(boxes: Tensor, scale: float, grid: Grid) -> Tensor:
     return torch.cat([first, last], dim=2)
 
 
-def list_locations(cells: Tensor, levels: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+def count_locations(cells: Tensor) -> Tensor:
+    """Count the cells of regions: (..., 4) ranges -> (...)."""
+    return (cells[..., 2:] - cells[..., :2]).prod(dim=-1)
+
+
+def list_locations(
+    cells: Tensor, levels: Tensor, grid: Grid, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """List the locations of regions.
 
     Args:
         cells: (P, 4), ranges as from :func:`region_cells`.
         levels: (P,) the level of each region.
+        grid: like cells and levels, on the CPU.
+        device: where to list them, the CPU by default.
 
     Returns:
         (T,) the region, in 0..P-1, and (T,) the location, in 0..R-1, of every cell of every region.
     """
-    x0, y0, x1, y1 = cells.unbind(dim=1)
-    widths = x1 - x0
-    counts = widths * (y1 - y0)
-    region = torch.repeat_interleave(counts)
-    offset = torch.arange(len(region), device=cells.device) - (counts.cumsum(0) - counts)[region]
-    x = x0[region] + offset % widths[region]
-    y = y0[region] + offset // widths[region]
-    level = levels[region]
-    return region, grid.starts[level] + y * grid.widths[level] + x
+    x0, y0, x1, _ = cells.unbind(dim=1)
+    counts = count_locations(cells)
+    row = grid.widths[levels]
+    first = grid.starts[levels] + y0 * row + x0
+    table = torch.stack([counts, counts.cumsum(0) - counts, first, x1 - x0, row])
+    counts, start, first, width, row = to_device(table, device or cells.device)
+    region = torch.repeat_interleave(counts, output_size=int(table[0].sum()))
+    cell = torch.arange(len(region), device=region.device) - start[region]
+    width = width[region]
+    return region, first[region] + cell // width * row[region] + cell % width

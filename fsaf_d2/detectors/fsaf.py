@@ -20,16 +20,28 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNet, RetinaNetHead
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
+from fvcore.nn import smooth_l1_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import inference
 from ..assignment import feature_selection
-from ..assignment.anchor_matching import AnchorKinds, AnchorMatches, locate_anchors, match_anchors
+from ..assignment.anchor_matching import AnchorKinds, AnchorMatches, match_anchors
 from ..assignment.feature_selection import Objects, SelectionRule, point_box_transform
-from ..assignment.regions import Grid
+from ..assignment.regions import Cells, Grid, to_device
 from ..inference import Candidates, as_candidates
-from ..losses import anchor_focal_loss_sum, gather_anchor_deltas, point_loss_sums
+from ..losses import (
+    AnchorPlaces,
+    anchor_focal_loss_sum,
+    background_loss_sums,
+    gather_anchor_deltas,
+    point_loss_sums,
+)
+
+
+# RetinaNet's running mean of the number of positive anchors: its first value, the weight of a new one.
+INITIAL_NORMALIZER = 100.0
+MOMENTUM = 0.1
 
 
 class Predictions(NamedTuple):
@@ -179,6 +191,13 @@ class FSAF(RetinaNet):
         self.selection_rule = selection_rule or SelectionRule()
         self.anchor_free_loss_weight = anchor_free_loss_weight
         self.nms_per_level = nms_per_level
+        self._scalars = DeferredScalars()
+        # Objects are matched on the CPU, where they come from, while a GPU computes the network.
+        self._anchor_kinds, self._point_kinds = (
+            kinds_of(generator) for generator in (self.anchor_generator, point_generator)
+        )
+        if head.anchor_branch:
+            self.register_buffer("loss_normalizer", torch.tensor(INITIAL_NORMALIZER))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -210,6 +229,46 @@ class FSAF(RetinaNet):
             "nms_per_level": fsaf.NMS_PER_LEVEL,
         }
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
+        # Weights that were trained elsewhere lack the running mean: it starts anew.
+        if self.head.anchor_branch:
+            state_dict.setdefault(f"{prefix}loss_normalizer", torch.tensor(INITIAL_NORMALIZER))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
+        """Copy pictures to the device without waiting for it; normalise, pad and batch them."""
+        return super().preprocess_image(
+            [{**x, "image": to_device(x["image"], self.device)} for x in batched_inputs]
+        )
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """Compute the losses in training, and else detect.
+
+        Args:
+            batched_inputs: a dict per picture with ``image`` (3, H, W) of 0 to 255, in training
+                ``instances`` with ``gt_boxes`` and ``gt_classes``, which stay where they are: on
+                the CPU, matching them never waits for a GPU. Detections refer to ``height`` and
+                ``width``, where these are given.
+
+        Returns:
+            the losses by name, or a dict per picture with ``instances``.
+
+        Raises:
+            ValueError: a picture to train with has no ``instances``.
+        """
+        if not self.training:
+            return super().forward(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        pyramid = self.backbone(images.tensor)
+        features = [pyramid[name] for name in self.head_in_features]
+        predictions = self.head(features)
+        for x in batched_inputs:
+            if "instances" not in x:
+                name = x.get("file_name", "a picture")
+                raise ValueError(f"{name} has no 'instances' to train with; model.eval() detects.")
+        ground_truths = [x["instances"] for x in batched_inputs]
+        return self.forward_training(images, features, predictions, ground_truths)
+
     def forward_training(
         self,
         images: ImageList,
@@ -231,7 +290,7 @@ class FSAF(RetinaNet):
         """
         # Under autocast the head's outputs are half precision; every loss is computed in float32.
         predictions = Predictions(*([x.float() for x in levels] for levels in predictions))
-        objects = _pack(gt_instances, self.device)
+        objects = _pack(gt_instances, torch.device("cpu"))
         losses = {}
         with _event_storage():
             if self.head.anchor_branch:
@@ -245,16 +304,13 @@ class FSAF(RetinaNet):
     ) -> dict[str, Tensor]:
         """Compute RetinaNet's losses of the anchor branch.
 
-        They are detectron2's up to rounding; what is background is never listed or compared.
+        They are detectron2's up to rounding; what is background is never listed or compared. The
+        running mean that divides them is that of the positives of all processes' batches, so that
+        N processes with a batch of B train as one does with a batch of N * B.
         """
         logits, deltas = predictions[:2]
-        anchors = Boxes.cat(self.anchor_generator(features)).tensor
-        generator, grid = self.anchor_generator, self._grid(features)
-        kinds = AnchorKinds(
-            torch.cat(list(generator.cell_anchors)), generator.num_anchors[0], generator.offset
-        )
+        kinds, grid = self._anchor_kinds, self._grid(features)
         matches = match_anchors(
-            anchors,
             kinds,
             objects,
             grid,
@@ -267,36 +323,59 @@ class FSAF(RetinaNet):
             AnchorMatches(*(field[matches.labels == label] for field in matches))
             for label in (1, -1)
         )
-        places = locate_anchors(positives, kinds, grid)
+        places = self._locate(positives, grid)
         loss_cls = anchor_focal_loss_sum(
             logits,
             places,
-            objects.classes[positives.object_index],
-            locate_anchors(ignored, kinds, grid),
+            to_device(objects.classes[positives.object_index], self.device),
+            self._locate(ignored, grid),
             num_classes=self.num_classes,
             alpha=self.focal_loss_alpha,
             gamma=self.focal_loss_gamma,
         )
         loss_box_reg = self._box_loss(
             gather_anchor_deltas(deltas, places),
-            anchors[positives.anchor_index],
+            kinds.boxes(positives.anchor_index, grid),
             objects.boxes[positives.object_index],
         )
         num_positives = len(positives.labels)
         get_event_storage().put_scalar("num_pos_anchors", num_positives / len(logits[0]))
-        normalizer = self._ema_update("loss_normalizer", max(num_positives, 1), 100)
+        count = _sum_over_processes(torch.full((), num_positives, device=self.device))
+        self.loss_normalizer.mul_(1 - MOMENTUM).add_(count.clamp(min=1), alpha=MOMENTUM)
+        normalizer = self.loss_normalizer / comm.get_world_size()
         return {"loss_cls": loss_cls / normalizer, "loss_box_reg": loss_box_reg / normalizer}
 
+    def _locate(self, matches: AnchorMatches, grid: Grid) -> list[AnchorPlaces]:
+        """Say where the head answers for anchors, level by level, in the matches' order."""
+        num_per_location = self._anchor_kinds.num_per_location
+        cells = Cells.at(matches.anchor_index // num_per_location, grid)
+        kind = matches.anchor_index % num_per_location
+        places = torch.stack([matches.image_index, kind, cells.y, cells.x])
+        counts = torch.bincount(cells.level, minlength=len(grid.strides)).tolist()
+        parts = to_device(places, self.device).split(counts, dim=1)
+        return [AnchorPlaces(*part) for part in parts]
+
     def _box_loss(self, deltas: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
-        """Sum detectron2's box loss over pairs of anchor and object, (P, 4) each."""
+        """Sum detectron2's box loss over P pairs of anchor and object.
+
+        Args:
+            deltas: (P, 4), predicted.
+            anchors, boxes: (P, 4), on the CPU.
+        """
+        if self.box_reg_loss_type == "smooth_l1":
+            target_deltas = to_device(
+                self.box2box_transform.get_deltas(anchors, boxes), self.device
+            )
+            return smooth_l1_loss(deltas, target_deltas, self.smooth_l1_beta, reduction="sum")
+        # fvcore's IoU losses wait for a GPU.
+        anchors, boxes = to_device(anchors, self.device), to_device(boxes, self.device)
         return _dense_box_regression_loss(
             [Boxes(anchors)],
             self.box2box_transform,
             [deltas[None]],
             [boxes],
-            torch.ones((1, len(anchors)), dtype=torch.bool, device=anchors.device),
+            ...,
             box_reg_loss_type=self.box_reg_loss_type,
-            smooth_l1_beta=self.smooth_l1_beta,
         )
 
     def anchor_free_losses(
@@ -306,38 +385,47 @@ class FSAF(RetinaNet):
 
         Both are summed and divided by the number of positive locations of all processes' batches.
         """
-        logits, deltas = self._transpose_dense_predictions(predictions[2:], [self.num_classes, 4])
-        logits, deltas = torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
-        points = Boxes.cat(self.point_generator(features)).tensor
-        focal_args = {
-            "focal_loss_alpha": self.focal_loss_alpha,
-            "focal_loss_gamma": self.focal_loss_gamma,
-        }
+        logits, deltas = (
+            torch.cat([level.flatten(2) for level in levels], dim=2) for levels in predictions[2:]
+        )
+        deltas = deltas.transpose(1, 2)
+        grid = self._grid(features)
+        points = self._boxes(self._point_kinds, grid)
+        focal_args = {"alpha": self.focal_loss_alpha, "gamma": self.focal_loss_gamma}
+        background_losses = background_loss_sums(logits, **focal_args)
         levels, targets = feature_selection.label_points(
-            logits,
+            logits.transpose(1, 2),
             deltas,
             points,
             objects,
-            self._grid(features),
+            grid,
             self.selection_rule,
-            **focal_args,
+            background_losses=background_losses,
+            focal_loss_alpha=self.focal_loss_alpha,
+            focal_loss_gamma=self.focal_loss_gamma,
         )
-        positive = targets.labels != self.num_classes
-        self._log(levels, positive)
+        positive = targets.object_index < len(objects.boxes)
+        num_positives = positive.sum()
+        self._log(levels, num_positives / len(positive))
+        boxes = to_device(F.pad(objects.boxes, (0, 0, 0, 1)), self.device)[targets.object_index]
         target_deltas = point_box_transform.get_deltas(
-            points.expand(len(logits), -1, -1)[positive], targets.matched_boxes[positive]
+            points.repeat(len(boxes), 1), boxes.flatten(0, 1)
         )
         focal_loss, iou_loss = point_loss_sums(
             logits,
             deltas,
+            targets.planes,
             targets.labels,
-            target_deltas,
-            targets.ignored,
-            **focal_args,
+            positive,
+            target_deltas.view_as(boxes),
+            background_losses=background_losses,
+            focal_loss_alpha=self.focal_loss_alpha,
+            focal_loss_gamma=self.focal_loss_gamma,
         )
         # Deviates from the paper: a location in two effective regions counts once, as it has one
         # target; and the batch is that of all processes, whatever their number.
-        weight = self.anchor_free_loss_weight / _mean_over_processes(positive.sum())
+        count = _sum_over_processes(num_positives).clamp(min=1) / comm.get_world_size()
+        weight = self.anchor_free_loss_weight / count
         return {
             "loss_anchor_free_cls": focal_loss * weight,
             "loss_anchor_free_box_reg": iou_loss * weight,
@@ -345,14 +433,20 @@ class FSAF(RetinaNet):
 
     def _grid(self, features: list[Tensor]) -> Grid:
         sizes = [feature.shape[-2:] for feature in features]
-        return Grid.of(self.point_generator.strides, sizes, self.device)
+        return Grid.of(self.point_generator.strides, sizes, torch.device("cpu"))
 
-    def _log(self, levels: Tensor, positive: Tensor) -> None:
-        storage = get_event_storage()
-        storage.put_scalar("num_pos_points", positive.sum().item() / len(positive))
-        counts = torch.bincount(levels, minlength=len(self.head_in_features)).tolist()
-        for name, count in zip(self.head_in_features, counts):
-            storage.put_scalar(f"num_objects_{name}", count, smoothing_hint=False)
+    def _boxes(self, kinds: AnchorKinds, grid: Grid) -> Tensor:
+        """All anchors or points of an image, made on the device: (R * A, 4)."""
+        index = torch.arange(grid.num_locations * kinds.num_per_location, device=self.device)
+        kinds = kinds._replace(cell_anchors=to_device(kinds.cell_anchors, self.device))
+        return kinds.boxes(index, Grid(*to_device(torch.stack(grid), self.device)))
+
+    def _log(self, levels: Tensor, num_points: Tensor) -> None:
+        each_level = torch.arange(len(self.head_in_features), device=levels.device)
+        counts = (levels[:, None] == each_level).sum(dim=0)
+        names = ["num_pos_points", *(f"num_objects_{name}" for name in self.head_in_features)]
+        values = torch.cat([num_points[None], to_device(counts, num_points.device)])
+        self._scalars.put(names, values)
 
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: Predictions
@@ -454,6 +548,38 @@ def build_point_generator(
     )
 
 
+def kinds_of(generator: DefaultAnchorGenerator) -> AnchorKinds:
+    """Describe a generator's boxes, on the CPU."""
+    cell_anchors = [boxes.cpu() for boxes in generator.cell_anchors]
+    return AnchorKinds(torch.cat(cell_anchors), generator.num_anchors[0], generator.offset)
+
+
+class DeferredScalars:
+    """Logs what a GPU has counted without waiting for it: a step's values with the next step's."""
+
+    def __init__(self) -> None:
+        self._copied = None
+
+    def __getstate__(self) -> dict:
+        """Copies of a model begin without what is on its way."""
+        return {"_copied": None}
+
+    def put(self, names: list[str], values: Tensor) -> None:
+        """Log values of shape (len(names),), at once if they are on the CPU."""
+        if not values.is_cuda:
+            self._log(names, values)
+            return
+        if self._copied is not None and self._copied[0].query():
+            self._log(*self._copied[1:])
+        host_values, event = to_device(values, torch.device("cpu")), torch.cuda.Event()
+        event.record()
+        self._copied = event, names, host_values
+
+    def _log(self, names: list[str], values: Tensor) -> None:
+        for name, value in zip(names, values.tolist()):
+            get_event_storage().put_scalar(name, value, smoothing_hint=name == "num_pos_points")
+
+
 def _require(condition: bool, key: str, allowed: str, value: float) -> None:
     if not condition:
         raise ValueError(f"MODEL.FSAF.{key} must be {allowed}, not {value}.")
@@ -468,12 +594,10 @@ def _pack(gt_instances: list[Instances], device: torch.device) -> Objects:
     )
 
 
-def _mean_over_processes(count: Tensor) -> Tensor:
-    """Average a count over all processes, as if there were 1 at least in all of them together."""
-    count = count.clone()
+def _sum_over_processes(count: Tensor) -> Tensor:
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(count)
-    return count.clamp(min=1) / comm.get_world_size()
+    return count
 
 
 def _event_storage() -> contextlib.AbstractContextManager:

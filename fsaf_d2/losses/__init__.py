@@ -3,13 +3,20 @@
 from .anchor_losses import AnchorPlaces, anchor_focal_loss_sum, gather_anchor_deltas
 from .iou_loss import point_iou_loss
 from .point_losses import point_loss_sums
-from .sparse_focal_loss import focal_loss, sparse_focal_loss_sum
+from .sparse_focal_loss import (
+    background_loss_sums,
+    focal_loss,
+    plane_focal_loss_sum,
+    sparse_focal_loss_sum,
+)
 
 __all__ = [
     "AnchorPlaces",
     "anchor_focal_loss_sum",
+    "background_loss_sums",
     "focal_loss",
     "gather_anchor_deltas",
+    "plane_focal_loss_sum",
     "point_iou_loss",
     "point_loss_sums",
     "sparse_focal_loss_sum",

@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .iou_loss import point_iou_loss
-from .sparse_focal_loss import dense, memory_index, sparse_focal_loss_sum
+from .sparse_focal_loss import plane_focal_loss_sum
 
 
 def point_loss_sums(
     logits: Tensor,
     deltas: Tensor,
+    planes: Tensor,
     labels: Tensor,
+    positive: Tensor,
     target_deltas: Tensor,
-    ignored: Tensor,
     *,
+    background_losses: Tensor,
     focal_loss_alpha: float,
     focal_loss_gamma: float,
 ) -> tuple[Tensor, Tensor]:
     """Sum the focal loss over all not ignored and the IoU loss over positives (FSAF Sec. 3.2).
 
     Args:
-        logits: (N, R, K) float32.
+        logits: (N, K, R) float32, contiguous.
         deltas: (N, R, 4) float32, distances >= 0.
-        labels: (N, R) in 0..K, K means background.
-        target_deltas: (P, 4), of the P positive locations in their order in ``labels``.
-        ignored: (N, R, K) bool; such a channel has neither loss nor gradient, and is not positive.
+        planes, labels, background_losses: see :func:`plane_focal_loss_sum`.
+        positive: (N, R) bool, the locations of objects.
+        target_deltas: (N, R, 4), of any finite value where a location is not positive.
 
     Returns:
         the two sums, scalars.
     """
-    logits = dense(logits)
-    num_classes = logits.shape[-1]
-    positive = (labels != num_classes).nonzero(as_tuple=True)
-    focal_loss = sparse_focal_loss_sum(
+    focal_loss = plane_focal_loss_sum(
         logits,
-        memory_index(logits, *positive, labels[positive]),
-        memory_index(logits, *ignored.nonzero(as_tuple=True)),
+        planes,
+        labels,
+        background_losses=background_losses,
         alpha=focal_loss_alpha,
         gamma=focal_loss_gamma,
     )
-    return focal_loss, point_iou_loss(deltas[positive], target_deltas).sum()
+    # All locations are computed, as picking the positive ones would mean to wait for a GPU. What the
+    # others predict is put out of the way first: it need not be finite.
+    pred_deltas = torch.where(positive[..., None], deltas, 0)
+    iou_loss = torch.where(positive, point_iou_loss(pred_deltas, target_deltas), 0)
+    return focal_loss, iou_loss.sum()

@@ -32,12 +32,55 @@ def sparse_focal_loss_sum(
     Raises:
         ValueError: the logits are not dense in memory.
     """
-    if not _is_dense(logits):
-        raise ValueError(
-            f"Logits of shape {tuple(logits.shape)} and strides {logits.stride()} are not dense in "
-            "memory: pass them, and compute places, through dense()."
-        )
-    return _SparseFocalLossSum.apply(logits, positives, ignored, alpha, gamma)
+    _require_dense(logits)
+    labels = torch.cat([torch.ones_like(positives), -torch.ones_like(ignored)])
+    return _SparseFocalLossSum.apply(
+        logits, torch.cat([positives, ignored]), labels[:, None], None, alpha, gamma
+    )
+
+
+def plane_focal_loss_sum(
+    logits: Tensor,
+    planes: Tensor,
+    labels: Tensor,
+    *,
+    background_losses: Tensor,
+    alpha: float,
+    gamma: float,
+) -> Tensor:
+    """Sum the sigmoid focal loss of logits that are background unless their plane says otherwise.
+
+    Args:
+        logits: (N, K, R), contiguous.
+        planes: (U,) image * K + class of the planes that hold something else; each once.
+        labels: (U, R) integers, 1 object, -1 neither loss nor gradient, 0 background.
+        background_losses: :func:`background_loss_sums` of the logits.
+        alpha, gamma: see :func:`sparse_focal_loss_sum`.
+
+    Returns:
+        scalar.
+
+    Raises:
+        ValueError: the logits are not contiguous.
+    """
+    if not logits.is_contiguous():
+        raise ValueError(f"Logits of strides {logits.stride()} are not contiguous.")
+    if labels.device.type == "cpu":
+        # Few logits are labelled. On a GPU, listing them would mean to wait for their number.
+        plane, location = labels.nonzero(as_tuple=True)
+        labels = labels[plane, location][:, None]
+        planes = planes[plane] * logits.shape[2] + location
+    return _SparseFocalLossSum.apply(logits, planes, labels, background_losses, alpha, gamma)
+
+
+@torch.no_grad()
+def background_loss_sums(logits: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    """Focal loss of locations without an object, summed over classes: (N, K, R) -> (N, R)."""
+    total = torch.zeros_like(logits[:, 0], dtype=torch.float32)
+    size = max(CHUNK // total.numel(), 1) if logits.device.type == "cpu" else logits.shape[1]
+    for part in logits.split(size, dim=1):
+        total += _background_loss(part.float(), gamma).sum(dim=1)
+    return total.mul_(_weight(alpha, 0))
 
 
 def focal_loss(logits: Tensor, label: int, *, alpha: float, gamma: float) -> Tensor:
@@ -66,36 +109,53 @@ def _is_dense(tensor: Tensor) -> bool:
     )
 
 
+def _require_dense(logits: Tensor) -> None:
+    if not _is_dense(logits):
+        raise ValueError(
+            f"Logits of shape {tuple(logits.shape)} and strides {logits.stride()} are not dense in "
+            "memory: pass them, and compute places, through dense()."
+        )
+
+
 def memory_index(tensor: Tensor, *indices: Tensor) -> Tensor:
     """Turn indices into a tensor, one for each dimension, into places in its memory."""
     return sum(index * stride for index, stride in zip(indices, tensor.stride(), strict=True))
 
 
 class _SparseFocalLossSum(torch.autograd.Function):
+    """The logits' memory is a matrix as wide as ``labels`` (T, width), those of its ``rows`` (T,)."""
+
     @staticmethod
     def forward(
         ctx: FunctionCtx,
         logits: Tensor,
-        positives: Tensor,
-        ignored: Tensor,
+        rows: Tensor,
+        labels: Tensor,
+        background_losses: Tensor | None,
         alpha: float,
         gamma: float,
     ) -> Tensor:
-        ctx.save_for_backward(logits, positives, ignored)
+        ctx.save_for_backward(logits, rows, labels)
         ctx.alpha, ctx.gamma = alpha, gamma
         flat = _in_memory_order(logits)
-        total = torch.zeros((), dtype=torch.float64, device=logits.device)
-        for chunk in _chunks(flat):
-            total += _background_loss(chunk.float(), gamma).sum()
-        no_background = flat[torch.cat([positives, ignored])].float()
-        total -= _background_loss(no_background, gamma).double().sum()
-        objects = _background_loss(-flat[positives].float(), gamma).double().sum()
-        return (_weight(alpha, 0) * total + _weight(alpha, 1) * objects).float()
+        if background_losses is None:
+            total = torch.zeros((), dtype=torch.float64, device=logits.device)
+            for chunk in _chunks(flat):
+                total += _background_loss(chunk.float(), gamma).sum()
+            total *= _weight(alpha, 0)
+        else:
+            total = background_losses.sum(dtype=torch.float64)
+        labelled = flat.view(-1, labels.shape[1])[rows].float()
+        no_background = _background_loss(labelled, gamma).masked_fill_(labels == 0, 0)
+        objects = _background_loss(-labelled, gamma).masked_fill_(labels != 1, 0)
+        total -= _weight(alpha, 0) * no_background.sum(dtype=torch.float64)
+        total += _weight(alpha, 1) * objects.sum(dtype=torch.float64)
+        return total.float()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_output: Tensor):
-        logits, positives, ignored = ctx.saved_tensors
+        logits, rows, labels = ctx.saved_tensors
         flat = _in_memory_order(logits)
         # It keeps the logits' memory order, so that the same places hold.
         gradient = torch.empty_like(logits)
@@ -103,11 +163,15 @@ class _SparseFocalLossSum(torch.autograd.Function):
         scale = grad_output * _weight(ctx.alpha, 0)
         for chunk, chunk_gradient in zip(_chunks(flat), _chunks(flat_gradient)):
             torch.mul(_background_slope(chunk.float(), ctx.gamma), scale, out=chunk_gradient)
-        flat_gradient[ignored] = 0
-        slope = _background_slope(-flat[positives].float(), ctx.gamma)
-        slope = slope * (-grad_output * _weight(ctx.alpha, 1))
-        flat_gradient[positives] = slope.to(gradient.dtype)
-        return gradient, None, None, None, None
+
+        is_object = labels == 1
+        labelled = flat.view(-1, labels.shape[1])[rows].float()
+        slope = _background_slope(torch.where(is_object, -labelled, labelled), ctx.gamma)
+        slope *= torch.where(is_object, -grad_output * _weight(ctx.alpha, 1), scale)
+        slope.masked_fill_(labels < 0, 0)
+        rows_gradient = flat_gradient.view(-1, labels.shape[1])
+        rows_gradient.index_copy_(0, rows, slope.to(gradient.dtype))
+        return gradient, None, None, None, None, None
 
 
 def _in_memory_order(tensor: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from models import instances, random_instances, tiny_model
 from fsaf_d2.assignment import anchor_matching
 from fsaf_d2.assignment.anchor_matching import AnchorKinds, match_anchors
 from fsaf_d2.assignment.regions import Grid
-from fsaf_d2.detectors.fsaf import _pack
+from fsaf_d2.detectors.fsaf import _pack, kinds_of
 
 SIZES = [(40, 50), (20, 25), (10, 13), (5, 7), (3, 4)]
 IMAGE = (320, 400)
@@ -23,8 +23,7 @@ def labels_of(model, ground_truths, sizes=SIZES) -> tuple[torch.Tensor, torch.Te
     anchors = Boxes.cat(generator([torch.zeros(1, 1, *size) for size in sizes])).tensor
     objects = _pack(ground_truths, torch.device("cpu"))
     matches = match_anchors(
-        anchors,
-        AnchorKinds(torch.cat(list(generator.cell_anchors)), 9, generator.offset),
+        kinds(model),
         objects,
         Grid.of(generator.strides, sizes, torch.device("cpu")),
         num_images=len(ground_truths),
@@ -99,7 +98,7 @@ def test_other_thresholds(model):
     ground_truths = [random_instances(30, IMAGE)]
     other = tiny_model("MODEL.RETINANET.IOU_THRESHOLDS", "[0.3, 0.6]")
     dense, _ = other.label_anchors(anchors, ground_truths)
-    inputs = (Boxes.cat(anchors).tensor, kinds(model), _pack(ground_truths, torch.device("cpu")))
+    inputs = (kinds(model), _pack(ground_truths, torch.device("cpu")))
     matches = match_anchors(
         *inputs,
         Grid.of(model.anchor_generator.strides, SIZES, torch.device("cpu")),
@@ -114,8 +113,7 @@ def test_other_thresholds(model):
 def test_best_anchors_are_kept_on_request(model):
     """A box of 3 pixels reaches no threshold."""
     objects = _pack([instances([(50, 50, 53, 53)], [1], IMAGE)], torch.device("cpu"))
-    anchors = model.anchor_generator([torch.zeros(1, 1, *size) for size in SIZES])
-    inputs = (Boxes.cat(anchors).tensor, kinds(model), objects)
+    inputs = (kinds(model), objects)
     grid = Grid.of(model.anchor_generator.strides, SIZES, torch.device("cpu"))
     counts = [
         len(
@@ -134,8 +132,16 @@ def test_best_anchors_are_kept_on_request(model):
 
 
 def kinds(model) -> AnchorKinds:
-    generator = model.anchor_generator
-    return AnchorKinds(torch.cat(list(generator.cell_anchors)), 9, generator.offset)
+    return kinds_of(model.anchor_generator)
+
+
+@pytest.mark.parametrize("offset", ["0.0", "0.5", "0.3"])
+def test_boxes_are_the_generators(offset):
+    model = tiny_model("MODEL.ANCHOR_GENERATOR.OFFSET", offset)
+    anchors = model.anchor_generator([torch.zeros(1, 1, *size) for size in SIZES])
+    expected = Boxes.cat(anchors).tensor
+    grid = Grid.of(model.anchor_generator.strides, SIZES, torch.device("cpu"))
+    assert torch.equal(kinds(model).boxes(torch.arange(len(expected)), grid), expected)
 
 
 def test_far_pairs_are_not_computed(model):

@@ -4,6 +4,7 @@ import math
 import pytest
 import reference
 import torch
+from models import dense_targets
 
 from fsaf_d2.assignment.feature_selection import (
     Objects,
@@ -14,6 +15,7 @@ from fsaf_d2.assignment.feature_selection import (
     select_levels_online,
 )
 from fsaf_d2.assignment.regions import Grid, region_cells
+from fsaf_d2.losses import background_loss_sums
 
 STRIDES = (8, 16, 32, 64, 128)
 K = 4
@@ -95,22 +97,25 @@ def costs_of(objects: Objects, logits, deltas, sizes=SMALL) -> torch.Tensor:
         objects,
         cells,
         grid(sizes),
+        background_losses=background_loss_sums(
+            logits.transpose(1, 2), alpha=reference.ALPHA, gamma=reference.GAMMA
+        ),
         focal_loss_alpha=reference.ALPHA,
         focal_loss_gamma=reference.GAMMA,
     )
 
 
 def targets_of(objects: Objects, selected: torch.Tensor, num_images: int, sizes=SMALL):
-    return assign_points(
+    targets = assign_points(
         selected,
         region_cells(objects.boxes, reference.EFFECTIVE, grid(sizes)),
         region_cells(objects.boxes, reference.IGNORE, grid(sizes)),
         objects,
         grid(sizes),
         num_images=num_images,
-        num_locations=len(points(sizes)),
         num_classes=K,
     )
+    return dense_targets(targets, objects, K)
 
 
 # Box (100, 60, 300, 220): its centre is (200, 140), its effective region 180-220 x 124-156, its

@@ -12,6 +12,7 @@ from models import (
     NUM_CLASSES,
     ROOT,
     batch,
+    dense_targets,
     instances,
     random_instances,
     tiny_cfg,
@@ -21,6 +22,7 @@ from models import (
 from fsaf_d2 import load_config
 from fsaf_d2.assignment.feature_selection import SelectionRule, label_points
 from fsaf_d2.assignment.regions import Grid
+from fsaf_d2.losses import background_loss_sums
 from fsaf_d2.detectors.fsaf import _pack
 
 NEW_TENSORS = {
@@ -39,7 +41,11 @@ def retinanet_like(model, *overrides: str):
     """detectron2's RetinaNet with the weights that the model shares with it."""
     retinanet = build_model(tiny_cfg("MODEL.META_ARCHITECTURE", "RetinaNet", *overrides))
     retinanet.load_state_dict(
-        {name: value for name, value in model.state_dict().items() if name not in NEW_TENSORS}
+        {
+            name: value
+            for name, value in model.state_dict().items()
+            if name not in NEW_TENSORS | {"loss_normalizer"}
+        }
     )
     return retinanet
 
@@ -141,7 +147,7 @@ def test_losses_heed_how_predictions_lie_in_memory():
     assert not gaps.logits[0].is_contiguous()
     with EventStorage(), torch.no_grad():
         expected = model.forward_training(None, features, predictions, [gt])
-        del model.loss_normalizer
+        model.loss_normalizer.fill_(100)  # as it was before the first call
         losses = model.forward_training(None, features, gaps, [gt])
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value)
@@ -283,17 +289,20 @@ def targets_of(model, features, logits, deltas, ground_truths):
         for part in (logits, deltas)
     )
     sizes = [feature.shape[-2:] for feature in features]
+    objects = _pack(ground_truths, model.device)
+    focal_args = {"alpha": model.focal_loss_alpha, "gamma": model.focal_loss_gamma}
     _, targets = label_points(
         flat_logits,
         flat_deltas,
         Boxes.cat(model.point_generator(features)).tensor,
-        _pack(ground_truths, model.device),
+        objects,
         Grid.of(model.point_generator.strides, sizes, model.device),
         model.selection_rule,
+        background_losses=background_loss_sums(flat_logits.transpose(1, 2), **focal_args),
         focal_loss_alpha=model.focal_loss_alpha,
         focal_loss_gamma=model.focal_loss_gamma,
     )
-    return targets
+    return dense_targets(targets, objects, NUM_CLASSES)
 
 
 def test_ignored_channel_has_no_gradient_and_its_neighbours_have():
@@ -321,7 +330,7 @@ def test_order_of_the_objects_plays_no_part():
     inputs = batch(gt)
     expected = losses_of(model, inputs)
     inputs[0]["instances"] = gt[torch.randperm(15)]
-    del model.loss_normalizer  # RetinaNet's running mean begins anew
+    model.loss_normalizer.fill_(100)  # as it was before the first call
     assert losses_of(model, inputs) == pytest.approx(expected, rel=1e-5)
 
 
@@ -395,7 +404,7 @@ def test_losses_do_not_depend_on_autocast_given_the_same_predictions():
     features, predictions = predictions_of(model, batch(gt))
     with EventStorage(), torch.no_grad():
         plain = model.forward_training(None, features, predictions, [gt])
-    model.loss_normalizer = 100  # RetinaNet's running mean, as it was before the first call
+    model.loss_normalizer.fill_(100)  # as it was before the first call
     with EventStorage(), torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = model.forward_training(None, features, predictions, [gt])
     for name, value in plain.items():
