@@ -38,8 +38,7 @@ from ..losses import (
     point_loss_sums,
 )
 
-
-# RetinaNet's running mean of the number of positive anchors: its first value, the weight of a new one.
+# RetinaNet's running mean of the positive anchors: its first value and the weight of a new one.
 INITIAL_NORMALIZER = 100.0
 MOMENTUM = 0.1
 

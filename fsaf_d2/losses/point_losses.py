@@ -41,8 +41,8 @@ def point_loss_sums(
         alpha=focal_loss_alpha,
         gamma=focal_loss_gamma,
     )
-    # All locations are computed, as picking the positive ones would mean to wait for a GPU. What the
-    # others predict is put out of the way first: it need not be finite.
+    # All locations are computed, as picking the positive ones would mean to wait for a GPU. What
+    # the others predict is put out of the way first: it need not be finite.
     pred_deltas = torch.where(positive[..., None], deltas, 0)
     iou_loss = torch.where(positive, point_iou_loss(pred_deltas, target_deltas), 0)
     return focal_loss, iou_loss.sum()

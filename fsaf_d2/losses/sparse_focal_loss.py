@@ -123,7 +123,7 @@ def memory_index(tensor: Tensor, *indices: Tensor) -> Tensor:
 
 
 class _SparseFocalLossSum(torch.autograd.Function):
-    """The logits' memory is a matrix as wide as ``labels`` (T, width), those of its ``rows`` (T,)."""
+    """Takes the logits' memory as a matrix as wide as ``labels`` (T, width) of its ``rows`` (T,)."""
 
     @staticmethod
     def forward(

@@ -22,8 +22,8 @@ from models import (
 from fsaf_d2 import load_config
 from fsaf_d2.assignment.feature_selection import SelectionRule, label_points
 from fsaf_d2.assignment.regions import Grid
-from fsaf_d2.losses import background_loss_sums
 from fsaf_d2.detectors.fsaf import _pack
+from fsaf_d2.losses import background_loss_sums
 
 NEW_TENSORS = {
     f"head.anchor_free_{layer}.{kind}"
