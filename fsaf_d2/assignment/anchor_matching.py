@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 
 from .feature_selection import Objects
-from .regions import Cells, Grid, list_locations
+from .regions import Cells, Grid, list_locations, split_by_total
 
 # Windows are found in float64 and IoUs compared in float32; this is far above what they differ by.
 SLACK = 1e-4
-# Pairs computed at a time where an anchor has to be compared with all objects.
-MAX_PAIRS = 1 << 22
+# Side of the tiles that anchors are sorted into, in cells.
+TILE = 8
+# Pairs computed at a time where anchors are compared with all objects about them.
+MAX_PAIRS = 1 << 18
 
 
 class AnchorKinds(NamedTuple):
@@ -82,11 +84,8 @@ def match_anchors(
 
     key = pair_anchor * num_images + objects.image_index[pair_object]
     key, place = torch.unique(key, return_inverse=True)
-    best_iou = iou.new_zeros(len(key)).scatter_reduce(0, place, iou, "amax")
-    # Of objects with the same IoU the first has it, as in detectron2.
-    first = torch.where(iou == best_iou[place], pair_object, len(objects.boxes))
-    best_object = first.new_full((len(key),), len(objects.boxes)).scatter_reduce(
-        0, place, first, "amin"
+    best_iou, best_object = _keep_best(
+        iou.new_zeros(len(key)), torch.zeros_like(key), place, pair_object, iou
     )
     is_kept = torch.zeros_like(key, dtype=torch.bool)
     is_kept[place[kept]] = True
@@ -94,9 +93,7 @@ def match_anchors(
 
     # An anchor that is kept for an object below all thresholds may overlap another one more.
     weak = (best_iou < lowest).nonzero().squeeze(1)
-    best_object[weak] = _best_objects(
-        kinds.boxes(anchor_index[weak], grid), image_index[weak], objects
-    )
+    best_object[weak] = _best_objects(anchor_index[weak], image_index[weak], kinds, objects, grid)
 
     bounds = torch.tensor(thresholds, dtype=iou.dtype, device=iou.device)
     by_iou = torch.tensor(labels, device=iou.device)[torch.bucketize(best_iou, bounds, right=True)]
@@ -159,18 +156,73 @@ def _windows(kinds: AnchorKinds, boxes: Tensor, grid: Grid, level: Tensor, lowes
     return torch.cat([first, last], dim=2).long()
 
 
-def _best_objects(anchors: Tensor, image_index: Tensor, objects: Objects) -> Tensor:
-    """Find the object of highest IoU, the first of equals, in the anchor's own image: (Q,)."""
-    if len(anchors) == 0:
-        return torch.zeros_like(image_index)
-    best = []
-    for rows in torch.arange(len(anchors), device=anchors.device).split(
-        max(MAX_PAIRS // max(len(objects.boxes), 1), 1)
-    ):
-        iou = _paired_iou(objects.boxes[None], anchors[rows][:, None])
-        other = image_index[rows][:, None] != objects.image_index
-        best.append(iou.masked_fill(other, -1).argmax(dim=1))
-    return torch.cat(best)
+def _best_objects(
+    anchor_index: Tensor, image_index: Tensor, kinds: AnchorKinds, objects: Objects, grid: Grid
+) -> Tensor:
+    """Find the object of highest IoU, the first of equals, in the anchor's own image.
+
+    An object is compared with the anchors of those tiles of cells from where one can reach it.
+
+    Args:
+        anchor_index, image_index: (Q,), of anchors that overlap some object.
+
+    Returns:
+        (Q,) in 0..M-1.
+    """
+    num_levels, num_objects = len(grid.strides), len(objects.boxes)
+    sizes = -(-torch.stack([grid.heights, grid.widths], dim=1) // TILE)
+    tiles = Grid.of(grid.strides * TILE, sizes, sizes.device)
+    level, x, y = Cells.at(anchor_index // kinds.num_per_location, grid)
+    tile = tiles.starts[level] + y // TILE * tiles.widths[level] + x // TILE
+    tile += image_index * tiles.num_locations
+    order = torch.argsort(tile)
+    num_images = int(objects.image_index.max()) + 1 if num_objects else 0
+    counts = torch.bincount(tile, minlength=num_images * tiles.num_locations)
+    starts = counts.cumsum(0) - counts
+
+    # An anchor overlaps an object only where its point is in the object widened by its own sides.
+    sides = kinds.cell_anchors.view(num_levels, -1, 4)
+    reach = torch.cat([sides[..., 2:].amax(dim=1), sides[..., :2].amin(dim=1)], dim=1)
+    ends = (objects.boxes.double()[:, None] - reach) / tiles.strides[:, None] - kinds.offset / TILE
+    ends = ends.floor().long()
+    limits = torch.stack([tiles.widths, tiles.heights], dim=1)
+    first = ends[..., :2].clamp(min=0).minimum(limits)
+    last = (ends[..., 2:] + 1).minimum(limits).maximum(first)
+    region, tile = list_locations(
+        torch.cat([first, last], dim=2).flatten(0, 1),
+        torch.arange(num_levels).repeat(num_objects),
+        tiles,
+    )
+    object_index = region // num_levels
+    tile += objects.image_index[object_index] * tiles.num_locations
+
+    boxes = kinds.boxes(anchor_index, grid)
+    best_iou = boxes.new_zeros(len(order))
+    best = torch.full_like(order, num_objects)
+    for part in split_by_total(counts[tile], MAX_PAIRS):
+        count = counts[tile[part]]
+        pair = torch.repeat_interleave(count)
+        offset = torch.arange(len(pair)) - (count.cumsum(0) - count)[pair]
+        anchor = order[starts[tile[part]][pair] + offset]
+        pair_object = object_index[part][pair]
+        iou = _paired_iou(objects.boxes[pair_object], boxes[anchor])
+        best_iou, best = _keep_best(best_iou, best, anchor, pair_object, iou)
+    return best
+
+
+def _keep_best(
+    best_iou: Tensor, best: Tensor, place: Tensor, pair_object: Tensor, iou: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Update the highest IoU of places (Q,) and its object, the first of equals as in detectron2.
+
+    Args:
+        best_iou, best: (Q,) before, 0 and M where no pair was seen.
+        place, pair_object, iou: (T,) of further pairs.
+    """
+    highest = best_iou.scatter_reduce(0, place, iou, "amax")
+    best = best.masked_fill(highest > best_iou, torch.iinfo(best.dtype).max)
+    first = torch.where(iou == highest[place], pair_object, torch.iinfo(best.dtype).max)
+    return highest, best.scatter_reduce(0, place, first, "amin")
 
 
 def _paired_iou(boxes: Tensor, anchors: Tensor) -> Tensor:

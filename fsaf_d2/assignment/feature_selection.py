@@ -20,7 +20,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..losses import focal_loss, point_iou_loss
-from .regions import Grid, count_locations, list_locations, region_cells, to_device
+from .regions import (
+    Grid,
+    count_locations,
+    list_locations,
+    region_cells,
+    split_by_total,
+    to_device,
+)
 
 # Distances from the centre of a point box to the sides of an object, in units of the point's side.
 point_box_transform = Box2BoxTransformLinear(normalize_by_size=True)
@@ -168,7 +175,7 @@ def level_costs(
     costs = [points.new_zeros((0, num_levels))]
     focal_args = {"alpha": focal_loss_alpha, "gamma": focal_loss_gamma}
     boxes, classes, image_index = (to_device(field, points.device) for field in objects)
-    for part in _chunks(effective_cells):
+    for part in split_by_total(_num_listed(effective_cells), MAX_LISTED):
         cells = effective_cells[part]
         levels = torch.arange(num_levels).repeat(len(cells))
         region, location = list_locations(cells.flatten(0, 1), levels, grid, points.device)
@@ -189,14 +196,8 @@ def level_costs(
     return torch.cat(costs)
 
 
-def _chunks(cells: Tensor) -> list[slice]:
-    """Part objects so that their regions (M, L, 4) have at most MAX_LISTED locations a part."""
-    if len(cells) == 0:
-        return []
-    total = count_locations(cells).sum(dim=1).cumsum(dim=0)
-    _, sizes = torch.unique_consecutive((total - 1) // MAX_LISTED, return_counts=True)
-    ends = sizes.cumsum(dim=0)
-    return [slice(*ends) for ends in torch.stack([ends - sizes, ends], dim=1).tolist()]
+def _num_listed(cells: Tensor) -> Tensor:
+    return count_locations(cells).sum(dim=1)
 
 
 def select_levels_online(costs: Tensor) -> Tensor:
@@ -269,7 +270,7 @@ def _smallest_objects(
     image_index = to_device(objects.image_index, levels.device)
     shape = (num_images * grid.num_locations,)
     best = torch.full(shape, num_objects, device=levels.device)
-    for part in _chunks(effective_cells):
+    for part in split_by_total(_num_listed(effective_cells), MAX_LISTED):
         cells = effective_cells[part]
         level = torch.arange(num_levels).repeat(len(cells))
         region, location = list_locations(cells.flatten(0, 1), level, grid, levels.device)

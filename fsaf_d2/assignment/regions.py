@@ -27,12 +27,15 @@ class Grid(NamedTuple):
 
     @classmethod
     def of(
-        cls, strides: Sequence[int], sizes: Sequence[Sequence[int]], device: torch.device
+        cls,
+        strides: Sequence[int] | Tensor,
+        sizes: Sequence[Sequence[int]] | Tensor,
+        device: torch.device,
     ) -> Grid:
-        """Describe levels of the given strides and sizes (height, width)."""
-        heights, widths = torch.tensor([list(size) for size in sizes]).unbind(dim=1)
+        """Describe levels of the given strides (L,) and sizes (L, 2), height and width."""
+        heights, widths = torch.as_tensor(sizes).unbind(dim=1)
         counts = heights * widths
-        table = torch.stack([torch.tensor(strides), widths, heights, counts.cumsum(0) - counts])
+        table = torch.stack([torch.as_tensor(strides), widths, heights, counts.cumsum(0) - counts])
         return cls(*to_device(table, device))
 
     @property
@@ -126,3 +129,11 @@ def list_locations(
     cell = torch.arange(len(region), device=region.device) - start[region]
     width = width[region]
     return region, first[region] + cell // width * row[region] + cell % width
+
+
+def split_by_total(counts: Tensor, limit: int) -> list[slice]:
+    """Part things that have counts (M,) so that a part has ``limit`` or little more in all."""
+    part = (counts.cumsum(dim=0) - 1).clamp(min=0) // limit
+    _, sizes = torch.unique_consecutive(part, return_counts=True)
+    ends = sizes.cumsum(dim=0)
+    return [slice(*ends) for ends in torch.stack([ends - sizes, ends], dim=1).tolist()]

@@ -123,7 +123,7 @@ def memory_index(tensor: Tensor, *indices: Tensor) -> Tensor:
 
 
 class _SparseFocalLossSum(torch.autograd.Function):
-    """Takes the logits' memory as a matrix as wide as ``labels`` (T, width) of its ``rows`` (T,)."""
+    """Takes the logits' memory as a matrix of which ``labels`` (T, width) are those of ``rows``."""
 
     @staticmethod
     def forward(
