@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import reference
 import torch
@@ -119,11 +121,54 @@ def test_retinanet_state_dict_loads_with_exactly_four_tensors_missing():
 
 def test_checkpoint_round_trip(tmp_path):
     model = tiny_model()
+    losses_of(model, batch(random_instances(5)))
+    assert model.loss_normalizer != 100
     DetectionCheckpointer(model, save_dir=str(tmp_path)).save("model")
     other = tiny_model()
     DetectionCheckpointer(other).load(str(tmp_path / "model.pth"))
     for name, value in model.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_weights_without_a_loss_normalizer_begin_with_retinanets():
+    model = tiny_model()
+    losses_of(model, batch(random_instances(5)))
+    weights = {name: x for name, x in model.state_dict().items() if name != "loss_normalizer"}
+    model.load_state_dict(weights)
+    assert model.loss_normalizer == 100
+    assert "loss_normalizer" not in tiny_model(*ANCHOR_FREE_ONLY).state_dict()
+
+
+@pytest.mark.parametrize("overrides", [[], ANCHORS_ONLY])
+def test_normalizer_follows_retinanets(overrides):
+    model = tiny_model(*overrides)
+    retinanet = retinanet_like(model)
+    for count in (3, 40, 0, 9):
+        inputs = batch(random_instances(count), random_instances(count))
+        losses_of(retinanet, inputs)
+        losses_of(model, inputs)
+        assert model.loss_normalizer.item() == pytest.approx(retinanet.loss_normalizer, rel=1e-6)
+
+
+def test_gradients_of_several_batches_can_be_summed():
+    model = tiny_model()
+    losses = [model(batch(random_instances(5))) for _ in range(2)]
+    sum(sum(x.values()) for x in losses).backward()
+
+
+def test_copies_and_pickles(tmp_path):
+    model = tiny_model()
+    losses_of(model, batch(random_instances(5)))
+    torch.save(model, tmp_path / "model.pth")
+    for other in (copy.deepcopy(model), torch.load(tmp_path / "model.pth", weights_only=False)):
+        assert torch.equal(other.loss_normalizer, model.loss_normalizer)
+
+
+def test_missing_ground_truth_is_named():
+    inputs = batch(random_instances(1))
+    del inputs[0]["instances"]
+    with pytest.raises(ValueError, match=r"cat\.jpg has no 'instances'"):
+        tiny_model()([{**inputs[0], "file_name": "cat.jpg"}])
 
 
 @pytest.mark.parametrize("overrides", [[], ANCHORS_ONLY])
