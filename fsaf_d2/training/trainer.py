@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import COCOEvaluator
 from detectron2.solver import build_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..data.mapper import build_mapper
+from .hooks import DataShare
 from .setup import load_weights
 
 
@@ -65,6 +66,11 @@ class Trainer(DefaultTrainer):
         return build_detection_test_loader(
             cfg, dataset_name, mapper=build_mapper(cfg, is_train=False)
         )
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Build detectron2's hooks and, behind its timer, which comes first, DataShare."""
+        timer, *others = super().build_hooks()
+        return [timer, DataShare(), *others]
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
