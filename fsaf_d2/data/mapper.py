@@ -80,7 +80,7 @@ class OpenCVMapper(DatasetMapper):
         picture = T.AugInput(read_image(dataset_dict["file_name"], self.image_format))
         utils.check_image_size(dataset_dict, picture.image)
         transforms = self.augmentations(picture)
-        dataset_dict["image"] = _planes(picture.image)
+        dataset_dict["image"] = to_planes(picture.image)
         if not self.is_train:
             dataset_dict.pop("annotations", None)
         elif "annotations" in dataset_dict:
@@ -173,7 +173,7 @@ def _opencv_decodes_alike(data: bytes) -> bool:
         return False
 
 
-def _planes(image: np.ndarray) -> torch.Tensor:
+def to_planes(image: np.ndarray) -> torch.Tensor:
     """A tensor (3, height, width) of a picture (height, width, 3), which may be a flipped view."""
     if image.strides[1] < 0:
         # Both NumPy and OpenCV's bindings are slow with reversed rows.
