@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterable
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import COCOEvaluator
 from detectron2.solver import build_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
+from torch.utils.data import DataLoader
 
+from ..data.mapper import build_mapper
+from .hooks import DataShare
 from .setup import load_weights
 
 
@@ -49,6 +54,23 @@ class Trainer(DefaultTrainer):
         )
         optimizer_type = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
         return optimizer_type(params, cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
+        """Build detectron2's loader with this project's mapper."""
+        return build_detection_train_loader(cfg, mapper=build_mapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        """Build detectron2's loader of one data set with this project's mapper."""
+        return build_detection_test_loader(
+            cfg, dataset_name, mapper=build_mapper(cfg, is_train=False)
+        )
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Build detectron2's hooks and, behind its timer, which comes first, DataShare."""
+        timer, *others = super().build_hooks()
+        return [timer, DataShare(), *others]
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
