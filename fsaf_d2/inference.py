@@ -1,4 +1,11 @@
-"""From dense predictions to detections: decode a level, merge levels and branches, suppress."""
+"""From dense predictions to detections: decode a level, merge levels and branches, suppress.
+
+All images of a batch are treated at once, in tensors whose sizes do not depend on what is found, so
+that a GPU is waited for only when boxes are suppressed.
+
+Letters: N images; A boxes per location; K classes; C places for candidates in each image. Boxes are
+(x0, y0, x1, y1) in pixels of the network's input.
+"""
 
 from __future__ import annotations
 
@@ -10,97 +17,132 @@ from detectron2.layers import batched_nms
 from torch import Tensor
 from torchvision import ops
 
+# The score of a place without a candidate.
+NONE = -1.0
+# Candidates of an image that a GPU suppresses at first: the best detections come from them nearly
+# always, and the time grows with their number.
+FIRST_CANDIDATES = 1024
+# Levels and branches are told apart by a number below this.
+NUM_PARTS = 64
+
 
 class Candidates(NamedTuple):
-    """C boxes that passed the score threshold."""
+    """Boxes that passed the score threshold: C places for every image, or the boxes of one."""
 
-    boxes: Tensor  # (C, 4) in pixels of the network's input
-    scores: Tensor  # (C,)
-    classes: Tensor  # (C,) in 0..K-1
-    levels: Tensor  # (C,) the pyramid level that answered, in 0..L-1
-    anchor_free: Tensor  # (C,) bool, the branch that answered
+    boxes: Tensor  # (N, C, 4)
+    scores: Tensor  # (N, C), NONE where a place is empty
+    classes: Tensor  # (N, C) in 0..K-1
+    levels: Tensor  # (N, C) the pyramid level that answered, in 0..L-1
+    anchor_free: Tensor  # (N, C) bool, the branch that answered
 
 
-def decode_points(
-    logits: Sequence[Tensor],
-    deltas: Sequence[Tensor],
-    points: Sequence[Tensor],
+def decode_level(
+    logits: Tensor,
+    deltas: Tensor,
+    boxes_at: Callable[[Tensor], Tensor],
     apply_deltas: Callable[[Tensor, Tensor], Tensor],
     *,
+    num_classes: int,
     score_thresh: float,
     topk_candidates: int,
-) -> list[Candidates]:
-    """Decode the anchor-free predictions of every level of one image.
+    level: int,
+    anchor_free: bool,
+) -> tuple[Candidates, Tensor]:
+    """Decode the best (box, class) pairs of one level.
 
     Args:
-        logits, deltas: (R, K) and (R, 4) of each level, R its locations.
-        points: (R, 4) of each level, the square boxes that deltas refer to.
-        apply_deltas: decodes deltas (C, 4) on boxes (C, 4).
+        logits, deltas: (N, A * K, H, W) and (N, A * 4, H, W).
+        boxes_at: gives the boxes (..., 4) that deltas refer to, of indices (...) in 0..H*W*A-1.
+        apply_deltas: decodes deltas (T, 4) on boxes (T, 4).
         score_thresh: only scores above it count.
-        topk_candidates: how many (location, class) pairs of a level are kept at the most.
+        topk_candidates: how many pairs are kept at the most.
 
     Returns:
-        the candidates of each level, best first.
+        the candidates of each image, best first, the first of equals first; and (N,) whether
+        some of their scores are equal, or equal to the best one left out.
     """
-    parts = []
-    for level in range(len(logits)):
-        rows = best_rows(logits[level], topk_candidates)
-        scores = logits[level][rows].float().sigmoid()
-        keep = scores > score_thresh
-        # Deviates from the paper: it keeps the best 1000 locations of a level, not (location,
-        # class) pairs; RetinaNet's anchors are cut by pairs, and both branches are treated alike.
-        scores, best = scores[keep].sort(descending=True, stable=True)
-        scores, best = scores[:topk_candidates], best[:topk_candidates]
-        index, classes = keep.nonzero()[best].unbind(dim=1)
-        index = rows[index]
-        boxes = apply_deltas(deltas[level][index].float(), points[level][index])
-        parts.append(as_candidates(boxes, scores, classes, level, anchor_free=True))
-    return parts
+    # One more than asked for shows whether the last one is a matter of choice.
+    count = topk_candidates + 1
+    logits = logits.unflatten(1, (-1, num_classes)).flatten(3)  # (N, A, K, H * W)
+    deltas = deltas.unflatten(1, (-1, 4)).flatten(3)
+    num_anchors = logits.shape[1]
+    index = best_rows(logits.transpose(1, 2), count)
+
+    image = torch.arange(len(logits), device=logits.device)[:, None]
+    rows = logits[image, index % num_anchors, :, index // num_anchors]
+    scores = rows.float().sigmoid().flatten(1)
+    scores = torch.where(scores > score_thresh, scores, NONE)
+    # Deviates from the paper: it keeps the best 1000 locations of a level, not (location, class)
+    # pairs; RetinaNet's anchors are cut by pairs, and both branches are treated alike.
+    scores, pair = stable_topk(scores, count)
+    tied = ((scores[:, 1:] == scores[:, :-1]) & (scores[:, 1:] != NONE)).any(dim=1)
+    scores, pair = scores[:, :topk_candidates], pair[:, :topk_candidates]
+
+    index, classes = index.gather(1, pair // num_classes), pair % num_classes
+    chosen = deltas[image, index % num_anchors, :, index // num_anchors].float()
+    boxes = apply_deltas(chosen.flatten(0, 1), boxes_at(index).flatten(0, 1)).view_as(chosen)
+    scores = torch.where(torch.isfinite(boxes).all(dim=2), scores, NONE)
+    branch = torch.full_like(classes, anchor_free, dtype=torch.bool)
+    return Candidates(boxes, scores, classes, torch.full_like(classes, level), branch), tied
 
 
 def best_rows(logits: Tensor, count: int) -> Tensor:
-    """Find the predictions that can be among the best (prediction, class) pairs of a level.
+    """Find the boxes that can be among the best (box, class) pairs of a level.
 
-    The ``count`` best pairs lie in the ``count`` predictions of highest best score. Looking for
-    these first spares sorting every pair.
+    The ``count`` best pairs, the first of equals first, lie in the ``count`` boxes of highest best
+    score. Looking for these first spares sorting every pair.
 
     Args:
-        logits: (R, K).
+        logits: (N, K, A, H * W).
 
     Returns:
-        (at least min(count, R),) indices, rising; all predictions that tie for the last place.
+        (N, at most count) indices in 0..H*W*A-1, rising.
     """
-    if len(logits) <= count:
-        return torch.arange(len(logits), device=logits.device)
     best = logits.amax(dim=1)
-    if torch.isnan(best).any():
+    if best.is_cuda or torch.isnan(best).any():
         best = logits.nan_to_num(nan=-torch.inf).amax(dim=1)
     # Scores, not logits: large logits differ where their scores are both 1.
-    scores = best.float().sigmoid()
-    return (scores >= scores.topk(count).values[-1]).nonzero().squeeze(1)
+    scores = best.float().sigmoid().transpose(1, 2).flatten(1)
+    return stable_topk(scores, count)[1].sort(dim=1).values
 
 
-def has_ties(scores: Tensor, count: int) -> bool:
-    """Whether any of the ``count`` best of all scores are equal."""
-    best = scores.flatten().topk(min(count, scores.numel())).values
-    return bool((best[1:] == best[:-1]).any())
+def stable_topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Find the highest values (N, C), the first of equals first; none is NaN.
+
+    Returns:
+        (N, at most count) values, falling, and their indices.
+    """
+    if values.shape[1] > count:
+        last = values.topk(count, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+        above, tied = values > last, values == last
+        room = count - above.sum(dim=1, keepdim=True)
+        index = _compact(above | (tied & (tied.cumsum(dim=1) <= room)), count)
+        values, order = values.gather(1, index).sort(dim=1, descending=True, stable=True)
+        return values, index.gather(1, order)
+    return values.sort(dim=1, descending=True, stable=True)
 
 
-def as_candidates(
-    boxes: Tensor, scores: Tensor, classes: Tensor, level: int, *, anchor_free: bool
-) -> Candidates:
-    """Note the level and the branch that answered; leave out boxes that are not finite."""
-    finite = torch.isfinite(boxes).all(dim=1)
-    boxes, scores, classes = boxes[finite], scores[finite], classes[finite]
-    branch = torch.full_like(classes, anchor_free, dtype=torch.bool)
-    return Candidates(boxes, scores, classes, torch.full_like(classes, level), branch)
+def _compact(taken: Tensor, count: int) -> Tensor:
+    """Indices of the first ``count`` True of every row (N, C), rising, filled up with 0."""
+    place = taken.cumsum(dim=1) - 1
+    place = torch.where(taken & (place < count), place, count)
+    index = torch.arange(taken.shape[1], device=taken.device).expand_as(place)
+    return place.new_zeros((len(taken), count + 1)).scatter_(1, place, index)[:, :-1]
 
 
-def clip_to_image(candidates: Candidates, image_size: tuple[int, int]) -> Candidates:
-    """Clip boxes to an image of the given (height, width); drop those without an area in it."""
-    boxes = ops.clip_boxes_to_image(candidates.boxes, image_size)
-    keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    return Candidates(*(field[keep] for field in candidates._replace(boxes=boxes)))
+def clip_to_images(candidates: Candidates, sizes: Tensor, images: Tensor) -> Candidates:
+    """Clip boxes to their image; drop those without an area in it.
+
+    Args:
+        sizes: (N, 2), height and width.
+        images: (N,) bool, the images where this is done.
+    """
+    limits = sizes.flip(1)[:, None].repeat(1, 1, 2)
+    clipped = candidates.boxes.clamp(min=0).minimum(limits)
+    empty = ~(clipped[..., 2:] > clipped[..., :2]).all(dim=2)
+    boxes = torch.where(images[:, None, None], clipped, candidates.boxes)
+    scores = candidates.scores.masked_fill(images[:, None] & empty, NONE)
+    return candidates._replace(boxes=boxes, scores=scores)
 
 
 def merge(
@@ -109,35 +151,104 @@ def merge(
     nms_thresh: float,
     max_detections: int,
     nms_per_level: bool,
-) -> Candidates:
-    """Merge the candidates of all levels and branches of one image by class-wise NMS.
+) -> list[Candidates]:
+    """Merge the candidates of all levels and branches of every image by class-wise NMS.
 
     Args:
         parts: one entry per level and branch.
         nms_thresh: IoU above which the lower score is suppressed.
-        max_detections: how many are kept at the most.
+        max_detections: how many of an image are kept at the most.
         nms_per_level: suppress within each level of each branch first.
 
     Returns:
-        the detections, best first.
+        the detections of each image, best first.
     """
-    merged = Candidates(*(torch.cat(field) for field in zip(*parts)))
-    if nms_per_level:
-        keep = _nms_within_parts(merged, nms_thresh)
-        merged = Candidates(*(field[keep] for field in merged))
-    keep = batched_nms(merged.boxes, merged.scores, merged.classes, nms_thresh)[:max_detections]
-    return Candidates(*(field[keep] for field in merged))
+    merged = Candidates(*(torch.cat(field, dim=1) for field in zip(*parts)))
+    merge_images = merge_jointly if merged.boxes.is_cuda else merge_each
+    return merge_images(
+        merged,
+        nms_thresh=nms_thresh,
+        max_detections=max_detections,
+        nms_per_level=nms_per_level,
+    )
+
+
+def merge_each(
+    candidates: Candidates, *, nms_thresh: float, max_detections: int, nms_per_level: bool
+) -> list[Candidates]:
+    """Merge image by image, as detectron2 does: to the last bit, where nothing waits for it."""
+    detections = []
+    for image in zip(*candidates):
+        found = image[1] != NONE
+        found = Candidates(*(field[found] for field in image))
+        if nms_per_level:
+            keep = _nms_within_parts(found, nms_thresh)
+            found = Candidates(*(field[keep] for field in found))
+        keep = batched_nms(found.boxes, found.scores, found.classes, nms_thresh)[:max_detections]
+        detections.append(Candidates(*(field[keep] for field in found)))
+    return detections
 
 
 def _nms_within_parts(candidates: Candidates, nms_thresh: float) -> Tensor:
-    num_levels = int(candidates.levels.max()) + 1 if len(candidates.levels) else 1
-    part = candidates.anchor_free.long() * num_levels + candidates.levels
-    num_parts = 2 * num_levels
     # float64: batched NMS shifts the boxes of each group apart, and with a group for every class of
     # every level the shifts leave float32 too few digits for the boxes.
     return ops.batched_nms(
         candidates.boxes.double(),
         candidates.scores.double(),
-        candidates.classes * num_parts + part,
+        candidates.classes * NUM_PARTS + _part(candidates),
         nms_thresh,
     )
+
+
+def merge_jointly(
+    candidates: Candidates, *, nms_thresh: float, max_detections: int, nms_per_level: bool
+) -> list[Candidates]:
+    """Merge all images at once: two waits for a GPU, whatever the number of images.
+
+    Whether a box stays depends on those of higher scores alone. So the best few are suppressed
+    first, and all of them only if these leave too few detections in some image.
+    """
+    count = candidates.scores.shape[1]
+    for limit in (min(FIRST_CANDIDATES, count), count):
+        scores, index = stable_topk(candidates.scores, limit)
+        best = Candidates(
+            candidates.boxes.gather(1, index[..., None].expand(-1, -1, 4)),
+            scores,
+            *(field.gather(1, index) for field in candidates[2:]),
+        )
+        keep = scores != NONE
+        if nms_per_level:
+            keep = _suppress(best, best.classes * NUM_PARTS + _part(best), keep, nms_thresh)
+        keep = _suppress(best, best.classes, keep, nms_thresh)
+        counts = keep.sum(dim=1).clamp(max=max_detections)
+        complete = (counts == max_detections) | (scores[:, -1:] == NONE).all(dim=1)
+        counts, complete = torch.stack([counts, complete]).tolist()
+        if all(complete):
+            break
+    index = _compact(keep, max_detections)
+    image = torch.arange(len(index), device=index.device)[:, None]
+    return [
+        Candidates(*(field[:count] for field in fields))
+        for count, *fields in zip(counts, *(field[image, index] for field in best))
+    ]
+
+
+def _suppress(best: Candidates, groups: Tensor, keep: Tensor, nms_thresh: float) -> Tensor:
+    """Suppress boxes, sorted by score, within groups of each image: keep (N, C) -> (N, C)."""
+    num_images, count = keep.shape
+    image = torch.arange(num_images, device=keep.device)[:, None]
+    # What is out already becomes one and the same box, of which all but the first go at once.
+    unit_box = torch.arange(4, device=keep.device) // 2
+    boxes = torch.where(keep[..., None], best.boxes, unit_box)
+    group = torch.where(keep, groups * num_images + image, -1).flatten()
+    # float64: groups are shifted apart, and float32 would have too few digits for their boxes.
+    boxes = boxes.flatten(0, 1).double()
+    boxes += (group * (boxes.amax() - boxes.amin() + 1))[:, None]
+    priority = torch.arange(len(boxes), 0, -1, device=keep.device, dtype=boxes.dtype)
+    stay = torch.zeros_like(group, dtype=torch.bool)
+    stay[ops.nms(boxes, priority, nms_thresh)] = True
+    return stay.view(num_images, count) & keep
+
+
+def _part(candidates: Candidates) -> Tensor:
+    return candidates.levels * 2 + candidates.anchor_free

@@ -1,29 +1,43 @@
+import pytest
 import torch
 from detectron2.layers import batched_nms
+from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 
 from fsaf_d2.inference import (
+    NONE,
     Candidates,
     _nms_within_parts,
     best_rows,
-    clip_to_image,
-    decode_points,
-    merge,
+    clip_to_images,
+    decode_level,
+    merge_each,
+    merge_jointly,
+    stable_topk,
 )
 
 inf, nan = float("inf"), float("nan")
 
 
 def decode(logits, deltas, *, score_thresh=0.05, topk_candidates=1000) -> Candidates:
-    """Decode one level whose points are all at the origin."""
-    (found,) = decode_points(
-        [torch.tensor(logits)],
-        [torch.tensor(deltas)],
-        [torch.zeros(len(logits), 4)],
+    """Decode a level of locations in one row, with (R, K) logits and (R, 4) deltas from (0, 0)."""
+    found, _ = decode_level(
+        torch.as_tensor(logits).T[None, :, None],
+        torch.as_tensor(deltas).T[None, :, None],
+        lambda index: torch.zeros(*index.shape, 4),
         lambda deltas, boxes: boxes + deltas,
+        num_classes=len(logits[0]),
         score_thresh=score_thresh,
         topk_candidates=topk_candidates,
+        level=0,
+        anchor_free=True,
     )
-    return found
+    return only(found)
+
+
+def only(candidates: Candidates) -> Candidates:
+    """The candidates of the one image."""
+    found = candidates.scores[0] != NONE
+    return Candidates(*(field[0][found] for field in candidates))
 
 
 def test_keeps_the_best_pairs_of_location_and_class():
@@ -53,89 +67,158 @@ def test_what_is_not_finite_is_left_out():
 
 def test_half_precision_is_decoded_in_float32():
     logits, deltas = torch.randn(50, 3).bfloat16(), (torch.rand(50, 4) * 9).bfloat16()
-    points = torch.rand(50, 4) * 1300
-    results = []
-    for cast in (torch.Tensor.float, torch.Tensor.bfloat16):
-        (found,) = decode_points(
-            [cast(logits)],
-            [cast(deltas)],
-            [points],
-            lambda deltas, boxes: boxes.to(deltas.dtype) + deltas,
-            score_thresh=0.05,
-            topk_candidates=100,
-        )
-        results.append(found)
-    for one, other in zip(*results):
-        assert torch.equal(one, other)
+    one, other = (decode(cast(logits), cast(deltas)) for cast in (torch.Tensor.float, lambda x: x))
+    for field, same in zip(one, other):
+        assert torch.equal(field, same)
 
 
-def test_every_level_is_decoded_on_its_own_points():
-    parts = decode_points(
-        [torch.tensor([[1.0]]), torch.tensor([[2.0]])],
-        [torch.ones(1, 4), torch.ones(1, 4)],
-        [torch.zeros(1, 4), torch.full((1, 4), 10.0)],
+def level_of(num_anchors: int, num_classes: int, size=(6, 5)):
+    """Predictions of two images with their boxes, and (N, H * W * A, K) scores as in RetinaNet."""
+    logits = torch.randn(2, num_anchors * num_classes, *size)
+    deltas = torch.randn(2, num_anchors * 4, *size)
+    boxes = torch.rand(num_anchors * size[0] * size[1], 4)
+    scores = permute_to_N_HWA_K(logits, num_classes).contiguous().sigmoid()
+    return logits, deltas, boxes, scores
+
+
+@pytest.mark.parametrize("num_anchors", [1, 3])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_decodes_what_sorting_all_pairs_gives(num_anchors, memory_format):
+    logits, deltas, boxes, scores = level_of(num_anchors, 4)
+    found, tied = decode_level(
+        logits.contiguous(memory_format=memory_format),
+        deltas.contiguous(memory_format=memory_format),
+        lambda index: boxes[index],
         lambda deltas, boxes: boxes + deltas,
-        score_thresh=0.05,
-        topk_candidates=10,
+        num_classes=4,
+        score_thresh=0.6,
+        topk_candidates=25,
+        level=3,
+        anchor_free=False,
     )
-    assert [part.boxes[0, 0].item() for part in parts] == [1, 11]
-    assert [part.levels.tolist() for part in parts] == [[0], [1]]
-    assert all(part.anchor_free.all() for part in parts)
+    assert not tied.any()
+    for image in range(2):
+        best, index = scores[image].flatten().sort(descending=True)
+        count = min(int((best > 0.6).sum()), 25)
+        index = index[:count]
+        expected = boxes[index // 4] + permute_to_N_HWA_K(deltas, 4)[image][index // 4]
+        assert torch.equal(found.scores[image, :count], best[:count])
+        assert torch.equal(found.boxes[image, :count], expected)
+        assert torch.equal(found.classes[image, :count], index % 4)
+        assert (found.scores[image, count:] == NONE).all()
+    assert (found.levels == 3).all() and not found.anchor_free.any()
+
+
+@pytest.mark.parametrize(
+    ("logits", "tied"),
+    [
+        ([3.0, 2.0, 1.0, 0.0], False),
+        ([3.0, 3.0, 1.0, 0.0], True),
+        ([3.0, 2.0, 2.0, 0.0], True),  # which of the two is left out is a matter of choice
+        ([3.0, 2.0, 1.0, 1.0], False),
+        ([3.0, -9.0, -9.0, -9.0], False),  # below the threshold
+    ],
+)
+def test_says_where_scores_tie(logits, tied):
+    _, found = decode_level(
+        torch.tensor(logits)[None, None, None],
+        torch.zeros(1, 4, 1, 4),
+        lambda index: torch.zeros(*index.shape, 4),
+        lambda deltas, boxes: boxes + deltas,
+        num_classes=1,
+        score_thresh=0.05,
+        topk_candidates=2,
+        level=0,
+        anchor_free=True,
+    )
+    assert found.tolist() == [tied]
 
 
 def test_predictions_stay_as_they_are():
-    logits = torch.randn(5, 3)
-    before = logits.clone()
-    decode_points(
-        [logits],
-        [torch.zeros(5, 4)],
-        [torch.zeros(5, 4)],
-        lambda deltas, boxes: boxes,
+    logits, deltas, boxes, _ = level_of(1, 3)
+    before = logits.clone(), deltas.clone()
+    decode_level(
+        logits,
+        deltas,
+        lambda index: boxes[index],
+        lambda deltas, boxes: boxes + deltas,
+        num_classes=3,
         score_thresh=0.05,
         topk_candidates=10,
+        level=0,
+        anchor_free=True,
     )
-    assert torch.equal(logits, before)
+    assert torch.equal(logits, before[0]) and torch.equal(deltas, before[1])
+
+
+@pytest.mark.parametrize("count", [1, 7, 40, 1000])
+def test_topk_takes_the_first_of_equals(count):
+    for values in (torch.randn(3, 300), torch.randint(-2, 3, (3, 300)).float()):
+        found, index = stable_topk(values, count)
+        expected, order = values.sort(dim=1, descending=True, stable=True)
+        assert torch.equal(found, expected[:, :count])
+        assert torch.equal(index, order[:, :count])
+
+
+def rows_of(logits: torch.Tensor, count: int) -> list[int]:
+    return best_rows(logits.T[None, :, None], count)[0].tolist()
 
 
 def test_best_rows_hold_the_best_pairs():
     for logits in (torch.randn(300, 5), torch.randint(-2, 3, (300, 5)).float()):
-        rows = best_rows(logits, 40)
-        assert (rows[1:] > rows[:-1]).all()
-        cut = logits.flatten().topk(40).values[-1]
-        pairs = (logits >= cut).any(dim=1).nonzero().squeeze(1)
-        assert set(pairs.tolist()) <= set(rows.tolist())
+        rows = rows_of(logits, 40)
+        assert rows == sorted(set(rows)) and len(rows) == 40
+        pairs = logits.flatten().sort(descending=True, stable=True).indices[:40]
+        assert set((pairs // 5).tolist()) <= set(rows)
 
 
 def test_best_rows_are_those_of_the_scores_where_scores_saturate():
-    logits = torch.tensor([[40.0], [30.0], [35.0], [-1.0]])
-    assert best_rows(logits, 1).tolist() == [0, 1, 2]
+    logits = torch.tensor([[-1.0], [40.0], [30.0], [35.0]])
+    assert rows_of(logits, 2) == [1, 2]
 
 
 def test_best_rows_are_found_beside_rows_that_are_no_numbers():
     logits = torch.tensor([[nan, 3.0], [nan, nan], [nan, 1.0], [2.0, 0.0], [-inf, nan]])
-    assert best_rows(logits, 2).tolist() == [0, 3]
+    assert rows_of(logits, 2) == [0, 3]
 
 
 def part(boxes, scores, level, anchor_free, classes=None) -> Candidates:
+    """Candidates of one image."""
     count = len(boxes)
     return Candidates(
-        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        torch.tensor(scores),
-        torch.tensor(classes or [0] * count, dtype=torch.int64),
-        torch.full((count,), level),
-        torch.full((count,), anchor_free),
+        torch.tensor(boxes, dtype=torch.float32).reshape(1, -1, 4),
+        torch.tensor(scores)[None],
+        torch.tensor(classes or [0] * count, dtype=torch.int64)[None],
+        torch.full((1, count), level),
+        torch.full((1, count), anchor_free),
     )
 
 
 def test_clipping_drops_what_lies_off_the_image():
     boxes = [(-5, -5, 8, 8), (90, 0, 99, 9), (3, 3, 3, 9), (0, 50, 10, 60), (70, 30, 90, 60)]
-    clipped = clip_to_image(part(boxes, [0.9, 0.8, 0.7, 0.6, 0.5], 1, True), (50, 80))
+    candidates = part(boxes, [0.9, 0.8, 0.7, 0.6, 0.5], 1, True)
+    size = torch.tensor([[50, 80]])
+    clipped = only(clip_to_images(candidates, size, torch.tensor([True])))
     assert clipped.boxes.tolist() == [[0, 0, 8, 8], [70, 30, 80, 50]]
     assert clipped.scores.tolist() == torch.tensor([0.9, 0.5]).tolist()
+    untouched = clip_to_images(candidates, size, torch.tensor([False]))
+    assert all(torch.equal(one, other) for one, other in zip(untouched, candidates))
 
 
-def merged(parts, *, nms_per_level, max_detections=100):
-    return merge(parts, nms_thresh=0.5, max_detections=max_detections, nms_per_level=nms_per_level)
+def merged(parts, *, nms_per_level, max_detections=100) -> Candidates:
+    """Merge one image both ways, which must agree."""
+    candidates = Candidates(*(torch.cat(field, dim=1) for field in zip(*parts)))
+    (one,), (other,) = (
+        merge(
+            candidates,
+            nms_thresh=0.5,
+            max_detections=max_detections,
+            nms_per_level=nms_per_level,
+        )
+        for merge in (merge_each, merge_jointly)
+    )
+    assert all(torch.equal(x, y) for x, y in zip(one, other))
+    return one
 
 
 BOX = (0, 0, 10, 10)
@@ -191,7 +274,7 @@ def test_per_level_suppression_is_exact_far_from_the_origin():
             parts.append(
                 part([boxes[0], boxes[2]], [0.9, 0.8], level, anchor_free, classes=[78, 78])
             )
-    all_parts = Candidates(*(torch.cat(field) for field in zip(*parts)))
+    all_parts = Candidates(*(torch.cat(field, dim=1)[0] for field in zip(*parts)))
     kept = _nms_within_parts(all_parts, 0.5)
     assert (all_parts.classes[kept] == 79).sum() == 10
     assert (all_parts.classes[kept] == 78).sum() == 20
@@ -206,7 +289,7 @@ def test_best_first_and_no_more_than_asked_for():
 
 def test_nothing_in_nothing_out():
     for nms_per_level in (False, True):
-        assert len(merged([part([], [], 0, False)], nms_per_level=nms_per_level).scores) == 0
+        assert len(merged([part([BOX], [NONE], 0, False)], nms_per_level=nms_per_level).scores) == 0
 
 
 def test_without_per_level_suppression_it_is_one_batched_nms():
@@ -215,6 +298,37 @@ def test_without_per_level_suppression_it_is_one_batched_nms():
     scores, classes = torch.rand(300), torch.randint(5, (300,))
     levels, branch = torch.randint(5, (300,)), torch.rand(300) > 0.5
     keep = batched_nms(boxes, scores, classes, 0.5)[:100]
-    detections = merged([Candidates(boxes, scores, classes, levels, branch)], nms_per_level=False)
+    candidates = Candidates(*(x[None] for x in (boxes, scores, classes, levels, branch)))
+    detections = merged([candidates], nms_per_level=False)
     assert torch.equal(detections.boxes, boxes[keep])
     assert torch.equal(detections.levels, levels[keep])
+
+
+def crowd(num_images: int, count: int, num_classes: int, side: float) -> Candidates:
+    """Boxes of a few sizes that overlap, some places of every image empty, one image all empty."""
+    corners = torch.rand(num_images, count, 2) * side - 5
+    boxes = torch.cat([corners, corners + 4 + torch.rand(num_images, count, 2) * 30], dim=2)
+    scores = torch.rand(num_images, count)
+    scores[:, ::7] = NONE
+    scores[0] = NONE
+    shape = (num_images, count)
+    return Candidates(
+        boxes,
+        scores,
+        torch.randint(num_classes, shape),
+        torch.randint(5, shape),
+        torch.rand(shape) > 0.5,
+    )
+
+
+@pytest.mark.parametrize("nms_per_level", [False, True])
+@pytest.mark.parametrize("side", [40.0, 1300.0])
+def test_images_are_merged_jointly_as_one_by_one(nms_per_level, side):
+    """Also where the best 1024 leave too few: on 40 x 40 pixels with one class nearly all go."""
+    candidates = crowd(4, 3000, 1 if side < 100 else 80, side)
+    args = {"nms_thresh": 0.5, "max_detections": 100, "nms_per_level": nms_per_level}
+    each, jointly = (merge(candidates, **args) for merge in (merge_each, merge_jointly))
+    assert [len(image.scores) for image in each] == [len(image.scores) for image in jointly]
+    assert len(each[0].scores) == 0 and len(each[1].scores) > 10
+    for one, other in zip(each, jointly):
+        assert all(torch.equal(x, y) for x, y in zip(one, other))

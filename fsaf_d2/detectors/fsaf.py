@@ -29,7 +29,7 @@ from ..assignment import feature_selection
 from ..assignment.anchor_matching import AnchorKinds, AnchorMatches, match_anchors
 from ..assignment.feature_selection import Objects, SelectionRule, point_box_transform
 from ..assignment.regions import Cells, Grid, to_device
-from ..inference import Candidates, as_candidates
+from ..inference import Candidates
 from ..losses import (
     AnchorPlaces,
     anchor_focal_loss_sum,
@@ -389,7 +389,8 @@ class FSAF(RetinaNet):
         )
         deltas = deltas.transpose(1, 2)
         grid = self._grid(features)
-        points = self._boxes(self._point_kinds, grid)
+        kinds, device_grid = self._on_device(self._point_kinds, grid)
+        points = kinds.boxes(torch.arange(grid.num_locations, device=self.device), device_grid)
         focal_args = {"alpha": self.focal_loss_alpha, "gamma": self.focal_loss_gamma}
         background_losses = background_loss_sums(logits, **focal_args)
         levels, targets = feature_selection.label_points(
@@ -434,12 +435,6 @@ class FSAF(RetinaNet):
         sizes = [feature.shape[-2:] for feature in features]
         return Grid.of(self.point_generator.strides, sizes, torch.device("cpu"))
 
-    def _boxes(self, kinds: AnchorKinds, grid: Grid) -> Tensor:
-        """All anchors or points of an image, made on the device: (R * A, 4)."""
-        index = torch.arange(grid.num_locations * kinds.num_per_location, device=self.device)
-        kinds = kinds._replace(cell_anchors=to_device(kinds.cell_anchors, self.device))
-        return kinds.boxes(index, Grid(*to_device(torch.stack(grid), self.device)))
-
     def _log(self, levels: Tensor, num_points: Tensor) -> None:
         each_level = torch.arange(len(self.head_in_features), device=levels.device)
         counts = (levels[:, None] == each_level).sum(dim=0)
@@ -451,80 +446,93 @@ class FSAF(RetinaNet):
         self, images: ImageList, features: list[Tensor], predictions: Predictions
     ) -> list[Instances]:
         """Detect objects in every image of the batch."""
-        anchors = self.anchor_generator(features)
-        points = [boxes.tensor for boxes in self.point_generator(features)]
-        transposed = self._transpose_dense_predictions(predictions, [self.num_classes, 4] * 2)
-        results = []
-        for index, image_size in enumerate(images.image_sizes):
-            logits, deltas, point_logits, point_deltas = (
-                [level[index] for level in levels] for levels in transposed
-            )
-            anchor_parts = self._decode_anchors(logits, deltas, anchors, image_size)
-            point_parts = inference.decode_points(
-                point_logits,
-                point_deltas,
-                points,
-                point_box_transform.apply_deltas,
-                score_thresh=self.test_score_thresh,
-                topk_candidates=self.test_topk_candidates,
-            )
-            results.append(self._merge(anchor_parts, point_parts, image_size))
-        return results
-
-    def _decode_anchors(
-        self,
-        logits: list[Tensor],
-        deltas: list[Tensor],
-        anchors: list[Boxes],
-        image_size: tuple[int, int],
-    ) -> list[Candidates]:
-        """Decode the anchor branch by RetinaNet's own method, so that even ties fall as there."""
-        parts = []
-        for level in range(len(logits)):
-            rows = inference.best_rows(logits[level], self.test_topk_candidates)
-            scores = logits[level][rows].float().sigmoid()
-            if inference.has_ties(scores, self.test_topk_candidates):
-                # How these are put in order depends on all that are sorted with them.
-                rows, scores = slice(None), logits[level].float().sigmoid()
-            found = self._decode_per_level_predictions(
-                anchors[level][rows],
-                scores,
-                deltas[level][rows],
-                self.test_score_thresh,
-                self.test_topk_candidates,
-                image_size,
-            )
-            boxes = found.pred_boxes.tensor
-            parts.append(
-                as_candidates(boxes, found.scores, found.pred_classes, level, anchor_free=False)
-            )
-        return parts
-
-    def _merge(
-        self,
-        anchor_parts: list[Candidates],
-        point_parts: list[Candidates],
-        image_size: tuple[int, int],
-    ) -> Instances:
-        parts = [*anchor_parts, *point_parts]
+        grid = self._grid(features)
+        logits, deltas, point_logits, point_deltas = predictions
+        points = self._decode(point_logits, point_deltas, grid, anchor_free=True)
+        parts = [*self._decode(logits, deltas, grid, anchor_free=False), *points]
         # RetinaNet clips last. Boxes of two branches that agree on an object at the border differ
         # beyond it, so they are clipped first; without any point the result is RetinaNet's.
-        if any(len(part.scores) > 0 for part in point_parts):
-            parts = [inference.clip_to_image(part, image_size) for part in parts]
+        if points:
+            found = [(part.scores != inference.NONE).any(dim=1) for part in points]
+            sizes = to_device(torch.tensor(images.image_sizes), self.device)
+            clipped = torch.stack(found).any(dim=0)
+            parts = [inference.clip_to_images(part, sizes, clipped) for part in parts]
         detections = inference.merge(
             parts,
             nms_thresh=self.test_nms_thresh,
             max_detections=self.max_detections_per_image,
             nms_per_level=self.nms_per_level,
         )
-        return Instances(
-            image_size,
-            pred_boxes=Boxes(detections.boxes),
-            scores=detections.scores,
-            pred_classes=detections.classes,
-            pred_levels=detections.levels,
-            pred_anchor_free=detections.anchor_free,
+        return [
+            Instances(
+                image_size,
+                pred_boxes=Boxes(found.boxes),
+                scores=found.scores,
+                pred_classes=found.classes,
+                pred_levels=found.levels,
+                pred_anchor_free=found.anchor_free,
+            )
+            for image_size, found in zip(images.image_sizes, detections)
+        ]
+
+    def _decode(
+        self, logits: list[Tensor], deltas: list[Tensor], grid: Grid, *, anchor_free: bool
+    ) -> list[Candidates]:
+        """Decode the levels of a branch."""
+        kinds = self._point_kinds if anchor_free else self._anchor_kinds
+        transform = point_box_transform if anchor_free else self.box2box_transform
+        kinds, device_grid = self._on_device(kinds, grid)
+        parts = []
+        for level, start in zip(range(len(logits)), grid.starts.tolist()):
+            first = start * kinds.num_per_location
+            part, tied = inference.decode_level(
+                logits[level],
+                deltas[level],
+                lambda index, first=first: kinds.boxes(first + index, device_grid),
+                transform.apply_deltas,
+                num_classes=self.num_classes,
+                score_thresh=self.test_score_thresh,
+                topk_candidates=self.test_topk_candidates,
+                level=level,
+                anchor_free=anchor_free,
+            )
+            # How RetinaNet puts equal scores in order depends on all that it sorts with them, so
+            # only its own method gives the same; on a GPU it would be waited for.
+            if not (anchor_free or tied.is_cuda):
+                for image in tied.nonzero()[:, 0].tolist():
+                    size = grid.heights[level] * grid.widths[level] * kinds.num_per_location
+                    anchors = kinds.boxes(first + torch.arange(size), device_grid)
+                    self._decode_as_retinanet(
+                        part, image, logits[level][image], deltas[level][image], anchors
+                    )
+            parts.append(part)
+        return parts
+
+    def _decode_as_retinanet(
+        self, part: Candidates, image: int, logits: Tensor, deltas: Tensor, anchors: Tensor
+    ) -> None:
+        """Replace an image's candidates of a level by what RetinaNet's own method gives."""
+        (logits,), (deltas,) = self._transpose_dense_predictions(
+            [[logits[None]], [deltas[None]]], [self.num_classes, 4]
         )
+        found = self._decode_per_level_predictions(
+            Boxes(anchors),
+            logits[0].float().sigmoid(),
+            deltas[0].float(),
+            self.test_score_thresh,
+            self.test_topk_candidates,
+            (0, 0),
+        )
+        boxes, count = found.pred_boxes.tensor, len(found)
+        part.boxes[image, :count] = boxes
+        part.classes[image, :count] = found.pred_classes
+        part.scores[image] = inference.NONE
+        finite = torch.isfinite(boxes).all(dim=1)
+        part.scores[image, :count] = found.scores.where(finite, inference.NONE)
+
+    def _on_device(self, kinds: AnchorKinds, grid: Grid) -> tuple[AnchorKinds, Grid]:
+        kinds = kinds._replace(cell_anchors=to_device(kinds.cell_anchors, self.device))
+        return kinds, Grid(*to_device(torch.stack(grid), self.device))
 
 
 def build_point_generator(
