@@ -162,11 +162,7 @@ def test_every_process_has_the_same_model(start, tmp_path, machines):
     if machines == 1:
         runs = [start(*TWO, *command)]
     else:
-        rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}"]
-        runs = [
-            start(*TORCHRUN, "--nnodes", 2, "--node-rank", rank, *rendezvous, *command)
-            for rank in range(2)
-        ]
+        runs = [start(*machine, *command) for machine in two_machines()]
     for process in runs:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
@@ -178,10 +174,13 @@ def test_every_process_has_the_same_model(start, tmp_path, machines):
     assert first["end"] == second["end"] != first["start"]
 
 
-def free_port() -> int:
+def two_machines() -> list[list[str]]:
+    """The torchrun commands of two machines with a process each, which are both this one."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
+        port = probe.getsockname()[1]
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}"]
+    return [[*TORCHRUN, "--nnodes", "2", "--node-rank", rank, *rendezvous] for rank in "01"]
 
 
 def said_once(errors: str) -> str:
@@ -216,3 +215,17 @@ def test_a_process_that_fails_alone_ends_all(run, tmp_path):
     code, _, errors = run(*TWO, script)
     assert code == 1
     assert said_once(errors).endswith("error: only the second process knows.")
+
+
+def test_a_mistake_on_one_machine_ends_the_others(start, tmp_path):
+    (tmp_path / "weights.pth").touch()
+    runs = [
+        start(*machine, *DIGITS, "MODEL.WEIGHTS", tmp_path / name, "OUTPUT_DIR", tmp_path)
+        for machine, name in zip(two_machines(), ("weights.pth", "nowhere.pth"))
+    ]
+    everything = ""
+    for process in runs:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        everything += errors.partition("torch.distributed.elastic.multiprocessing.errors")[0]
+    assert "nowhere.pth" in said_once(everything)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -74,6 +75,7 @@ def launch(
     on_gpus = device.startswith("cuda")
     if on_gpus:
         torch.cuda.set_device(process.local_rank)
+    _wait_until_all_are_here(process)
     dist.init_process_group(
         "nccl" if on_gpus else "gloo",
         store=_store(),
@@ -101,13 +103,25 @@ def first_to_fail() -> bool:
     """
     if torchrun_process() is None:
         return True
-    # The store can outlive an attempt, where torchrun may start the processes again.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        return _store().add(f"fsaf_d2/failed/{attempt}", 1) == 1
+        return _store().add(_key("failed"), 1) == 1
     except RuntimeError:
         # Better said twice than not at all.
         return True
+
+
+def _wait_until_all_are_here(process: TorchrunProcess) -> None:
+    """Wait for the others; end with them if one has failed on its way here.
+
+    Torchrun ends those of the same machine, but those of others would wait for it to connect.
+    """
+    store = _store()
+    store.add(_key("here"), 1)
+    last_call = time.monotonic() + DEFAULT_TIMEOUT.total_seconds()
+    while store.add(_key("here"), 0) < process.world_size and time.monotonic() < last_call:
+        if store.add(_key("failed"), 0):
+            sys.exit(1)
+        time.sleep(0.1)
 
 
 def _create_local_process_group(process: TorchrunProcess) -> None:
@@ -123,6 +137,11 @@ def _create_local_process_group(process: TorchrunProcess) -> None:
         for first in sorted(set(machines))
     ]
     comm._LOCAL_PROCESS_GROUP, _ = dist.new_subgroups_by_enumeration(groups)
+
+
+def _key(name: str) -> str:
+    # The store can outlive an attempt, where torchrun may start the processes again.
+    return f"fsaf_d2/{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
 @functools.cache

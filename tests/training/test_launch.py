@@ -63,6 +63,7 @@ def test_the_device_decides_how_processes_talk(environment, monkeypatch, device,
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: done.append("destroy"))
     monkeypatch.setattr(MODULE.comm, "synchronize", lambda: done.append("synchronize"))
     monkeypatch.setattr(MODULE, "_store", lambda: None)
+    monkeypatch.setattr(MODULE, "_wait_until_all_are_here", lambda process: None)
     monkeypatch.setattr(MODULE, "_create_local_process_group", lambda process: None)
     launch(lambda: done.append("main"), device=device)
     assert done == expected
@@ -84,3 +85,13 @@ def test_machines_may_have_different_numbers_of_processes(environment, monkeypat
     MODULE._create_local_process_group(torchrun_process())
     assert groups == [[[0, 1, 2, 3], [4, 5, 6], [7]]]
     assert MODULE.comm._LOCAL_PROCESS_GROUP == "own"
+
+
+def test_nobody_waits_for_a_process_that_has_failed(environment, monkeypatch):
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(MODULE, "_store", lambda: store)
+    process = torchrun_process()._replace(world_size=2)
+    assert first_to_fail() and not first_to_fail()
+    with pytest.raises(SystemExit, match="1"):
+        MODULE._wait_until_all_are_here(process)
+    MODULE._wait_until_all_are_here(process)
