@@ -2,6 +2,7 @@
 """Train or evaluate a detector.
 
 python train_net.py --config-file configs/fsaf_R_50_FPN_1x.yaml --num-gpus 8
+torchrun --standalone --nproc-per-node 2 train_net.py --config-file CONFIG
 python train_net.py --config-file CONFIG --resume
 python train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS WEIGHTS
 """
@@ -20,18 +21,21 @@ from fsaf_d2 import load_config
 # isort: split
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 
-from fsaf_d2.training import Trainer, load_weights, prepare
+from fsaf_d2.training import Trainer, first_to_fail, launch, load_weights, prepare
 
 
 @contextlib.contextmanager
 def one_sentence() -> Iterator[None]:
-    """Turn what is wrong with config, weights, data or folders into one sentence on exit."""
+    """Turn what is wrong with config, weights, data or folders into one sentence on exit.
+
+    Of several processes under torchrun the first one says it.
+    """
     try:
         yield
     except (ValueError, OSError) as error:
-        sys.exit(f"{os.path.basename(sys.argv[0])}: error: {error}")
+        sys.exit(f"{os.path.basename(sys.argv[0])}: error: {error}" if first_to_fail() else 1)
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
@@ -39,7 +43,12 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     if not args.config_file:
         raise ValueError("--config-file is missing, for example configs/fsaf_R_50_FPN_1x.yaml.")
     cfg = load_config(args.config_file, args.opts)
-    prepare(cfg, eval_only=args.eval_only, num_gpus=args.num_gpus)
+    prepare(
+        cfg,
+        eval_only=args.eval_only,
+        num_gpus=args.num_gpus,
+        num_machines=args.num_machines,
+    )
     cfg.freeze()
     return cfg
 
@@ -68,5 +77,6 @@ if __name__ == "__main__":
         num_machines=arguments.num_machines,
         machine_rank=arguments.machine_rank,
         dist_url=arguments.dist_url,
+        device=config.MODEL.DEVICE,
         args=(config, arguments),
     )

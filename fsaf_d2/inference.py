@@ -58,8 +58,8 @@ def decode_level(
         topk_candidates: how many pairs are kept at the most.
 
     Returns:
-        the candidates of each image, best first, the first of equals first; and (N,) whether
-        some of their scores are equal, or equal to the best one left out.
+        the candidates of each image, best first, the first of equals first; and (N,) whether equal
+        scores leave open which pairs are the best, or which of a class comes first.
     """
     # One more than asked for shows whether the last one is a matter of choice.
     count = topk_candidates + 1
@@ -75,7 +75,7 @@ def decode_level(
     # Deviates from the paper: it keeps the best 1000 locations of a level, not (location, class)
     # pairs; RetinaNet's anchors are cut by pairs, and both branches are treated alike.
     scores, pair = stable_topk(scores, count)
-    tied = ((scores[:, 1:] == scores[:, :-1]) & (scores[:, 1:] != NONE)).any(dim=1)
+    tied = _undecided(scores, pair % num_classes, topk_candidates)
     scores, pair = scores[:, :topk_candidates], pair[:, :topk_candidates]
 
     index, classes = index.gather(1, pair // num_classes), pair % num_classes
@@ -84,6 +84,15 @@ def decode_level(
     scores = torch.where(torch.isfinite(boxes).all(dim=2), scores, NONE)
     branch = torch.full_like(classes, anchor_free, dtype=torch.bool)
     return Candidates(boxes, scores, classes, torch.full_like(classes, level), branch), tied
+
+
+def _undecided(scores: Tensor, classes: Tensor, count: int) -> Tensor:
+    """Whether equals are of one class, three or more, or the last taken and the next (N, C)."""
+    equal = (scores[:, 1:] == scores[:, :-1]) & (scores[:, 1:] != NONE)
+    matters = equal & (classes[:, 1:] == classes[:, :-1])
+    matters[:, 1:] |= equal[:, 1:] & equal[:, :-1]
+    matters[:, count - 1 :] |= equal[:, count - 1 :]
+    return matters.any(dim=1)
 
 
 def best_rows(logits: Tensor, count: int) -> Tensor:

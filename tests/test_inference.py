@@ -112,22 +112,25 @@ def test_decodes_what_sorting_all_pairs_gives(num_anchors, memory_format):
 @pytest.mark.parametrize(
     ("logits", "tied"),
     [
-        ([3.0, 2.0, 1.0, 0.0], False),
-        ([3.0, 3.0, 1.0, 0.0], True),
-        ([3.0, 2.0, 2.0, 0.0], True),  # which of the two is left out is a matter of choice
-        ([3.0, 2.0, 1.0, 1.0], False),
-        ([3.0, -9.0, -9.0, -9.0], False),  # below the threshold
+        ([[5.0, 4.0], [3.0, 2.0]], False),
+        ([[5.0, 4.0], [5.0, 2.0]], True),  # of one class
+        ([[5.0, 5.0], [3.0, 2.0]], False),  # of two
+        ([[5.0, 5.0], [5.0, 2.0]], True),
+        ([[5.0, 4.0], [2.0, 3.0], [1.0, 3.0]], True),  # which is left out is a matter of choice
+        ([[5.0, 4.0], [3.0, 2.0], [1.0, 2.0]], False),
+        ([[5.0, -9.0], [-9.0, -9.0]], False),  # below the threshold
     ],
 )
-def test_says_where_scores_tie(logits, tied):
+def test_says_where_equal_scores_matter(logits, tied):
+    logits = torch.tensor(logits)
     _, found = decode_level(
-        torch.tensor(logits)[None, None, None],
-        torch.zeros(1, 4, 1, 4),
+        logits.T[None, :, None],
+        torch.zeros(1, 4, 1, len(logits)),
         lambda index: torch.zeros(*index.shape, 4),
         lambda deltas, boxes: boxes + deltas,
-        num_classes=1,
+        num_classes=2,
         score_thresh=0.05,
-        topk_candidates=2,
+        topk_candidates=3,
         level=0,
         anchor_free=True,
     )

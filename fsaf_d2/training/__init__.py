@@ -1,6 +1,7 @@
 """How a detector is trained."""
 
+from .launch import first_to_fail, launch
 from .setup import load_weights, prepare
 from .trainer import Trainer
 
-__all__ = ["Trainer", "load_weights", "prepare"]
+__all__ = ["Trainer", "first_to_fail", "launch", "load_weights", "prepare"]

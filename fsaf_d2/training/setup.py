@@ -7,34 +7,58 @@ import os
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 
 from ..data.checks import require_datasets, require_num_classes
+from .launch import torchrun_process
 
 
-def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1) -> None:
+def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1, num_machines: int = 1) -> None:
     """Choose the device, and check that weights, data sets and GPUs are there.
 
-    Without a GPU, ``MODEL.DEVICE`` becomes ``cpu`` and one line says so.
+    Without a GPU, ``MODEL.DEVICE`` becomes ``cpu`` and one line says so; of torchrun's processes
+    the first says it.
 
     Args:
         cfg: not frozen.
         eval_only: only the data sets of ``DATASETS.TEST`` are needed.
-        num_gpus: processes on this machine, one GPU each.
+        num_gpus: processes that detectron2's launch starts on this machine, one GPU each.
+        num_machines: on which it does so.
 
     Raises:
         FileNotFoundError: weights or a data set are missing.
         ValueError: a data set is not registered or has another number of classes, there are fewer
-            GPUs than asked for, or mixed precision is to be trained on the CPU.
+            GPUs than asked for, both torchrun and detectron2's launch are to start processes, the
+            processes cannot share the batch equally, or mixed precision is to be trained on the
+            CPU.
     """
+    process = torchrun_process()
+    speaks = process is None or process.rank == 0
     available = torch.cuda.device_count()
+    _require_one_launcher(num_gpus, num_machines)
     if num_gpus > max(available, 1):
+        remedy = (
+            "Leave it out to train with one of them."
+            if available
+            else "Leave it out to train on the CPU, with several processes there by "
+            f"'torchrun --standalone --nproc-per-node {num_gpus} train_net.py ...'."
+        )
         raise ValueError(
             f"--num-gpus {num_gpus} was asked for, but {available} GPUs are found on this machine. "
-            "Leave it out to train with one of them, or with none on the CPU."
+            + remedy
         )
     if available == 0 and cfg.MODEL.DEVICE == "cuda":
-        print("No GPU found: running on the CPU.")
+        if speaks:
+            print("No GPU found: running on the CPU.")
         cfg.MODEL.DEVICE = "cpu"
+    if process and cfg.MODEL.DEVICE == "cuda" and process.local_world_size > available:
+        raise ValueError(
+            f"torchrun has started {process.local_world_size} processes on this machine, but "
+            f"{available} GPUs are found on it: start {available} at most with --nproc-per-node, "
+            "or set MODEL.DEVICE to 'cpu'."
+        )
+    if not eval_only:
+        _require_equal_shares(cfg, process.world_size if process else num_gpus * num_machines)
 
     names = cfg.DATASETS.TEST if eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     require_datasets(names)
@@ -50,8 +74,32 @@ def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1) -> None:
             f"MODEL.WEIGHTS '{weights}' does not exist. Give the path of a checkpoint, a model-zoo "
             "address such as detectron2://ImageNetPretrained/MSRA/R-50.pkl, or '' for none."
         )
-    if eval_only and not weights:
+    if eval_only and not weights and speaks:
         print("MODEL.WEIGHTS is empty: an untrained network is evaluated.")
+
+
+def _require_one_launcher(num_gpus: int, num_machines: int) -> None:
+    process = torchrun_process()
+    if process is None:
+        return
+    for option, value in (("--num-gpus", num_gpus), ("--num-machines", num_machines)):
+        if value > 1:
+            raise ValueError(
+                f"{option} {value} was given, but torchrun has already started the processes "
+                f"({process.world_size}): leave it out, and give their number to torchrun "
+                "(--nproc-per-node, --nnodes)."
+            )
+
+
+def _require_equal_shares(cfg: CfgNode, num_processes: int) -> None:
+    # detectron2 scales the batch of another number of processes, where that is given.
+    num_processes = cfg.SOLVER.REFERENCE_WORLD_SIZE or max(num_processes, 1)
+    if cfg.SOLVER.IMS_PER_BATCH % num_processes:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is the batch of all processes "
+            f"together, which {num_processes} cannot share equally: make it a multiple of "
+            f"{num_processes}."
+        )
 
 
 def load_weights(checkpointer: DetectionCheckpointer, weights: str, *, resume: bool) -> dict:
@@ -61,14 +109,22 @@ def load_weights(checkpointer: DetectionCheckpointer, weights: str, *, resume: b
         what else the checkpoint holds.
 
     Raises:
-        ValueError: the file cannot be fetched or read; the message names it.
+        ValueError: the file cannot be fetched or read, or is not the same in all processes; the
+            message names it.
     """
+    last = checkpointer.get_checkpoint_file() if resume else ""
+    found = set(comm.all_gather(os.path.basename(last)))
+    if len(found) > 1:
+        names = " and ".join(f"'{name}'" if name else "none" for name in sorted(found))
+        raise ValueError(
+            f"The processes find different checkpoints to resume from ({names}): OUTPUT_DIR must "
+            "be a folder that all machines share."
+        )
     try:
         return checkpointer.resume_or_load(weights, resume=resume)
     except Exception as error:
-        file = checkpointer.get_checkpoint_file() if resume else ""
         raise ValueError(
-            f"{'The checkpoint' if file else 'MODEL.WEIGHTS'} '{file or weights}' could not be "
+            f"{'The checkpoint' if last else 'MODEL.WEIGHTS'} '{last or weights}' could not be "
             f"loaded ({type(error).__name__}: {error}). Give the path of a whole checkpoint; an "
             "address needs a network."
         ) from error

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import DefaultTrainer, HookBase, defaults
 from detectron2.evaluation import COCOEvaluator
 from detectron2.solver import build_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
@@ -23,6 +25,15 @@ from .setup import load_weights
 
 class Trainer(DefaultTrainer):
     """DefaultTrainer with COCO evaluation, AdamW beside SGD, the optimizer in its checkpoints."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """Build what ``cfg`` describes, on the CPU with several processes too.
+
+        Raises:
+            ValueError: as :meth:`build_optimizer`.
+        """
+        with _ddp_for(cfg.MODEL.DEVICE):
+            super().__init__(cfg)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -111,3 +122,18 @@ class Trainer(DefaultTrainer):
             )
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
+
+
+@contextlib.contextmanager
+def _ddp_for(device: str) -> Iterator[None]:
+    """Have detectron2 wrap models of this device for several processes.
+
+    It gives DistributedDataParallel the number of a GPU, which is refused for a model on the CPU.
+    """
+    original = defaults.create_ddp_model
+    if not device.startswith("cuda"):
+        defaults.create_ddp_model = functools.partial(original, device_ids=None)
+    try:
+        yield
+    finally:
+        defaults.create_ddp_model = original

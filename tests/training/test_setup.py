@@ -1,6 +1,7 @@
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 from models import tiny_cfg
 
 from fsaf_d2.training import Trainer, load_weights, prepare
@@ -33,6 +34,81 @@ def test_a_gpu_is_used_where_there_is_one(cfg, monkeypatch, capsys):
 def test_more_gpus_than_there_are(cfg):
     with pytest.raises(ValueError, match="--num-gpus 3"):
         prepare(cfg, eval_only=False, num_gpus=3)
+
+
+def test_without_a_gpu_torchrun_is_the_remedy_for_several_processes(cfg):
+    with pytest.raises(ValueError, match="torchrun --standalone --nproc-per-node 3 train_net"):
+        prepare(cfg, eval_only=False, num_gpus=3)
+
+
+@pytest.fixture
+def torchrun(monkeypatch):
+    """The environment of one of four processes on this machine, of eight in all."""
+
+    def start(rank: int) -> None:
+        values = {"RANK": rank, "WORLD_SIZE": 8, "LOCAL_RANK": rank % 4, "LOCAL_WORLD_SIZE": 4}
+        for name, value in {**values, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}.items():
+            monkeypatch.setenv(name, str(value))
+
+    return start
+
+
+def test_only_the_first_process_of_torchrun_speaks(cfg, torchrun, capsys):
+    for rank in (0, 3, 4):
+        torchrun(rank)
+        cfg.MODEL.DEVICE = "cuda"
+        prepare(cfg, eval_only=True)
+        assert cfg.MODEL.DEVICE == "cpu"
+        assert len(capsys.readouterr().out.splitlines()) == (2 if rank == 0 else 0)
+
+
+@pytest.mark.parametrize("option", ["num_gpus", "num_machines"])
+def test_torchrun_and_launch_options_exclude_each_other(cfg, torchrun, option):
+    torchrun(0)
+    name = option.replace("_", "-")
+    with pytest.raises(ValueError, match=rf"--{name} 2 was given, but torchrun .* \(8\)"):
+        prepare(cfg, eval_only=False, **{option: 2})
+
+
+def test_torchrun_with_more_processes_than_gpus(cfg, torchrun, monkeypatch):
+    torchrun(0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(ValueError, match="4 processes on this machine, but 3 GPUs"):
+        prepare(cfg, eval_only=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    prepare(cfg, eval_only=False)
+    assert cfg.MODEL.DEVICE == "cuda"
+
+
+def test_torchrun_may_use_the_cpu_of_a_machine_with_gpus(cfg, torchrun, monkeypatch):
+    torchrun(0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    cfg.MODEL.DEVICE = "cpu"
+    prepare(cfg, eval_only=False)
+
+
+def test_a_batch_that_the_processes_cannot_share(cfg, torchrun, monkeypatch):
+    cfg.SOLVER.IMS_PER_BATCH = 12
+    prepare(cfg, eval_only=False)
+    torchrun(0)
+    with pytest.raises(ValueError, match=r"IMS_PER_BATCH 12 .* a multiple of 8"):
+        prepare(cfg, eval_only=False)
+    prepare(cfg, eval_only=True)
+    # detectron2 makes a batch for 4 processes one for 8.
+    cfg.SOLVER.REFERENCE_WORLD_SIZE = 4
+    prepare(cfg, eval_only=False)
+    monkeypatch.delenv("RANK")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    cfg.SOLVER.REFERENCE_WORLD_SIZE = 0
+    with pytest.raises(ValueError, match=r"a multiple of 5"):
+        prepare(cfg, eval_only=False, num_gpus=5)
+
+
+def test_processes_that_find_different_checkpoints(monkeypatch, tmp_path):
+    checkpointer = DetectionCheckpointer(torch.nn.Linear(1, 1), save_dir=str(tmp_path))
+    monkeypatch.setattr(comm, "all_gather", lambda name: ["model_0001.pth", name])
+    with pytest.raises(ValueError, match=r"\(none and 'model_0001\.pth'\): OUTPUT_DIR"):
+        load_weights(checkpointer, "", resume=True)
 
 
 def test_mixed_precision_on_the_cpu(cfg):
