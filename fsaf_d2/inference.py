@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from detectron2.layers import batched_nms
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision import ops
 
 # The score of a place without a candidate.
@@ -58,10 +59,10 @@ def decode_level(
         topk_candidates: how many pairs are kept at the most.
 
     Returns:
-        the candidates of each image, best first, the first of equals first; and (N,) whether equal
-        scores leave open which pairs are the best, or which of a class comes first.
+        the candidates of each image, best first, the first of equals first; and (N,) the highest
+        score that two of them share, or one of them and the best that is left out; else NONE.
     """
-    # One more than asked for shows whether the last one is a matter of choice.
+    # One more than asked for shows whether the last one shares its score.
     count = topk_candidates + 1
     logits = logits.unflatten(1, (-1, num_classes)).flatten(3)  # (N, A, K, H * W)
     deltas = deltas.unflatten(1, (-1, 4)).flatten(3)
@@ -75,7 +76,8 @@ def decode_level(
     # Deviates from the paper: it keeps the best 1000 locations of a level, not (location, class)
     # pairs; RetinaNet's anchors are cut by pairs, and both branches are treated alike.
     scores, pair = stable_topk(scores, count)
-    tied = _undecided(scores, pair % num_classes, topk_candidates)
+    equal = F.pad(scores[:, 1:] == scores[:, :-1], (1, 0))
+    shared = scores.masked_fill(~equal, NONE).amax(dim=1)
     scores, pair = scores[:, :topk_candidates], pair[:, :topk_candidates]
 
     index, classes = index.gather(1, pair // num_classes), pair % num_classes
@@ -83,16 +85,7 @@ def decode_level(
     boxes = apply_deltas(chosen.flatten(0, 1), boxes_at(index).flatten(0, 1)).view_as(chosen)
     scores = torch.where(torch.isfinite(boxes).all(dim=2), scores, NONE)
     branch = torch.full_like(classes, anchor_free, dtype=torch.bool)
-    return Candidates(boxes, scores, classes, torch.full_like(classes, level), branch), tied
-
-
-def _undecided(scores: Tensor, classes: Tensor, count: int) -> Tensor:
-    """Whether equals are of one class, three or more, or the last taken and the next (N, C)."""
-    equal = (scores[:, 1:] == scores[:, :-1]) & (scores[:, 1:] != NONE)
-    matters = equal & (classes[:, 1:] == classes[:, :-1])
-    matters[:, 1:] |= equal[:, 1:] & equal[:, :-1]
-    matters[:, count - 1 :] |= equal[:, count - 1 :]
-    return matters.any(dim=1)
+    return Candidates(boxes, scores, classes, torch.full_like(classes, level), branch), shared
 
 
 def best_rows(logits: Tensor, count: int) -> Tensor:

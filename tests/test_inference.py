@@ -85,7 +85,7 @@ def level_of(num_anchors: int, num_classes: int, size=(6, 5)):
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_decodes_what_sorting_all_pairs_gives(num_anchors, memory_format):
     logits, deltas, boxes, scores = level_of(num_anchors, 4)
-    found, tied = decode_level(
+    found, shared = decode_level(
         logits.contiguous(memory_format=memory_format),
         deltas.contiguous(memory_format=memory_format),
         lambda index: boxes[index],
@@ -96,7 +96,7 @@ def test_decodes_what_sorting_all_pairs_gives(num_anchors, memory_format):
         level=3,
         anchor_free=False,
     )
-    assert not tied.any()
+    assert (shared == NONE).all()
     for image in range(2):
         best, index = scores[image].flatten().sort(descending=True)
         count = min(int((best > 0.6).sum()), 25)
@@ -110,31 +110,29 @@ def test_decodes_what_sorting_all_pairs_gives(num_anchors, memory_format):
 
 
 @pytest.mark.parametrize(
-    ("logits", "tied"),
+    ("logits", "shared"),
     [
-        ([[5.0, 4.0], [3.0, 2.0]], False),
-        ([[5.0, 4.0], [5.0, 2.0]], True),  # of one class
-        ([[5.0, 5.0], [3.0, 2.0]], False),  # of two
-        ([[5.0, 5.0], [5.0, 2.0]], True),
-        ([[5.0, 4.0], [2.0, 3.0], [1.0, 3.0]], True),  # which is left out is a matter of choice
-        ([[5.0, 4.0], [3.0, 2.0], [1.0, 2.0]], False),
-        ([[5.0, -9.0], [-9.0, -9.0]], False),  # below the threshold
+        ([5.0, 4.0, 3.0, 2.0], None),
+        ([5.0, 5.0, 3.0, 3.0], 5.0),
+        ([5.0, 4.0, 3.0, 3.0], 3.0),  # taken and left out
+        ([5.0, 4.0, 3.0, 2.0, 2.0], None),  # both left out
+        ([5.0, -9.0, -9.0], None),  # below the threshold
+        ([5.0], None),
     ],
 )
-def test_says_where_equal_scores_matter(logits, tied):
-    logits = torch.tensor(logits)
+def test_says_which_score_is_shared(logits, shared):
     _, found = decode_level(
-        logits.T[None, :, None],
+        torch.tensor(logits)[None, None, None],
         torch.zeros(1, 4, 1, len(logits)),
         lambda index: torch.zeros(*index.shape, 4),
         lambda deltas, boxes: boxes + deltas,
-        num_classes=2,
+        num_classes=1,
         score_thresh=0.05,
         topk_candidates=3,
         level=0,
         anchor_free=True,
     )
-    assert found.tolist() == [tied]
+    assert found == (NONE if shared is None else torch.tensor(shared).sigmoid())
 
 
 def test_predictions_stay_as_they_are():

@@ -448,21 +448,23 @@ class FSAF(RetinaNet):
         """Detect objects in every image of the batch."""
         grid = self._grid(features)
         logits, deltas, point_logits, point_deltas = predictions
-        points = self._decode(point_logits, point_deltas, grid, anchor_free=True)
-        parts = [*self._decode(logits, deltas, grid, anchor_free=False), *points]
-        # RetinaNet clips last. Boxes of two branches that agree on an object at the border differ
-        # beyond it, so they are clipped first; without any point the result is RetinaNet's.
-        if points:
-            found = [(part.scores != inference.NONE).any(dim=1) for part in points]
-            sizes = to_device(torch.tensor(images.image_sizes), self.device)
-            clipped = torch.stack(found).any(dim=0)
-            parts = [inference.clip_to_images(part, sizes, clipped) for part in parts]
-        detections = inference.merge(
-            parts,
-            nms_thresh=self.test_nms_thresh,
-            max_detections=self.max_detections_per_image,
-            nms_per_level=self.nms_per_level,
-        )
+        points, _ = self._decode(point_logits, point_deltas, grid, anchor_free=True)
+        anchors, shared_scores = self._decode(logits, deltas, grid, anchor_free=False)
+        detections = self._merge(anchors, points, images.image_sizes)
+        # RetinaNet's order of equal scores depends on all that it sorts with them, so that where it
+        # can matter only its own method gives the same. On a GPU it would be waited for.
+        if self.device.type == "cpu":
+            redone = False
+            for image, found in enumerate(detections):
+                full = len(found.scores) == self.max_detections_per_image > 0
+                lowest = found.scores[-1] if full else 0
+                for level, shared in enumerate(shared_scores):
+                    if shared[image] >= lowest:
+                        outputs = logits[level][image], deltas[level][image]
+                        self._decode_as_retinanet(anchors[level], image, level, *outputs, grid)
+                        redone = True
+            if redone:
+                detections = self._merge(anchors, points, images.image_sizes)
         return [
             Instances(
                 image_size,
@@ -475,19 +477,40 @@ class FSAF(RetinaNet):
             for image_size, found in zip(images.image_sizes, detections)
         ]
 
+    def _merge(
+        self,
+        anchors: list[Candidates],
+        points: list[Candidates],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[Candidates]:
+        """Merge the levels of both branches; the detections of each image."""
+        parts = [*anchors, *points]
+        # RetinaNet clips last. Boxes of two branches that agree on an object at the border differ
+        # beyond it, so they are clipped first; without any point the result is RetinaNet's.
+        if points:
+            found = [(part.scores != inference.NONE).any(dim=1) for part in points]
+            sizes = to_device(torch.tensor(image_sizes), self.device)
+            clipped = torch.stack(found).any(dim=0)
+            parts = [inference.clip_to_images(part, sizes, clipped) for part in parts]
+        return inference.merge(
+            parts,
+            nms_thresh=self.test_nms_thresh,
+            max_detections=self.max_detections_per_image,
+            nms_per_level=self.nms_per_level,
+        )
+
     def _decode(
         self, logits: list[Tensor], deltas: list[Tensor], grid: Grid, *, anchor_free: bool
-    ) -> list[Candidates]:
-        """Decode the levels of a branch."""
+    ) -> tuple[list[Candidates], list[Tensor]]:
+        """Decode the levels of a branch, see :func:`inference.decode_level`."""
         kinds = self._point_kinds if anchor_free else self._anchor_kinds
         transform = point_box_transform if anchor_free else self.box2box_transform
         kinds, device_grid = self._on_device(kinds, grid)
-        parts = []
-        for level, start in zip(range(len(logits)), grid.starts.tolist()):
-            first = start * kinds.num_per_location
-            part, tied = inference.decode_level(
-                logits[level],
-                deltas[level],
+        firsts = (grid.starts * kinds.num_per_location).tolist()
+        results = [
+            inference.decode_level(
+                level_logits,
+                level_deltas,
                 lambda index, first=first: kinds.boxes(first + index, device_grid),
                 transform.apply_deltas,
                 num_classes=self.num_classes,
@@ -496,27 +519,25 @@ class FSAF(RetinaNet):
                 level=level,
                 anchor_free=anchor_free,
             )
-            # How RetinaNet puts equal scores in order depends on all that it sorts with them, so
-            # only its own method gives the same; on a GPU it would be waited for.
-            if not (anchor_free or tied.is_cuda):
-                for image in tied.nonzero()[:, 0].tolist():
-                    size = grid.heights[level] * grid.widths[level] * kinds.num_per_location
-                    anchors = kinds.boxes(first + torch.arange(size), device_grid)
-                    self._decode_as_retinanet(
-                        part, image, logits[level][image], deltas[level][image], anchors
-                    )
-            parts.append(part)
-        return parts
+            for level, (first, level_logits, level_deltas) in enumerate(zip(firsts, logits, deltas))
+        ]
+        return [part for part, _ in results], [shared for _, shared in results]
 
     def _decode_as_retinanet(
-        self, part: Candidates, image: int, logits: Tensor, deltas: Tensor, anchors: Tensor
+        self, part: Candidates, image: int, level: int, logits: Tensor, deltas: Tensor, grid: Grid
     ) -> None:
-        """Replace an image's candidates of a level by what RetinaNet's own method gives."""
+        """Replace an image's candidates of a level by what RetinaNet's own method gives.
+
+        Args:
+            part: of the level, all images.
+            logits, deltas: (A * K, H, W) and (A * 4, H, W).
+        """
         (logits,), (deltas,) = self._transpose_dense_predictions(
             [[logits[None]], [deltas[None]]], [self.num_classes, 4]
         )
+        first = grid.starts[level] * self._anchor_kinds.num_per_location
         found = self._decode_per_level_predictions(
-            Boxes(anchors),
+            Boxes(self._anchor_kinds.boxes(first + torch.arange(logits.shape[1]), grid)),
             logits[0].float().sigmoid(),
             deltas[0].float(),
             self.test_score_thresh,
@@ -524,10 +545,10 @@ class FSAF(RetinaNet):
             (0, 0),
         )
         boxes, count = found.pred_boxes.tensor, len(found)
+        finite = torch.isfinite(boxes).all(dim=1)
         part.boxes[image, :count] = boxes
         part.classes[image, :count] = found.pred_classes
         part.scores[image] = inference.NONE
-        finite = torch.isfinite(boxes).all(dim=1)
         part.scores[image, :count] = found.scores.where(finite, inference.NONE)
 
     def _on_device(self, kinds: AnchorKinds, grid: Grid) -> tuple[AnchorKinds, Grid]:
