@@ -101,7 +101,7 @@ def best_rows(logits: Tensor, count: int) -> Tensor:
         (N, at most count) indices in 0..H*W*A-1, rising.
     """
     best = logits.amax(dim=1)
-    if best.is_cuda or torch.isnan(best).any():
+    if best.device.type != "cpu" or torch.isnan(best).any():
         best = logits.nan_to_num(nan=-torch.inf).amax(dim=1)
     # Scores, not logits: large logits differ where their scores are both 1.
     scores = best.float().sigmoid().transpose(1, 2).flatten(1)
@@ -166,7 +166,7 @@ def merge(
         the detections of each image, best first.
     """
     merged = Candidates(*(torch.cat(field, dim=1) for field in zip(*parts)))
-    merge_images = merge_jointly if merged.boxes.is_cuda else merge_each
+    merge_images = merge_each if merged.boxes.device.type == "cpu" else merge_jointly
     return merge_images(
         merged,
         nms_thresh=nms_thresh,

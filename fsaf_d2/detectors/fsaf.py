@@ -594,7 +594,7 @@ class DeferredScalars:
 
     def put(self, names: list[str], values: Tensor) -> None:
         """Log values of shape (len(names),), at once if they are on the CPU."""
-        if not values.is_cuda:
+        if values.device.type == "cpu":
             self._log(names, values)
             return
         if self._copied is not None and self._copied[0].query():

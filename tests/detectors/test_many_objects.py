@@ -1,0 +1,57 @@
+"""2000 objects in each of 16 images fit into bounded memory, whatever their size."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+from models import NUM_CLASSES, instances, random_instances, tiny_model
+
+from fsaf_d2.detectors.fsaf import Predictions
+
+SIZE = (800, 1344)
+LEVELS = [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]
+NUM_IMAGES = 16
+
+
+def peak_memory() -> float:
+    """The highest resident memory of this process so far in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def measure(large: bool, answers) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    channels = [9 * NUM_CLASSES, 36, NUM_CLASSES, 4]
+    predictions = Predictions(
+        *([torch.rand(NUM_IMAGES, count, *size) for size in LEVELS] for count in channels)
+    )
+    features = [torch.zeros(NUM_IMAGES, 1, *size) for size in LEVELS]
+    whole = torch.tensor([[0.0, 0, SIZE[1], SIZE[0]]]).repeat(2000, 1)
+    truth = [
+        instances(whole, torch.arange(2000) % NUM_CLASSES, SIZE)
+        if large
+        else random_instances(2000, SIZE)
+        for _ in range(NUM_IMAGES)
+    ]
+    model = tiny_model()
+    before = peak_memory()
+    losses = model.forward_training(None, features, predictions, truth)
+    answers.put((peak_memory() - before, [loss.item() for loss in losses.values()]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+@pytest.mark.parametrize("large", [False, True])
+def test_memory_is_bounded(large):
+    context = multiprocessing.get_context("spawn")
+    answers = context.SimpleQueue()
+    process = context.Process(target=measure, args=(large, answers))
+    process.start()
+    process.join(timeout=300)
+    assert process.exitcode == 0
+    memory, losses = answers.get()
+    # A single matrix of all pairs of an image would take 1.5 GiB; there are sixteen.
+    assert memory < 1024
+    assert torch.isfinite(torch.tensor(losses)).all()

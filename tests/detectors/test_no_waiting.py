@@ -1,0 +1,111 @@
+"""Nothing waits for a device: sizes are known beforehand, and copies do not block.
+
+On the meta device a tensor has a shape but no values: whatever would have to read one, or to copy
+it to the CPU, fails there. That needs no GPU, but sees nothing of copies to the device.
+"""
+
+import copy
+
+import pytest
+import torch
+from detectron2.structures import ImageList
+from detectron2.utils.events import EventStorage
+from models import (
+    ANCHOR_FREE_ONLY,
+    ANCHORS_ONLY,
+    HEURISTIC,
+    JOINT,
+    batch,
+    instances,
+    random_instances,
+    tiny_model,
+)
+
+from fsaf_d2 import inference
+from fsaf_d2.detectors.fsaf import DeferredScalars
+
+SIZE = (128, 160)
+MODELS = [JOINT, ANCHORS_ONLY, ANCHOR_FREE_ONLY, HEURISTIC]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def crowd() -> list[dict]:
+    return batch(random_instances(30, SIZE), instances([], [], SIZE), random_instances(2, SIZE))
+
+
+@pytest.mark.parametrize("overrides", MODELS)
+def test_training_reads_nothing_from_the_device(overrides, monkeypatch):
+    monkeypatch.setattr(DeferredScalars, "put", lambda *_: None)
+    model = tiny_model(*overrides).to("meta").train()
+    losses = model(crowd())
+    assert all(loss.device.type == "meta" for loss in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad.shape == p.shape for p in model.parameters())
+
+
+@pytest.mark.parametrize("overrides", MODELS)
+def test_decoding_reads_nothing_from_the_device(overrides, monkeypatch):
+    parts = []
+    monkeypatch.setattr(inference, "merge", lambda found, **_: parts.extend(found) or [])
+    model = tiny_model(*overrides, "MODEL.DEVICE", "cpu").to("meta").eval()
+    images = ImageList(torch.zeros(2, 3, *SIZE, device="meta"), [SIZE, (100, 160)])
+    pyramid = model.backbone(images.tensor)
+    features = [pyramid[name] for name in model.head_in_features]
+    model.forward_inference(images, features, model.head(features))
+    assert len(parts) == (10 if overrides in (JOINT, HEURISTIC) else 5)
+    assert all(part.scores.device.type == "meta" for part in parts)
+
+
+@needs_gpu
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("overrides", MODELS)
+def test_training_never_waits_for_a_gpu(overrides, amp):
+    model = tiny_model(*overrides).cuda().train()
+    inputs = crowd()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with EventStorage():
+            for _ in range(3):
+                with torch.autocast("cuda", dtype=torch.bfloat16, enabled=amp):
+                    losses = model(inputs)
+                sum(losses.values()).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+@needs_gpu
+@pytest.mark.parametrize("overrides", MODELS)
+def test_losses_and_gradients_on_a_gpu_are_the_cpus(overrides):
+    model = tiny_model(*overrides).double().train()
+    other = copy.deepcopy(model).cuda()
+    inputs = crowd()
+    expected, losses = model(inputs), other(inputs)
+    for name, value in expected.items():
+        assert losses[name].item() == pytest.approx(value.item(), rel=1e-4), name
+    sum(expected.values()).backward()
+    sum(losses.values()).backward()
+    for one, two in zip(model.parameters(), other.parameters()):
+        torch.testing.assert_close(two.grad.cpu(), one.grad, rtol=1e-3, atol=1e-5)
+
+
+@needs_gpu
+@pytest.mark.parametrize("overrides", MODELS)
+def test_detections_on_a_gpu_are_the_cpus(overrides):
+    model = tiny_model(*overrides, "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0").double().eval()
+    inputs = crowd()
+    with torch.no_grad():
+        expected = [x["instances"] for x in model(inputs)]
+        found = [x["instances"].to("cpu") for x in model.cuda()(inputs)]
+    for one, two in zip(expected, found):
+        torch.testing.assert_close(two.scores, one.scores, rtol=1e-4, atol=1e-6)
+
+
+@needs_gpu
+def test_scalars_of_a_gpu_are_logged_a_step_later():
+    model = tiny_model().cuda().train()
+    with EventStorage() as storage:
+        for _ in range(2):
+            model(crowd())
+            torch.cuda.synchronize()
+        assert sum(storage.latest()[f"num_objects_p{i}"][0] for i in range(3, 8)) == 32
