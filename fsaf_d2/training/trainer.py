@@ -149,7 +149,9 @@ def _train_in_bfloat16(model: nn.Module) -> None:
 
     @functools.wraps(forward)
     def wrapped(batched_inputs: list[dict]) -> dict | list[dict]:
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.training):
+        if not model.training:
+            return forward(batched_inputs)
+        with torch.autocast(model.device.type, torch.bfloat16):
             return forward(batched_inputs)
 
     model.forward = wrapped
