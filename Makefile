@@ -50,7 +50,7 @@ demo: $(READY)  ## set up if needed, then train, evaluate and draw on handwritte
 	@$(PY) tools/demo.py $(DEMO_ARGS)
 
 bench: $(READY)  ## set up if needed, then compare speed and memory with detectron2's RetinaNet
-	@$(PY) benchmarks/speed.py $(BENCH_ARGS)
+	@$(PY) benchmarks/speed.py --plot output/benchmark.png --json output/benchmark.json $(BENCH_ARGS)
 
 lint: $(READY)  ## check the code with ruff
 	@$(PY) -m ruff check .

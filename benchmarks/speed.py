@@ -1,9 +1,12 @@
 #!/usr/bin/env python
 """Compare our detectors with detectron2's RetinaNet and FCOS: time, memory, cost of many objects.
 
-    python benchmarks/speed.py                      # every measurement
-    python benchmarks/speed.py step losses          # some of: step losses inference memory
-    python benchmarks/speed.py --device cuda --batch 2 --height 800 --width 1344
+    python benchmarks/speed.py                      # all of it; about 18 minutes on 2 CPU cores
+    python benchmarks/speed.py step losses          # some of it
+    python benchmarks/speed.py gpu                  # only what a GPU is asked, about 8 minutes
+    python benchmarks/speed.py --plot FILE.png --json FILE.json
+    python benchmarks/speed.py --from-json FILE.json --plot FILE.png
+    python benchmarks/speed.py --quick              # a smoke run with a small network
 
 Programs are measured in turn in one run and compared pair by pair: what is printed is the median
 time of each and the median and the quartiles of its ratio to detectron2's RetinaNet. Weights are
@@ -13,140 +16,62 @@ random, pictures noise, and scores dense; only the time is of interest.
 from __future__ import annotations
 
 import argparse
+import copy
+import dataclasses
+import datetime
+import json
 import os
-import statistics
+import platform
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+import detectron2
 import torch
-from detectron2.config import CfgNode
-from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
-from tabulate import tabulate
+from speed_gpu import BF16, CHANNELS_LAST, COMPILE, FUSED, measure_gpu
+from speed_models import (
+    BASELINE,
+    FCOS_NAME,
+    MODELS,
+    Row,
+    Table,
+    build,
+    config,
+    detecting,
+    make_batch,
+    paired,
+    size_of,
+    training,
+)
+from speed_plot import draw
 
-from fsaf_d2 import load_config
+from fsaf_d2.training import Trainer
 
-CONFIG = Path(__file__).parents[1] / "configs" / "fsaf_R_50_FPN_1x.yaml"
-BASELINE = "RetinaNet (detectron2)"
-MODELS = {
-    BASELINE: ["MODEL.META_ARCHITECTURE", "RetinaNet"],
-    "joint": [],
-    "anchor-free only": ["MODEL.FSAF.ANCHOR_BRANCH", "False"],
-    "anchors only": ["MODEL.FSAF.ANCHOR_FREE_BRANCH", "False"],
-    "FCOS (detectron2)": ["MODEL.META_ARCHITECTURE", "FCOS"],
-}
 OBJECT_COUNTS = (1, 20, 100, 500, 2000)
+# Batch, height and width of the measurement `sizes`.
+SIZES = {
+    "cpu": ((1, 320, 320), (2, 320, 320), (4, 320, 320), (1, 512, 640), (1, 800, 1344)),
+    "cuda": ((1, 800, 1344), (4, 800, 1344), (16, 800, 1344), (16, 512, 640), (16, 320, 320)),
+}
+SWITCHES = {
+    "joint": [],
+    "channels_last": CHANNELS_LAST,
+    "fused optimizer": FUSED,
+    "compiled backbone and head": COMPILE,
+    "bfloat16": BF16,
+    "all four": CHANNELS_LAST + FUSED + COMPILE + BF16,
+}
+STEP_TITLE = "training step, 20 objects a picture"
+INFERENCE_TITLE = "inference with post-processing, dense scores"
 
 
-def build(name: str, args: argparse.Namespace) -> torch.nn.Module:
-    """Build a detector with random weights."""
-    if name.startswith("FCOS"):
-        return build_fcos(args)
-    return build_model(load_config(CONFIG, base_overrides(args) + MODELS[name]))
-
-
-def base_overrides(args: argparse.Namespace) -> list[str]:
-    return [
-        *(
-            "MODEL.DEVICE",
-            args.device,
-            "MODEL.WEIGHTS",
-            "",
-            "MODEL.PIXEL_STD",
-            "[64.0, 64.0, 64.0]",
-        ),
-        # All scores pass, as they do in the worst case.
-        *("MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"),
-    ]
-
-
-def build_fcos(args: argparse.Namespace) -> torch.nn.Module:
-    """detectron2's FCOS on the same backbone; it cannot be built from a yaml config."""
-    from detectron2.modeling.backbone import build_backbone
-    from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
-
-    cfg: CfgNode = load_config(CONFIG, base_overrides(args))
-    backbone = build_backbone(cfg)
-    shapes = [backbone.output_shape()[name] for name in cfg.MODEL.RETINANET.IN_FEATURES]
-    head = FCOSHead(input_shape=shapes, num_classes=80, conv_dims=[256] * 4)
-    model = FCOS(
-        backbone=backbone,
-        head=head,
-        head_in_features=cfg.MODEL.RETINANET.IN_FEATURES,
-        num_classes=80,
-        pixel_mean=cfg.MODEL.PIXEL_MEAN,
-        pixel_std=cfg.MODEL.PIXEL_STD,
-        test_score_thresh=0.0,
-    )
-    return model.to(args.device)
-
-
-def make_batch(num_objects: int, args: argparse.Namespace) -> list[dict]:
-    """Noise with boxes of 8 to 256 pixels."""
-    generator = torch.Generator().manual_seed(num_objects)
-    limits = torch.tensor([args.width, args.height])
-    batch = []
-    for _ in range(args.batch):
-        centers = torch.rand(num_objects, 2, generator=generator) * limits
-        halves = 2 ** (torch.rand(num_objects, 2, generator=generator) * 5 + 2)
-        corners = torch.cat(
-            [(centers - halves).clamp(min=0), (centers + halves).minimum(limits)], 1
-        )
-        truth = Instances((args.height, args.width))
-        truth.gt_boxes = Boxes(corners)
-        truth.gt_classes = torch.randint(80, (num_objects,), generator=generator)
-        image = torch.randint(0, 256, (3, args.height, args.width), generator=generator).float()
-        batch.append({"image": image, "instances": truth})
-    return batch
-
-
-def paired(programs: dict[str, Callable[[], None]], args: argparse.Namespace) -> list[list[str]]:
-    """Run programs in turn. Returns a row (name, ms, ratio, quartiles) for each."""
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for repeat in range(args.repeats + 1):
-        for name, program in programs.items():
-            synchronize(args.device)
-            start = time.perf_counter()
-            program()
-            synchronize(args.device)
-            if repeat > 0:  # the first one warms up
-                seconds[name].append(time.perf_counter() - start)
-    rows = []
-    for name, times in seconds.items():
-        ratios = [time / base for time, base in zip(times, seconds[BASELINE], strict=True)]
-        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        spread = "" if name == BASELINE else f"{low:.2f} to {high:.2f}"
-        milliseconds = statistics.median(times) * 1e3
-        rows.append([name, f"{milliseconds:.1f}", f"{statistics.median(ratios):.2f}", spread])
-    return rows
-
-
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def measure_step(args: argparse.Namespace) -> Iterator[tuple[str, list]]:
-    """A training step: forward, backward, SGD."""
+def measure_step(args: argparse.Namespace) -> Iterator[Table]:
+    """A training step: forward, backward, optimizer."""
     batch = make_batch(20, args)
-    programs = {}
-    for name in MODELS:
-        model = build(name, args).train()
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-9, momentum=0.9)
-
-        def step(model=model, optimizer=optimizer) -> None:
-            with EventStorage():
-                losses = model(batch)
-            optimizer.zero_grad()
-            sum(losses.values()).backward()
-            optimizer.step()
-
-        programs[name] = step
-    yield "training step, 20 objects a picture", paired(programs, args)
+    steps = {name: training(name, args, batch)[0] for name in MODELS}
+    yield Table("step", STEP_TITLE, paired(steps, args), size_of(args, objects=20))
 
 
 def head_outputs(model: torch.nn.Module, batch: list[dict]):
@@ -167,15 +92,17 @@ def head_outputs(model: torch.nn.Module, batch: list[dict]):
     return images, features, kind(*leaves) if hasattr(kind, "_fields") else tuple(leaves)
 
 
-def measure_losses(args: argparse.Namespace) -> Iterator[tuple[str, list]]:
+def measure_losses(args: argparse.Namespace) -> Iterator[Table]:
     """Matching and losses alone, forward and backward, against the number of objects."""
-    models = {name: build(name, args).train() for name in MODELS if "FCOS" not in name}
-    for count in OBJECT_COUNTS:
+    models = {name: build(name, args).train() for name in MODELS if name != FCOS_NAME}
+    for count in OBJECT_COUNTS[:2] if args.quick else OBJECT_COUNTS:
         batch = make_batch(count, args)
         programs = {}
         for name, model in models.items():
             images, features, predictions = head_outputs(model, batch)
-            truth = [item["instances"].to(args.device) for item in batch]
+            # RetinaNet wants the truth where its anchors are, ours where it comes from.
+            device = args.device if name == BASELINE else "cpu"
+            truth = [item["instances"].to(device) for item in batch]
 
             def losses(model=model, inputs=(images, features, predictions, truth)) -> None:
                 with EventStorage():
@@ -186,10 +113,11 @@ def measure_losses(args: argparse.Namespace) -> Iterator[tuple[str, list]]:
                         level.grad = None
 
             programs[name] = losses
-        yield f"matching and losses, forward and backward, {count} objects", paired(programs, args)
+        title = f"matching and losses, forward and backward, {count} objects"
+        yield Table("losses", title, paired(programs, args), size_of(args, objects=count))
 
 
-def measure_inference(args: argparse.Namespace) -> Iterator[tuple[str, list]]:
+def measure_inference(args: argparse.Namespace) -> Iterator[Table]:
     """Inference whole, and its post-processing alone, on dense scores."""
     batch = make_batch(1, args)
     whole, post = {}, {}
@@ -210,23 +138,40 @@ def measure_inference(args: argparse.Namespace) -> Iterator[tuple[str, list]]:
                 model.forward_inference(outputs[0], outputs[1], copies)
 
         whole[name], post[name] = detect, post_process
-    yield "inference with post-processing, dense scores", paired(whole, args)
-    yield "post-processing alone, dense scores", paired(post, args)
+    yield Table("inference", INFERENCE_TITLE, paired(whole, args), size_of(args))
+    title = "post-processing alone, dense scores"
+    yield Table("post-processing", title, paired(post, args), size_of(args))
 
 
-def measure_memory(args: argparse.Namespace) -> Iterator[tuple[str, list]]:
+def measure_sizes(args: argparse.Namespace) -> Iterator[Table]:
+    """Training step and inference against batch and size of the pictures."""
+    for batch, height, width in ((1, 64, 96), (2, 64, 96)) if args.quick else SIZES[args.device]:
+        here = copy.copy(args)
+        here.batch, here.height, here.width = batch, height, width
+        here.repeats = min(args.repeats, 3)
+        size = f"{batch} x {height} x {width}"
+        for table in (measure_step(here), measure_inference(here)):
+            table = next(table)
+            yield dataclasses.replace(
+                table, measurement=f"{table.measurement} by size", title=f"{size}: {table.title}"
+            )
+
+
+def measure_memory(args: argparse.Namespace) -> Iterator[Table]:
     """Peak memory of a training step, each model in a process of its own."""
-    rows = []
+    peaks = {}
     for name in MODELS:
-        command = [sys.executable, __file__, "--one-step", name]
+        command = [sys.executable, __file__, "--one-step", name, *["--quick"] * args.quick]
         for option in ("device", "batch", "height", "width"):
             command += [f"--{option}", str(getattr(args, option))]
         result = subprocess.run(command, capture_output=True, text=True, check=True)
-        rows.append((name, float(result.stdout.split()[-1])))
-    base = dict(rows)[BASELINE]
-    yield (
-        "peak memory of a training step, 20 objects a picture (MiB)",
-        [[name, f"{peak:.0f}", f"{peak / base:.2f}", ""] for name, peak in rows],
+        peaks[name] = float(result.stdout.split()[-1])
+    yield Table(
+        "memory",
+        "peak memory of a training step, 20 objects a picture",
+        [Row(name, peak, peak / peaks[BASELINE]) for name, peak in peaks.items()],
+        size_of(args, objects=20),
+        unit="MiB",
     )
 
 
@@ -250,41 +195,123 @@ def resident_memory(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
+def measure_switches(args: argparse.Namespace) -> Iterator[Table]:
+    """The joint model with each switch that changes only the speed, beside it without."""
+    batch = make_batch(20, args)
+    steps = {title: training("joint", args, batch, keys)[0] for title, keys in SWITCHES.items()}
+    yield Table("switches", f"joint: {STEP_TITLE}", paired(steps, args), size_of(args, objects=20))
+    del steps
+
+    # The other two are switches of the training alone.
+    detections = {
+        title: detecting("joint", args, batch, SWITCHES[title])
+        for title in ("joint", "channels_last", "compiled backbone and head")
+    }
+    yield Table("switches", f"joint: {INFERENCE_TITLE}", paired(detections, args), size_of(args))
+
+    optimizers = {}
+    model = build("joint", args).train()
+    with EventStorage():
+        sum(model(batch).values()).backward()
+    for name in ("SGD", "ADAMW"):
+        for fused in ("False", "True"):
+            cfg = config(args, ["SOLVER.OPTIMIZER", name, "SOLVER.FUSED", fused])
+            title = f"{name}, fused" if fused == "True" else name
+            optimizers[title] = Trainer.build_optimizer(cfg, model).step
+        title = f"joint: the optimizer's step alone, {name}"
+        yield Table("switches", title, paired(optimizers, args), size_of(args))
+        optimizers.clear()
+
+
 MEASUREMENTS = {
     "step": measure_step,
     "losses": measure_losses,
     "inference": measure_inference,
     "memory": measure_memory,
+    "sizes": measure_sizes,
+    "switches": measure_switches,
+    "gpu": measure_gpu,
 }
 
 
-def main() -> None:
-    """Read the command line, measure, print a table for each measurement."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="*", help=f"some of {', '.join(MEASUREMENTS)}")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batch", type=int, default=1, help="pictures")
-    parser.add_argument("--height", type=int, default=512, help="pixels")
-    parser.add_argument("--width", type=int, default=640, help="pixels")
-    parser.add_argument("--repeats", type=int, default=5, help="paired runs after a warm-up")
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line; defaults depend on the device."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what",
+        nargs="*",
+        help=f"some of {', '.join(MEASUREMENTS)}; by default all, without a GPU all but gpu",
+    )
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=["cpu", "cuda"], default=default)
+    parser.add_argument("--batch", type=int, help="pictures; by default 1, on a GPU 16")
+    parser.add_argument("--height", type=int, help="pixels; by default 512, on a GPU 800")
+    parser.add_argument("--width", type=int, help="pixels; by default 640, on a GPU 1344")
+    parser.add_argument(
+        "--repeats", type=int, help="paired runs after a warm-up, 2 at least; by default 5"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="draw the results into this picture")
+    parser.add_argument("--json", metavar="FILE", help="write the results into this file")
+    parser.add_argument("--from-json", metavar="FILE", help="measure nothing, read the results")
+    parser.add_argument("--quick", action="store_true", help="a smoke run of 1 to 2 minutes")
     parser.add_argument("--one-step", metavar="MODEL", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    unknown = set(args.what) - set(MEASUREMENTS)
+    if unknown:
+        parser.error(f"unknown measurement {', '.join(sorted(unknown))}")
+    if not args.what:
+        args.what = [name for name in MEASUREMENTS if name != "gpu" or args.device == "cuda"]
+    if args.quick:
+        defaults = {"batch": 1, "height": 64, "width": 96, "repeats": 2}
+    elif args.device == "cuda":
+        defaults = {"batch": 16, "height": 800, "width": 1344, "repeats": 5}
+    else:
+        defaults = {"batch": 1, "height": 512, "width": 640, "repeats": 5}
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    return args
+
+
+def describe(args: argparse.Namespace) -> dict[str, str]:
+    """Say where and of what is measured."""
+    cores = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    return {
+        "machine": torch.cuda.get_device_name() if args.device == "cuda" else cores,
+        "software": f"{torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"detectron2 {detectron2.__version__}, Python {platform.python_version()}",
+        "date": datetime.date.today().isoformat(),
+        "network": "a small network, a smoke run" if args.quick else "R-50, 80 classes, fp32",
+    }
+
+
+def main() -> None:
+    """Measure or read; print a table for each measurement, write and draw what is asked for."""
+    args = parse_arguments()
     torch.manual_seed(0)
     if args.one_step:
         print_one_step(args.one_step, args)
         return
-    unknown = set(args.what) - set(MEASUREMENTS)
-    if unknown:
-        parser.error(f"unknown measurement {', '.join(sorted(unknown))}")
-    device = (
-        torch.cuda.get_device_name() if args.device == "cuda" else f"{os.cpu_count()} CPU cores"
-    )
-    print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, fp32,")
-    print(f"{args.batch} x 3 x {args.height} x {args.width}, R-50, 80 classes\n")
-    for name in args.what or MEASUREMENTS:
-        for title, rows in MEASUREMENTS[name](args):
-            headers = [title, "MiB" if "memory" in title else "ms", "ratio", "quartiles"]
-            print(tabulate(rows, headers=headers, tablefmt="github"), "\n", flush=True)
+    if args.from_json:
+        found = json.loads(Path(args.from_json).read_text())
+        about, known = found["about"], found["tables"]
+        results = (Table(**{**t, "rows": [Row(**row) for row in t["rows"]]}) for t in known)
+    else:
+        about = describe(args)
+        results = (table for name in args.what for table in MEASUREMENTS[name](args))
+    print(f"{', '.join(about.values())}.\n")
+    tables = []
+    for table in results:
+        tables.append(table)
+        print(table, "\n", flush=True)
+        if args.json:  # after each, as a run is long
+            values = {"about": about, "tables": [dataclasses.asdict(one) for one in tables]}
+            Path(args.json).parent.mkdir(parents=True, exist_ok=True)
+            Path(args.json).write_text(json.dumps(values, indent=1))
+    if args.plot and draw(tables, about, args.plot):
+        print(f"{args.plot} shows the results.")
 
 
 if __name__ == "__main__":

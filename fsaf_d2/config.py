@@ -47,9 +47,15 @@ def add_fsaf_config(cfg: CfgNode) -> None:
 
     # Keep feature maps in (N, H, W, C) order in memory, which CPUs convolve faster.
     cfg.MODEL.CHANNELS_LAST = False
+    # Run backbone and head through torch.compile, which needs a C++ compiler and minutes at first.
+    cfg.MODEL.COMPILE = False
 
     # "SGD" (detectron2's own builder) or "ADAMW".
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # Update all weights in one pass over them; equal to the plain step up to rounding.
+    cfg.SOLVER.FUSED = False
+    # Train under bfloat16 autocast; unlike SOLVER.AMP also on a CPU, and no loss is scaled.
+    cfg.SOLVER.BFLOAT16 = False
 
 
 def load_config(config_file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> CfgNode:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -37,19 +38,47 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """Build the model in the memory format that ``MODEL.CHANNELS_LAST`` asks for."""
+        """Build the model as ``MODEL.CHANNELS_LAST``, ``COMPILE`` and ``SOLVER.BFLOAT16`` ask for.
+
+        Raises:
+            ValueError: a model is to be compiled but there is no compiler, or to be trained in two
+                kinds of mixed precision.
+        """
+        if cfg.MODEL.COMPILE and not shutil.which(compiler := os.environ.get("CXX", "g++")):
+            raise ValueError(
+                f"MODEL.COMPILE needs a C++ compiler, but {compiler!r} is not found: install one, "
+                "name it in the environment variable CXX, or set the key to False."
+            )
+        if cfg.SOLVER.BFLOAT16 and cfg.SOLVER.AMP.ENABLED:
+            raise ValueError("SOLVER.BFLOAT16 and SOLVER.AMP.ENABLED exclude each other.")
         model = super().build_model(cfg)
         if cfg.MODEL.CHANNELS_LAST:
             model = model.to(memory_format=torch.channels_last)
+        if cfg.MODEL.COMPILE:
+            # In place, so that the weights keep their names in checkpoints.
+            model.backbone.compile()
+            model.head.compile()
+        if cfg.SOLVER.BFLOAT16:
+            _train_in_bfloat16(model)
         return model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """Build the optimizer that ``SOLVER.OPTIMIZER`` names.
+        """Build the optimizer that ``SOLVER.OPTIMIZER`` names, ``SOLVER.FUSED`` or not.
 
         Raises:
             ValueError: the name is unknown.
         """
+        optimizer = cls._build_plain_optimizer(cfg, model)
+        if cfg.SOLVER.FUSED:
+            # Not by argument: a GradScaler would then leave it to the optimizer to unscale the
+            # gradients, behind detectron2's clipping.
+            for group in optimizer.param_groups:
+                group.update(fused=True, foreach=False)
+        return optimizer
+
+    @classmethod
+    def _build_plain_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         if cfg.SOLVER.OPTIMIZER == "SGD":
             return build_optimizer(cfg, model)
         if cfg.SOLVER.OPTIMIZER != "ADAMW":
@@ -137,3 +166,17 @@ def _ddp_for(device: str) -> Iterator[None]:
         yield
     finally:
         defaults.create_ddp_model = original
+
+
+def _train_in_bfloat16(model: nn.Module) -> None:
+    """Put the forward pass under autocast while the model trains; evaluation stays in float32."""
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def wrapped(batched_inputs: list[dict]) -> dict | list[dict]:
+        if not model.training:
+            return forward(batched_inputs)
+        with torch.autocast(model.device.type, torch.bfloat16):
+            return forward(batched_inputs)
+
+    model.forward = wrapped
