@@ -50,6 +50,19 @@ def add_fsaf_config(cfg: CfgNode) -> None:
     # Run backbone and head through torch.compile, which needs a C++ compiler and minutes at first.
     cfg.MODEL.COMPILE = False
 
+    # The same command gives the same weights twice, bit for bit; needs SEED. Slower on a GPU.
+    cfg.DETERMINISTIC = False
+    # So many pictures of each process may be unreadable and are left out, before training stops.
+    cfg.DATALOADER.MAX_UNREADABLE = 0
+    # So many numbered checkpoints stay beside model_final and model_best; 0 keeps all.
+    cfg.SOLVER.CHECKPOINTS_TO_KEEP = 0
+    # A loss or gradient that is infinite or NaN never reaches the weights. Then: "stop"; "skip" the
+    # step; or "rollback" to the last checkpoint with half the learning rate. The latter two at most
+    # MAX_TIMES.
+    cfg.SOLVER.NON_FINITE = CfgNode({"ACTION": "stop", "MAX_TIMES": 5})
+    # Above 0: a moving average of the weights, which is what is evaluated and saved as the model.
+    cfg.SOLVER.EMA_DECAY = 0.0
+
     # "SGD" (detectron2's own builder) or "ADAMW".
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Update all weights in one pass over them; equal to the plain step up to rounding.

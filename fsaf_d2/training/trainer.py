@@ -5,36 +5,69 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Iterator
 
+import detectron2
+import numpy as np
 import torch
+import yaml
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import DefaultTrainer, HookBase, defaults
+from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.engine import DefaultTrainer, HookBase, defaults, hooks
 from detectron2.evaluation import COCOEvaluator
 from detectron2.solver import build_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..data.loader import TrainingLoader, build_training_loader
 from ..data.mapper import build_mapper
+from .checkpoints import RunCheckpointer, random_state, set_random_state
+from .ema import MovingAverage
 from .hooks import DataShare
+from .non_finite import NonFinite, NonFiniteGuard, RollBack
+from .run_hooks import Evaluation, SaveCheckpoints, StopOnSignal, UnbrokenLog
 from .setup import load_weights
+
+_logger = logging.getLogger("detectron2.fsaf_d2.training")
 
 
 class Trainer(DefaultTrainer):
-    """DefaultTrainer with COCO evaluation, AdamW beside SGD, the optimizer in its checkpoints."""
+    """DefaultTrainer with COCO evaluation, AdamW beside SGD, and runs that can be broken off.
+
+    Whatever a run depends on is in its checkpoints. With ``SEED`` and ``DETERMINISTIC`` on a CPU, a
+    run that was killed and resumed ends with the same weights, bit for bit, as one that was not.
+    """
 
     def __init__(self, cfg: CfgNode) -> None:
         """Build what ``cfg`` describes, on the CPU with several processes too.
 
         Raises:
-            ValueError: as :meth:`build_optimizer`.
+            ValueError: as :meth:`build_optimizer`; a key of ``SOLVER`` is out of its range, or
+                ``DETERMINISTIC`` is set without ``SEED``.
         """
+        if cfg.DETERMINISTIC:
+            _be_deterministic(cfg)
         with _ddp_for(cfg.MODEL.DEVICE):
             super().__init__(cfg)
+        model = self.checkpointer.model
+        self._guard = NonFiniteGuard(
+            model,
+            self.optimizer,
+            action=cfg.SOLVER.NON_FINITE.ACTION,
+            max_times=cfg.SOLVER.NON_FINITE.MAX_TIMES,
+            folder=cfg.OUTPUT_DIR,
+            config=cfg.dump(),
+        )
+        if cfg.SOLVER.EMA_DECAY:
+            self.checkpointer.average = MovingAverage(model, cfg.SOLVER.EMA_DECAY)
+        self._random_states = [random_state()]
+        self._halvings = 0
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -96,9 +129,9 @@ class Trainer(DefaultTrainer):
         return optimizer_type(params, cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
-        """Build detectron2's loader with this project's mapper."""
-        return build_detection_train_loader(cfg, mapper=build_mapper(cfg, is_train=True))
+    def build_train_loader(cls, cfg: CfgNode) -> TrainingLoader:
+        """Build a loader whose batches depend on the seed and the step alone."""
+        return build_training_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
@@ -108,9 +141,101 @@ class Trainer(DefaultTrainer):
         )
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Build detectron2's hooks and, behind its timer, which comes first, DataShare."""
+        """Build detectron2's hooks, with this project's in place of some or beside them."""
+        average = getattr(self.checkpointer, "average", None)
+        self.checkpointer = RunCheckpointer(
+            self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        self.checkpointer.average = average
         timer, *others = super().build_hooks()
-        return [timer, DataShare(), *others]
+        others = [hook for hook in others if hook is not None]
+        writers = [hook for hook in others if isinstance(hook, hooks.PeriodicWriter)]
+        replaced = (hooks.PeriodicCheckpointer, hooks.EvalHook, hooks.PeriodicWriter)
+        saving = SaveCheckpoints(
+            self.checkpointer,
+            self.cfg.SOLVER.CHECKPOINT_PERIOD,
+            keep=self.cfg.SOLVER.CHECKPOINTS_TO_KEEP,
+        )
+        evaluation = Evaluation(self.cfg.TEST.EVAL_PERIOD, self._evaluate, self.checkpointer)
+        log = UnbrokenLog(
+            self.cfg.OUTPUT_DIR,
+            [writer for hook in writers for writer in hook._writers],
+            evaluation.catch_up,
+        )
+        return [
+            timer,
+            DataShare(),
+            *(hook for hook in others if not isinstance(hook, replaced)),
+            log,
+            saving,
+            evaluation,
+            *writers,
+            StopOnSignal(saving.save_now),
+        ]
+
+    def _evaluate(self) -> dict:
+        average = self.checkpointer.average
+        with average.applied() if average else contextlib.nullcontext():
+            self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
+
+    def train(self) -> dict | None:
+        """Train to the end; the results of the last evaluation, in the main process.
+
+        Raises:
+            NonFinite: a step was not finite, see ``SOLVER.NON_FINITE``.
+            OSError: pictures cannot be read or a checkpoint cannot be written.
+            SystemExit: with code 75, after SIGTERM or SIGINT; the run is saved.
+        """
+        while True:
+            try:
+                return super().train()
+            except RollBack as error:
+                self._roll_back(error.__cause__)
+
+    def after_train(self) -> None:
+        """Run the hooks; a run that was complete when it was resumed ends at the same step."""
+        self.iter = min(self.iter, self.max_iter)
+        super().after_train()
+
+    def run_step(self) -> None:
+        """Run a step, and keep what is not finite out of the weights."""
+        self._trainer.iter = self.iter
+        updated = self._guard.run(
+            self._trainer.run_step, lambda: self.data_loader.last_batch, self.iter
+        )
+        if updated and self.checkpointer.average:
+            self.checkpointer.average.update()
+
+    def _roll_back(self, error: BaseException | None) -> None:
+        """Go back to the last checkpoint, and halve the learning rate once for every time."""
+        if not self.checkpointer.has_checkpoint():
+            raise NonFinite(f"{error} There is no checkpoint to roll back to.")
+        times = self._guard.times
+        self._hooks = []
+        self.register_hooks(self.build_hooks())
+        self.resume_or_load(resume=True)
+        factor = 0.5 ** (times - self._halvings)
+        self._guard.times = self._halvings = times
+        self.scheduler.base_lrs = [rate * factor for rate in self.scheduler.base_lrs]
+        for group in self.optimizer.param_groups:
+            group["lr"] *= factor
+
+    def gather_random_states(self) -> None:
+        """Collect the random state of every process, for the checkpoint that is saved next."""
+        own = random_state()
+        self._random_states = comm.all_gather(own) if comm.get_world_size() > 1 else [own]
+
+    def description(self) -> dict:
+        """What a checkpoint says about its run: config, class names, versions."""
+        names = self.cfg.DATASETS.TRAIN
+        classes = MetadataCatalog.get(names[0]).get("thing_classes", []) if names else []
+        modules = {"torch": torch, "detectron2": detectron2, "numpy": np}
+        return {
+            "config": self.cfg.dump(),
+            "class_names": list(classes),
+            "versions": {name: str(module.__version__) for name, module in modules.items()},
+        }
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
@@ -125,18 +250,41 @@ class Trainer(DefaultTrainer):
         )
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Load ``MODEL.WEIGHTS``, or go on from the last checkpoint if one is there and ``resume``.
+        """Load ``MODEL.WEIGHTS``, or go on from the newest whole checkpoint if ``resume``.
 
         Raises:
-            ValueError: the file cannot be fetched or read.
+            ValueError: the file cannot be fetched or read, or there is none to go on from.
         """
-        load_weights(self.checkpointer, self.cfg.MODEL.WEIGHTS, resume=resume)
-        if resume and self.checkpointer.has_checkpoint():
+        if resume and not self.checkpointer.has_checkpoint():
+            raise ValueError(
+                f"There is no whole checkpoint to resume from in '{self.cfg.OUTPUT_DIR}': leave "
+                "--resume out to begin, or set OUTPUT_DIR to the run's folder."
+            )
+        rest = load_weights(self.checkpointer, self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resume:
             self.start_iter = self.iter + 1
+            rates = sorted({group["lr"] for group in self.optimizer.param_groups})
+            _logger.info(
+                f"Resuming '{self.checkpointer.get_checkpoint_file()}': {self.start_iter} of "
+                f"{self.max_iter} steps are done, learning rate {max(rates):g}."
+            )
+            for line in _differences(rest.get("config", ""), self.cfg.dump()):
+                _logger.info(f"Unlike the saved run: {line}")
+        elif self.checkpointer.average:
+            self.checkpointer.average.load_state_dict(self.checkpointer.model.state_dict())
 
     def state_dict(self) -> dict:
         """Everything a resumed run needs; detectron2 0.6 leaves the optimizer out."""
-        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+        state = {
+            **super().state_dict(),
+            "_trainer": self._trainer.state_dict(),
+            "data": self.data_loader.state_dict(),
+            "random": self._random_states,
+            "non_finite": {"times": self._guard.times, "halvings": self._halvings},
+        }
+        if self.checkpointer.average:
+            state["model"] = self.checkpointer.model.state_dict()
+        return state
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Restore what :meth:`state_dict` gave.
@@ -151,6 +299,44 @@ class Trainer(DefaultTrainer):
             )
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
+        if "data" in state_dict:
+            self.data_loader.load_state_dict(state_dict["data"])
+            self._guard.times = state_dict["non_finite"]["times"]
+            self._halvings = state_dict["non_finite"]["halvings"]
+            states = state_dict["random"]
+            set_random_state(states[comm.get_rank() % len(states)])
+        model, average = self.checkpointer.model, self.checkpointer.average
+        if average:
+            average.load_state_dict(model.state_dict())
+        if "model" in state_dict:
+            model.load_state_dict(state_dict["model"])
+
+
+def _differences(saved: str, present: str) -> list[str]:
+    """Lines ``KEY: saved -> present`` for two configs in YAML."""
+    before, after = (dict(_flat(yaml.safe_load(text) or {})) for text in (saved, present))
+    return [
+        f"{key} {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
+        for key in sorted(before.keys() | after.keys())
+        if before and before.get(key, "unset") != after.get(key, "unset")
+    ]
+
+
+def _flat(node: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _be_deterministic(cfg: CfgNode) -> None:
+    if cfg.SEED < 0:
+        raise ValueError("DETERMINISTIC needs a SEED of 0 or more, such as SEED 1.")
+    # cuBLAS reads it when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
 
 
 @contextlib.contextmanager

@@ -1,0 +1,250 @@
+"""Losses and gradients that are infinite or NaN: never into the weights, always on record."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from .checkpoints import random_state, write_atomically
+
+_logger = logging.getLogger("detectron2.fsaf_d2.training")
+ACTIONS = ("stop", "skip", "rollback")
+
+
+class NonFinite(FloatingPointError):
+    """A loss or a gradient is not finite; the weights are those before the step."""
+
+
+class RollBack(BaseException):
+    """Training shall go on from the last checkpoint with half the learning rate.
+
+    No Exception, which detectron2 would log as a failure.
+    """
+
+
+class NonFiniteGuard:
+    """Keeps what is not finite out of weights, buffers and optimizer."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        action: str,
+        max_times: int,
+        folder: str,
+        config: str,
+    ) -> None:
+        """
+        Args:
+            action: "stop"; "skip" the step; "rollback" to the last checkpoint, with half the rate.
+            max_times: so often it may skip or roll back, before it stops.
+            folder: where black boxes are written.
+            config: of the run, as YAML, to replay the step with.
+
+        Raises:
+            ValueError: the action is unknown or ``max_times`` is negative.
+        """
+        if action not in ACTIONS:
+            raise ValueError(f"SOLVER.NON_FINITE.ACTION must be one of {ACTIONS}, not {action!r}.")
+        if max_times < 0:
+            raise ValueError(f"SOLVER.NON_FINITE.MAX_TIMES must be 0 or more, not {max_times}.")
+        self._model = model
+        self._optimizer = optimizer
+        self._action = action
+        self._max_times = max_times
+        self._folder = Path(folder)
+        self._config = config
+        self.times = 0
+        self._buffers = [b for b in model.buffers() if b.dtype.is_floating_point]
+        self._copies = [b.clone() for b in self._buffers]
+        optimizer.register_step_pre_hook(self._before_update)
+
+    def _before_update(self, *_: object) -> None:
+        gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
+        norms = torch.stack([torch.linalg.vector_norm(grad).float() for grad in gradients])
+        # The norm of finite numbers can overflow.
+        if not torch.isfinite(norms).all() and not all(
+            torch.isfinite(grad).all() for grad in gradients
+        ):
+            raise NonFinite("A gradient is infinite or NaN, though the loss is finite.")
+
+    def run(self, step: Callable[[], None], batch: Callable[[], list[dict]], number: int) -> bool:
+        """Run a training step; see the class for what happens if it is not finite.
+
+        Args:
+            step: forward, backward and update.
+            batch: gives the batch that the step has taken from the loader.
+            number: of the step, from 0.
+
+        Returns:
+            whether the weights were updated.
+
+        Raises:
+            NonFinite: the action is to stop, or it has been taken too often.
+            RollBack: the action is that.
+        """
+        torch._foreach_copy_(self._copies, self._buffers)
+        try:
+            step()
+        except FloatingPointError as error:
+            torch._foreach_copy_(self._buffers, self._copies)
+            cause, box = self._record(batch(), number, error)
+            self._optimizer.zero_grad()
+            self.times += 1
+            message = (
+                f"Step {number + 1} is not finite: {cause} The weights are as before it. Replay it "
+                f"with: python tools/replay_step.py {box}"
+            )
+            if self._action == "stop" or self.times > self._max_times:
+                raise NonFinite(message) from error
+            _logger.warning(f"{message} ({self._action}, {self.times} of {self._max_times} times)")
+            if self._action == "rollback":
+                raise RollBack from error
+            return False
+        return True
+
+    def _record(self, batch: list[dict], step: int, error: Exception) -> tuple[str, Path]:
+        """Write the black box; say the likely cause and where the box is."""
+        rates = sorted({group["lr"] for group in self._optimizer.param_groups})
+        record = {
+            "step": step,
+            "error": str(error),
+            "config": self._config,
+            "learning_rates": rates,
+            "model": {name: x.cpu() for name, x in self._model.state_dict().items()},
+            "batch": [_plain(sample) for sample in batch],
+            "random_state": random_state(),
+        }
+        diagnosis = diagnose(self._model, batch)
+        torch._foreach_copy_(self._buffers, self._copies)
+        cause = diagnosis["cause"].format(rate=max(rates))
+        file = self._folder / f"non_finite_{step:07d}.pth"
+        if comm.is_main_process():
+            write_atomically(file, {**record, **diagnosis, "cause": cause})
+        return cause, file
+
+
+def diagnose(model: nn.Module, batch: list[dict]) -> dict:
+    """Run a training step's forward and backward pass, and find where it stops being finite.
+
+    Args:
+        model: in training mode; its gradients are overwritten, its buffers may change.
+        batch: with ``image`` and ``instances``.
+
+    Returns:
+        ``cause``, a sentence; ``losses`` by name; ``outputs``, for every output of the head and
+        every level its least and greatest value and how many are not finite; ``gradient_norms`` by
+        parameter. Where one was not reached, it is empty.
+    """
+    first: list[str] = []
+    outputs: dict[str, list[list[float]]] = {}
+    handles = [
+        module.register_forward_hook(_note_first(name, first))
+        for name, module in model.named_modules()
+        if name and not list(module.children())
+    ]
+    handles.append(model.head.register_forward_hook(_note_outputs(outputs)))
+    losses: dict[str, Tensor] = {}
+    gradient_norms: dict[str, float] = {}
+    weights = [name for name, p in model.named_parameters() if not _finite(p)]
+    try:
+        model.zero_grad()
+        losses = model(batch)
+        sum(losses.values()).backward()
+        gradient_norms = {
+            name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None
+        }
+    except (RuntimeError, ValueError, IndexError, AssertionError, FloatingPointError) as error:
+        first.append(f"{type(error).__name__} {error}")
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.zero_grad()
+    values = {name: loss.item() for name, loss in losses.items()}
+    return {
+        "cause": _cause(batch, weights, first, values, gradient_norms),
+        "losses": values,
+        "outputs": outputs,
+        "gradient_norms": gradient_norms,
+    }
+
+
+def _cause(
+    batch: list[dict],
+    weights: list[str],
+    first: list[str],
+    losses: dict[str, float],
+    gradient_norms: dict[str, float],
+) -> str:
+    for sample in batch:
+        name = sample.get("file_name", "of the batch")
+        if not _finite(sample["image"].float()):
+            return f"the picture '{name}' has pixels that are not finite."
+        if not _finite(sample["instances"].gt_boxes.tensor):
+            return f"the picture '{name}' has a box that is not finite."
+    if weights:
+        return f"the weights '{weights[0]}' were not finite before the step."
+    high = "the learning rate {rate:g} is likely too high, or the range of half precision too small"
+    if first:
+        return f"'{first[0]}' is the first to overflow; {high}."
+    wrong = [name for name, value in losses.items() if not _finite(torch.tensor(value))]
+    if wrong:
+        return f"{wrong[0]} overflows; {high}."
+    wrong = [name for name, value in gradient_norms.items() if not _finite(torch.tensor(value))]
+    if wrong:
+        return f"the gradient of '{wrong[-1]}' overflows; {high}."
+    return "it is finite when repeated: half precision, or a step that does not repeat exactly."
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
+
+
+def _note_first(name: str, first: list[str]):
+    def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+        if not first and isinstance(output, Tensor) and not _finite(output):
+            first.append(name)
+
+    return hook
+
+
+def _note_outputs(outputs: dict[str, list[list[float]]]):
+    def hook(_module: nn.Module, _inputs: object, predictions: object) -> None:
+        for name, levels in predictions._asdict().items():
+            outputs[name] = [
+                [level.min().item(), level.max().item(), (~torch.isfinite(level)).sum().item()]
+                for level in levels
+            ]
+
+    return hook
+
+
+def _plain(sample: dict) -> dict:
+    """A sample of tensors and plain values."""
+    instances = sample["instances"]
+    return {
+        "file_name": str(sample.get("file_name", "")),
+        "image": sample["image"],
+        "size": list(instances.image_size),
+        "boxes": instances.gt_boxes.tensor,
+        "classes": instances.gt_classes,
+    }
+
+
+def restore_batch(batch: list[dict]) -> list[dict]:
+    """Turn the batch of a black box into a model's input."""
+    samples = []
+    for sample in batch:
+        instances = Instances(tuple(sample["size"]))
+        instances.gt_boxes = Boxes(sample["boxes"])
+        instances.gt_classes = sample["classes"]
+        file_name, image = sample["file_name"], sample["image"]
+        samples.append({"file_name": file_name, "image": image, "instances": instances})
+    return samples

@@ -1,0 +1,62 @@
+#!/usr/bin/env python
+"""Repeat a training step whose loss or gradient was not finite, and say where it goes wrong.
+
+    python tools/replay_step.py output/non_finite_0000123.pth
+
+The file is written by training, see SOLVER.NON_FINITE. Everything in it is data; no code is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from tabulate import tabulate
+
+from fsaf_d2 import add_fsaf_config
+from fsaf_d2.training.checkpoints import set_random_state
+from fsaf_d2.training.non_finite import diagnose, restore_batch
+
+
+def main() -> None:
+    """Read the command line and the file, repeat the step, print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", help="non_finite_*.pth in a run's OUTPUT_DIR")
+    parser.add_argument("--device", help="in place of the run's")
+    args = parser.parse_args()
+    try:
+        box = torch.load(args.file, weights_only=True, map_location="cpu")
+        batch = restore_batch(box["batch"])
+    except Exception as error:
+        sys.exit(f"{args.file} is no record of a step ({type(error).__name__}: {error}).")
+    cfg = get_cfg()
+    add_fsaf_config(cfg)
+    cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(box["config"])))
+    cfg.MODEL.DEVICE = args.device or (cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu")
+    model = build_model(cfg).train()
+    model.load_state_dict(box["model"])
+    set_random_state(box["random_state"])
+    found = diagnose(model, batch)
+
+    rate = max(box["learning_rates"])
+    print(f"Step {box['step'] + 1}, learning rate {rate:g}. Then: {box['cause']}")
+    print(f"Now: {found['cause'].format(rate=rate)}\n")
+    pictures = [[x["file_name"], len(x["boxes"]), list(x["image"].shape[1:])] for x in box["batch"]]
+    print(tabulate(pictures, headers=["picture", "boxes", "height, width"]), "\n")
+    print(tabulate(found["losses"].items(), headers=["loss", "value"]), "\n")
+    rows = [
+        [name, level, *values]
+        for name, levels in found["outputs"].items()
+        for level, values in enumerate(levels)
+    ]
+    print(tabulate(rows, headers=["output", "level", "least", "greatest", "not finite"]), "\n")
+    largest = sorted(found["gradient_norms"].items(), key=lambda x: -abs(x[1]))[:10]
+    print(tabulate(largest, headers=["largest gradients", "norm"]))
+
+
+if __name__ == "__main__":
+    main()
