@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Compare our detectors with detectron2's RetinaNet and FCOS: time, memory, cost of many objects.
 
-    python benchmarks/speed.py                      # all of it; about 18 minutes on 2 CPU cores
+    python benchmarks/speed.py                      # all: about 18 minutes on 2 idle CPU cores
     python benchmarks/speed.py step losses          # some of it
     python benchmarks/speed.py gpu                  # only what a GPU is asked, about 8 minutes
     python benchmarks/speed.py --plot FILE.png --json FILE.json
