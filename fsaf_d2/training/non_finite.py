@@ -62,7 +62,7 @@ class NonFiniteGuard:
         self._folder = Path(folder)
         self._config = config
         self.times = 0
-        self._buffers = [b for b in model.buffers() if b.dtype.is_floating_point]
+        self._buffers = list(model.buffers())
         self._copies = [b.clone() for b in self._buffers]
         optimizer.register_step_pre_hook(self._before_update)
 

@@ -1,0 +1,76 @@
+"""Small trainings for the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.utils.env import seed_all_rng
+from models import ROOT
+
+from fsaf_d2 import load_config
+from fsaf_d2.training import Trainer
+
+OVERRIDES = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.WEIGHTS": "",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
+    "MODEL.FPN.OUT_CHANNELS": 16,
+    "MODEL.RETINANET.NUM_CONVS": 1,
+    "MODEL.RETINANET.NUM_CLASSES": 10,
+    "DATASETS.TRAIN": "('runs_train',)",
+    "DATASETS.TEST": "('runs_val',)",
+    "DATALOADER.NUM_WORKERS": 0,
+    "INPUT.MIN_SIZE_TRAIN": "(96, 128)",
+    "INPUT.MIN_SIZE_TEST": 128,
+    "SEED": 1,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.BASE_LR": 0.001,
+    "SOLVER.MAX_ITER": 6,
+    "SOLVER.STEPS": "()",
+    "SOLVER.WARMUP_ITERS": 2,
+    "SOLVER.CHECKPOINT_PERIOD": 2,
+}
+
+
+def register(data_root: Path) -> None:
+    """Make the digits below the folder known as runs_train and runs_val."""
+    for part in ("train", "val"):
+        if f"runs_{part}" in DatasetCatalog:
+            DatasetCatalog.remove(f"runs_{part}")
+        digits = data_root / "digits"
+        annotations = digits / "annotations" / f"{part}.json"
+        register_coco_instances(f"runs_{part}", {}, str(annotations), str(digits / part))
+
+
+def run_cfg(output: Path, **overrides: object) -> CfgNode:
+    """The config of a small run; keys are written with ``__`` for the dot."""
+    values = {**OVERRIDES, "OUTPUT_DIR": output}
+    values.update({key.replace("__", "."): value for key, value in overrides.items()})
+    words = [str(word) for pair in values.items() for word in pair]
+    return load_config(ROOT / "configs" / "Base-FSAF-small.yaml", words)
+
+
+def run_trainer(cfg: CfgNode, *, resume: bool = False) -> Trainer:
+    """A trainer that is ready to train."""
+    torch.set_num_threads(1)
+    Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+    seed_all_rng(cfg.SEED)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    return trainer
+
+
+def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Copies of all that the model holds."""
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether two state dicts are equal bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
