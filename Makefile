@@ -4,6 +4,7 @@ VENV ?= .venv
 PYTHON ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+SOAK_ARGS ?=
 PYTEST_ARGS ?=
 
 PY := $(VENV)/bin/python
@@ -25,7 +26,7 @@ PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MPLBACKEND ?= Agg
 
-.PHONY: help setup test test-fast demo bench lint clean
+.PHONY: help setup test test-fast demo bench soak lint clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -33,7 +34,7 @@ help:  ## list the targets
 	@echo
 	@echo "  PYTHON=python3.12    the interpreter for a new environment (3.10 to 3.13)"
 	@echo "  VENV=path            an existing environment: what it has stays, the rest is added"
-	@echo "  DEMO_ARGS=... BENCH_ARGS=... PYTEST_ARGS=...    further arguments of the three"
+	@echo "  DEMO_ARGS=... BENCH_ARGS=... SOAK_ARGS=... PYTEST_ARGS=...    further arguments"
 
 setup: $(READY)  ## create the environment and install everything into it
 
@@ -51,6 +52,9 @@ demo: $(READY)  ## set up if needed, then train, evaluate and draw on handwritte
 
 bench: $(READY)  ## set up if needed, then compare speed and memory with detectron2's RetinaNet
 	@$(PY) benchmarks/speed.py --plot output/benchmark.png --json output/benchmark.json $(BENCH_ARGS)
+
+soak: $(READY)  ## set up if needed, then kill a training 100 times and compare it with one left alone
+	@OMP_NUM_THREADS=1 $(PY) tools/soak.py $(SOAK_ARGS)
 
 lint: $(READY)  ## check the code with ruff
 	@$(PY) -m ruff check .

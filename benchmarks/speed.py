@@ -30,7 +30,7 @@ from pathlib import Path
 import detectron2
 import torch
 from detectron2.utils.events import EventStorage
-from speed_gpu import BF16, CHANNELS_LAST, COMPILE, FUSED, measure_gpu
+from speed_gpu import BF16, CHANNELS_LAST, COMPILE, measure_gpu
 from speed_models import (
     BASELINE,
     FCOS_NAME,
@@ -58,10 +58,10 @@ SIZES = {
 SWITCHES = {
     "joint": [],
     "channels_last": CHANNELS_LAST,
-    "fused optimizer": FUSED,
+    "optimizer not fused": ["SOLVER.FUSED", "False"],
     "compiled backbone and head": COMPILE,
     "bfloat16": BF16,
-    "all four": CHANNELS_LAST + FUSED + COMPILE + BF16,
+    "channels_last, compiled, bfloat16": CHANNELS_LAST + COMPILE + BF16,
 }
 STEP_TITLE = "training step, 20 objects a picture"
 INFERENCE_TITLE = "inference with post-processing, dense scores"

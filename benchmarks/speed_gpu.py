@@ -49,7 +49,6 @@ CARDS = {
 BF16 = ["SOLVER.BFLOAT16", "True"]
 CHANNELS_LAST = ["MODEL.CHANNELS_LAST", "True"]
 COMPILE = ["MODEL.COMPILE", "True"]
-FUSED = ["SOLVER.FUSED", "True"]
 
 
 class Case(NamedTuple):
@@ -70,8 +69,8 @@ CASES = {
     "joint, bf16": Case("joint", "half", BF16, torch.bfloat16),
     "joint, bf16, channels_last": Case("joint", "half", BF16 + CHANNELS_LAST, torch.bfloat16),
     "joint, bf16, compiled": Case("joint", "half", BF16 + COMPILE, torch.bfloat16),
-    "joint, bf16, channels_last, compiled, fused optimizer": Case(
-        "joint", "half", BF16 + CHANNELS_LAST + COMPILE + FUSED, torch.bfloat16
+    "joint, bf16, channels_last, compiled": Case(
+        "joint", "half", BF16 + CHANNELS_LAST + COMPILE, torch.bfloat16
     ),
 }
 

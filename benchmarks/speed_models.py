@@ -22,11 +22,11 @@ CONFIG = Path(__file__).parents[1] / "configs" / "fsaf_R_50_FPN_1x.yaml"
 BASELINE = "RetinaNet (detectron2)"
 FCOS_NAME = "FCOS (detectron2)"
 MODELS = {
-    BASELINE: ["MODEL.META_ARCHITECTURE", "RetinaNet"],
+    BASELINE: ["MODEL.META_ARCHITECTURE", "RetinaNet", "SOLVER.FUSED", "False"],
     "joint": [],
     "anchor-free only": ["MODEL.FSAF.ANCHOR_BRANCH", "False"],
     "anchors only": ["MODEL.FSAF.ANCHOR_FREE_BRANCH", "False"],
-    FCOS_NAME: [],
+    FCOS_NAME: ["SOLVER.FUSED", "False"],
 }
 # A network so small that a smoke run is short, also where it is compiled.
 QUICK = [

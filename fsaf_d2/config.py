@@ -65,8 +65,8 @@ def add_fsaf_config(cfg: CfgNode) -> None:
 
     # "SGD" (detectron2's own builder) or "ADAMW".
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # Update all weights in one pass over them; equal to the plain step up to rounding.
-    cfg.SOLVER.FUSED = False
+    # Update all weights in one pass over them; equal to detectron2's step up to rounding.
+    cfg.SOLVER.FUSED = True
     # Train under bfloat16 autocast; unlike SOLVER.AMP also on a CPU, and no loss is scaled.
     cfg.SOLVER.BFLOAT16 = False
 

@@ -98,6 +98,10 @@ class FSAFHead(RetinaNetHead):
             norm=_group_norm if norm == "GN" else norm,
             prior_prob=prior_prob,
         )
+        # What comes before a ReLU of the towers is needed by nobody.
+        for module in (*self.cls_subnet, *self.bbox_subnet):
+            if isinstance(module, nn.ReLU):
+                module.inplace = True
         self.anchor_branch = anchor_branch
         self.anchor_free_branch = anchor_free_branch
         if not anchor_branch:
