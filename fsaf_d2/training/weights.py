@@ -364,30 +364,55 @@ def _checked(shape: tuple, dtype: _Dtype, content: bytes | str, fortran_order: b
     return tuple(shape), dtype.dtype, bool(fortran_order), content
 
 
+class _Maker:
+    """A function that a pickle may call; of a plain one it could set the defaults."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable) -> None:
+        self._function = function
+
+    def __call__(self, *args: object) -> object:
+        return self._function(*args)
+
+    def __setstate__(self, _: object) -> None:
+        raise _Refused("it changes what reads it.")
+
+
+@_Maker
 def _reconstruct(*_: object) -> _Array:
     return np.ndarray.__new__(_Array, 0, np.int8)
 
 
+@_Maker
 def _frombuffer(content: bytes, dtype: _Dtype, shape: tuple, order: str) -> _Array:
     array = _reconstruct()
     array.__setstate__((1, shape, dtype, order == "F", content))
     return array
 
 
+@_Maker
 def _scalar(dtype: _Dtype, content: bytes | str) -> np.generic:
     _, dtype, _, content = _checked((), dtype, content, False)
     return np.frombuffer(content, dtype)[0]
 
 
+@_Maker
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     if encoding not in ("latin1", "latin-1"):
         raise _Refused(f"it holds bytes in the encoding {encoding!r:.99}.")
     return text.encode("latin1")
 
 
+@_Maker
+def _empty() -> bytes:
+    return b""
+
+
 _PICKLE_NAMES: dict[tuple[str, str], Callable | str] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _empty,
     # Only ever an argument: called, it would allocate what it is told to.
     ("numpy", "ndarray"): "ndarray",
     ("numpy", "dtype"): _Dtype,
