@@ -194,7 +194,7 @@ VALUES += [float("nan"), "\0", "\ud800", [1, 2, 3, 4]]
 def mutated(rng: random.Random, data: object) -> object:
     """Change one place of nested lists and dicts."""
     if rng.random() < 0.2 or not data or not isinstance(data, (dict, list)):
-        return rng.choice(VALUES)
+        return copy.deepcopy(rng.choice(VALUES))
     key = rng.choice(list(data) if isinstance(data, dict) else range(len(data)))
     if rng.random() < 0.2:
         del data[key]
