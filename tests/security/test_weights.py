@@ -246,17 +246,28 @@ def torchscript() -> bytes:
     return buffer.getvalue()
 
 
+def tensor_pickle(before: bytes, after: bytes) -> bytes:
+    """The pickle of one number in a tensor, with a lie about it."""
+    with zipfile.ZipFile(io.BytesIO(saved({"weight": torch.zeros(1)}))) as file:
+        content = file.read(next(name for name in file.namelist() if name.endswith("data.pkl")))
+    assert content.count(before) == 1
+    return content.replace(before, after)
+
+
 def storage_pickle(size: int) -> bytes:
-    """A tensor whose numbers are said to be so many."""
-    tensor = io.BytesIO()
-    torch.save({"weight": torch.zeros(1)}, tensor)
-    with zipfile.ZipFile(tensor) as file:
-        name = next(n for n in file.namelist() if n.endswith("data.pkl"))
-        content = file.read(name)
-    place = content.index(b"X\x03\x00\x00\x00cpuq")
-    end = content.index(b"tq", place)
-    number = content.index(b"K\x01", place, end)
-    return content[:number] + b"\x8a\x08" + struct.pack("<q", size) + content[number + 2 :]
+    """A storage that is said to have so many numbers."""
+    return tensor_pickle(b"cpuq\x06K\x01", b"cpuq\x06\x8a\x08" + struct.pack("<q", size))
+
+
+def old_tensor(before: bytes, after: bytes) -> bytes:
+    """An old checkpoint of one number, with a lie about it."""
+    content = saved({"weight": torch.zeros(1)}, _use_new_zipfile_serialization=False)
+    assert content.count(before) == 1
+    return content.replace(before, after)
+
+
+HUGE = b"cpuq\x06\x8a\x08" + struct.pack("<q", 2**40)
+ONE, MANY = b"K\x00K\x01\x85", b"K\x00\x8a\x08" + struct.pack("<q", 100) + b"\x85"
 
 
 def sized(name: str) -> bytes:
@@ -354,7 +365,14 @@ FILES = {
         lambda: archive(storage_pickle(2**40), {"archive/data/0": bytes(4)}),
         "no whole checkpoint",
     ),
-    "huge_old_storage.pth": (lambda: old_torch(storage_pickle(2**40)), "no whole checkpoint"),
+    "huge_old_storage.pth": (lambda: old_tensor(b"cpuq\x06K\x01", HUGE), "no whole checkpoint"),
+    # Torch could show what the memory held before.
+    # Torch could show what the memory held before.
+    "grown.pth": (
+        lambda: archive(tensor_pickle(ONE, MANY), {"archive/data/0": bytes(4)}),
+        "no whole checkpoint",
+    ),
+    "grown_old.pth": (lambda: old_tensor(ONE, MANY), "no whole checkpoint"),
     "expanded.pth": (lambda: saved({"weight": torch.zeros(1).expand(2**40)}), "larger than"),
     "resnet-abcdef12.pth": (lambda: saved({"weight": torch.zeros(1)}), "abcdef12.* starts with"),
     "R-50-0a1b2c3d4e.pkl": (lambda: zoo(weight=np.zeros(1)), "0a1b2c3d4e"),
@@ -377,6 +395,15 @@ def test_folders_and_pipes_are_refused(tmp_path):
         load_file(tmp_path)
     with pytest.raises(WeightsFileError, match="not an ordinary file"):
         load_file("/dev/zero")
+
+
+def test_an_old_torch_is_warned_of(tmp_path, monkeypatch, caplog):
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "net.pth")
+    load_file(tmp_path / "net.pth")
+    assert "CVE" not in caplog.text or torch.__version__ < "2.10"
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    load_file(tmp_path / "net.pth")
+    assert "CVE-2026-24747" in caplog.text
 
 
 def test_a_name_with_the_right_hash_passes(tmp_path):
