@@ -311,9 +311,9 @@ def _check_pickle(file: BinaryIO, size: int, admitted: re.Pattern[str] | None) -
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name in ("GLOBAL", "INST") and admitted and not admitted.fullmatch(argument):
             raise _refused_name(*argument.split(" ", 1))
-        # The unpickler makes a table of so many entries.
-        if opcode.name.endswith("PUT") and int(argument) > size:
-            raise _Refused("it claims more memory than its size explains.")
+        # The unpickler makes a table, or reads at once, as much as these say.
+        if opcode.name.endswith(("PUT", "FRAME")) and int(argument) > size:
+            raise _Refused("it is cut off, or claims more memory than its size explains.")
 
 
 def _refused_name(module: str, name: str) -> _Refused:

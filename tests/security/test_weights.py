@@ -283,7 +283,7 @@ FILES = {
     "pointer.pth": (lambda: b"version https://git-lfs.github.com/spec/v1\n", "no whole"),
     "random.pkl": (lambda: random.Random(0).randbytes(1000), "no whole checkpoint"),
     "cut_archive.pth": (lambda: saved({"weight": torch.zeros(99)})[:-100], "no whole"),
-    "cut_pickle.pkl": (lambda: zoo(weight=np.zeros(99))[:-100], "no whole checkpoint"),
+    "cut_pickle.pkl": (lambda: zoo(weight=np.zeros(99))[:-100], "cut off"),
     "cut_old.pth": (
         lambda: saved({"w": torch.zeros(99)}, _use_new_zipfile_serialization=False)[:-100],
         "no whole checkpoint",
@@ -344,7 +344,7 @@ FILES = {
     "huge_text_memo.pkl": (lambda: b"]p4000000000\n.", "more memory"),
     "huge_bytes.pkl": (lambda: b"\x80\x04\x8e" + struct.pack("<Q", 2**45) + b".", "no whole"),
     "huge_bytearray.pkl": (lambda: b"\x80\x05\x96" + struct.pack("<Q", 2**45) + b".", "no whole"),
-    "huge_frame.pkl": (lambda: b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"}.", "no whole"),
+    "huge_frame.pkl": (lambda: b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"}.", "more memory"),
     "codec.pkl": (lambda: zoo(weight=Call(__import__("_codecs").encode, "x", "rot13")), "encoding"),
     "shadowed.pkl": (lambda: pickle.dumps({"model": shadowed(), "__author__": "x"}), "attributes"),
     "shadowed.pth": (
