@@ -19,11 +19,17 @@ from collections.abc import Iterator
 from fsaf_d2 import load_config
 
 # isort: split
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 
-from fsaf_d2.training import Trainer, first_to_fail, launch, load_weights, prepare
+from fsaf_d2.training import (
+    SafeCheckpointer,
+    Trainer,
+    first_to_fail,
+    launch,
+    load_weights,
+    prepare,
+)
 
 
 @contextlib.contextmanager
@@ -59,16 +65,29 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
         default_setup(cfg, args)
         if args.eval_only:
             model = Trainer.build_model(cfg)
-            checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+            checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trust=args.trust_weights)
             load_weights(checkpointer, cfg.MODEL.WEIGHTS, resume=args.resume)
         else:
             trainer = Trainer(cfg)
+            trainer.checkpointer.trust = args.trust_weights
             trainer.resume_or_load(resume=args.resume)
     return Trainer.test(cfg, model) if args.eval_only else trainer.train()
 
 
+def argument_parser() -> argparse.ArgumentParser:
+    """detectron2's options and those of this program."""
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--trust-weights",
+        action="store_true",
+        help="read MODEL.WEIGHTS, or the checkpoint to resume from, with all that is in the file: "
+        "any code in it runs with your rights. Only for files of people whom you trust",
+    )
+    return parser
+
+
 if __name__ == "__main__":
-    arguments = default_argument_parser().parse_args()
+    arguments = argument_parser().parse_args()
     with one_sentence():
         config = read_config(arguments)
     launch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,10 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .builtin import SOURCES, data_root
+
+
+class AnnotationFileError(ValueError):
+    """An annotation file is broken, or names a picture outside its image folder."""
 
 
 def require_datasets(names: Sequence[str]) -> None:
@@ -34,6 +39,57 @@ def require_datasets(names: Sequence[str]) -> None:
             path = metadata.get(key)
             if path and not os.path.exists(path):
                 raise FileNotFoundError(_missing_message(name, kind, path))
+
+
+def require_annotations(names: Sequence[str]) -> None:
+    """Check the annotation files of data sets in COCO format by :func:`check_annotations`.
+
+    Args:
+        names: data sets whose files exist. Those of other formats are not looked at.
+
+    Raises:
+        AnnotationFileError: as :func:`check_annotations`.
+    """
+    for name in dict.fromkeys(names):
+        metadata = MetadataCatalog.get(name)
+        path, root = metadata.get("json_file"), metadata.get("image_root")
+        # Of addresses (s3://, https://) nothing is known before detectron2 has fetched them.
+        if metadata.get("evaluator_type") == "coco" and path and os.path.isfile(path):
+            check_annotations(path, root or "")
+
+
+def check_annotations(
+    annotation_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
+) -> None:
+    """Check that an annotation file is in COCO format, and that its pictures lie in their folder.
+
+    Checked are the parts of it that a box detector reads. A picture lies in its folder if that is
+    so after every symbolic link has been followed; the folder itself may be a link. Whether the
+    pictures exist is not checked.
+
+    Args:
+        annotation_file: path of the JSON file.
+        image_root: the folder that its file names are relative to.
+
+    Raises:
+        AnnotationFileError: the first entry that is not as it should be; the message names the
+            file, the entry and, for a picture, its name.
+        OSError: the file cannot be read.
+    """
+    here = f"Annotation file '{os.fspath(annotation_file)}'"
+    try:
+        with open(annotation_file, encoding="utf-8") as file:
+            data = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise AnnotationFileError(
+            f"{here} is not JSON ({type(error).__name__}: {error})."
+        ) from error
+    try:
+        # As detectron2, which lets the old files of that name repeat ids.
+        unique = "minival" not in os.fspath(annotation_file)
+        _check_coco(data, _ImageFolder(os.fspath(image_root)), unique)
+    except _Offence as offence:
+        raise AnnotationFileError(f"{here}: {offence}") from offence
 
 
 def require_num_classes(names: Sequence[str], num_classes: int) -> None:
@@ -87,3 +143,115 @@ def _missing_message(name: str, kind: str, path: str) -> str:
             "DATASETS.TRAIN and DATASETS.TEST."
         )
     return message
+
+
+class _Offence(Exception):
+    """What is wrong with an annotation file, without its name."""
+
+
+def _check_coco(data: object, folder: _ImageFolder, unique_annotations: bool) -> None:
+    if not isinstance(data, dict):
+        raise _Offence("it must be a mapping with 'images', 'annotations' and 'categories'.")
+    categories = {entry["id"]: entry for entry in _entries(data, "categories")}
+    for key, category in categories.items():
+        if not isinstance(category.get("name"), str):
+            raise _Offence(f"category {key} has no 'name' that is a text.")
+    images = {entry["id"]: entry for entry in _entries(data, "images")}
+    for key, image in images.items():
+        name = image.get("file_name")
+        if not isinstance(name, str) or not name:
+            raise _Offence(f"image {key} has no 'file_name' that is a text.")
+        for side in ("width", "height"):
+            if not (_is_integer(image.get(side)) and image[side] > 0):
+                raise _Offence(f"image {key} ({name!r:.99}) has no '{side}' above 0 in pixels.")
+        if not folder.holds(name):
+            raise _Offence(
+                f"image {key} has the file name {name!r:.99}, which is not that of a file in the "
+                f"image folder '{folder.root}'. Links that lead out of it are refused too."
+            )
+    # Files of test pictures have none.
+    if "annotations" not in data:
+        return
+    for annotation in _entries(data, "annotations", unique=unique_annotations):
+        key = annotation["id"]
+        for reference, known in (("image_id", images), ("category_id", categories)):
+            value = annotation.get(reference)
+            if not _is_integer(value) or value not in known:
+                raise _Offence(
+                    f"annotation {key} has the {reference} {value!r:.99}, which is not that of any "
+                    f"of the {'images' if known is images else 'categories'}."
+                )
+        box = annotation.get("bbox")
+        if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
+            raise _Offence(
+                f"annotation {key} of image {annotation['image_id']} has the bbox {box!r:.99}, not "
+                "four finite numbers (x, y, width, height in pixels)."
+            )
+
+
+def _entries(data: dict, name: str, *, unique: bool = True) -> list[dict]:
+    """A list of the file, each of whose entries has an id."""
+    entries = data.get(name)
+    if not isinstance(entries, list):
+        raise _Offence(f"it has no list '{name}'.")
+    ids = set()
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not _is_integer(entry.get("id")):
+            raise _Offence(f"entry {index} of '{name}' has no 'id' that is a whole number.")
+        if unique and entry["id"] in ids:
+            raise _Offence(f"two entries of '{name}' have the id {entry['id']}.")
+        ids.add(entry["id"])
+    return entries
+
+
+def _is_integer(value: object) -> bool:
+    # JSON's true and false are whole numbers to Python.
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return (_is_integer(value) or isinstance(value, float)) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+class _ImageFolder:
+    """An image folder whose links are looked up once, not for each of 100,000 pictures."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._real_root = os.path.realpath(root)
+        self._folders: dict[str, tuple[bool, set[str] | None]] = {}
+
+    def holds(self, name: str) -> bool:
+        """Whether this file name leads to a place in the folder, there or not."""
+        # detectron2 fetches addresses, which a name is where the folder is ''.
+        if "\0" in name or "://" in name:
+            return False
+        try:
+            os.fsencode(name)
+            parent, base = os.path.split(os.path.join(self.root, name))
+            if parent not in self._folders:
+                self._folders[parent] = self._look_up(parent)
+            inside, links = self._folders[parent]
+            if links is None or base in links or base in ("", os.curdir, os.pardir):
+                inside = self._is_inside(os.path.join(parent, base))
+            return inside
+        except ValueError:
+            # No file can have that name.
+            return False
+
+    def _look_up(self, folder: str) -> tuple[bool, set[str] | None]:
+        """Whether a folder is inside, and the names of the links in it, None if not known."""
+        if not self._is_inside(folder):
+            return False, set()
+        try:
+            with os.scandir(folder or os.curdir) as entries:
+                return True, {entry.name for entry in entries if entry.is_symlink()}
+        except OSError:
+            return True, None
+
+    def _is_inside(self, path: str) -> bool:
+        real = os.path.realpath(path)
+        return os.path.commonpath([self._real_root, real]) == self._real_root

@@ -6,12 +6,16 @@ docs/data_loading.md.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
+import math
+from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
@@ -26,18 +30,58 @@ except ImportError:
 _EXIF_ORIENTATION = 274
 _JPEG_END = b"\xff\xd9"
 
+# Of a picture, 400 MB in memory; INPUT.MAX_PIXELS.
+MAX_PIXELS = 2**27
+# Pillow knows more, some of which it has other programs read (EPS).
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000")
+
 
 def build_mapper(cfg: CfgNode, *, is_train: bool) -> DatasetMapper:
-    """The mapper of this project's loaders; detectron2's where OpenCV is not installed.
+    """The mapper of this project's loaders; detectron2's way where OpenCV is not installed.
 
     Args:
         cfg: its ``INPUT`` section says how pictures are read, resized and flipped.
         is_train: whether for training, with annotations and random transforms.
     """
-    return (DatasetMapper if cv2 is None else OpenCVMapper)(cfg, is_train)
+    return (LimitedMapper if cv2 is None else OpenCVMapper)(cfg, is_train)
 
 
-class OpenCVMapper(DatasetMapper):
+class LimitedMapper(DatasetMapper):
+    """detectron2's mapper, which refuses pictures of more pixels than a limit."""
+
+    @configurable
+    def __init__(self, is_train: bool, *, max_pixels: int = MAX_PIXELS, **options: object) -> None:
+        """Take a config and ``is_train``, or the arguments of detectron2's mapper.
+
+        Args:
+            is_train: whether for training.
+            max_pixels: width times height above which a picture is not decoded.
+            options: of detectron2's mapper.
+        """
+        super().__init__(is_train, **options)
+        self.max_pixels = max_pixels
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        """As detectron2's, with ``INPUT.MAX_PIXELS``."""
+        arguments = super().from_config(cfg, is_train)
+        arguments["max_pixels"] = cfg.INPUT.get("MAX_PIXELS", MAX_PIXELS)
+        return arguments
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """Map as detectron2's.
+
+        Raises:
+            OSError: the picture cannot be read or is too large; the message names it.
+        """
+        file_name = dataset_dict["file_name"]
+        with _naming(file_name), PathManager.open(file_name, "rb") as file:
+            _require_size(file, self.max_pixels)
+        with _without_pillows_limit():
+            return super().__call__(dataset_dict)
+
+
+class OpenCVMapper(LimitedMapper):
     """detectron2's mapper, faster: the same boxes and pictures, within one grey level.
 
     Semantic segmentation, precomputed proposals and formats other than BGR and RGB take
@@ -67,7 +111,7 @@ class OpenCVMapper(DatasetMapper):
             ``instances``.
 
         Raises:
-            OSError: the picture cannot be read; the message names it.
+            OSError: the picture cannot be read or is too large; the message names it.
             detectron2.data.detection_utils.SizeMismatchError: it has another size than annotated.
         """
         if (
@@ -77,7 +121,8 @@ class OpenCVMapper(DatasetMapper):
         ):
             return super().__call__(dataset_dict)
         dataset_dict = copy.deepcopy(dataset_dict)
-        picture = T.AugInput(read_image(dataset_dict["file_name"], self.image_format))
+        image = read_image(dataset_dict["file_name"], self.image_format, self.max_pixels)
+        picture = T.AugInput(image)
         utils.check_image_size(dataset_dict, picture.image)
         transforms = self.augmentations(picture)
         dataset_dict["image"] = to_planes(picture.image)
@@ -121,7 +166,7 @@ class ResizeTransform(T.ResizeTransform):
         return cv2.resize(img, (self.new_w, self.new_h), interpolation=cv2.INTER_LINEAR)
 
 
-def read_image(file_name: str, image_format: str) -> np.ndarray:
+def read_image(file_name: str, image_format: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read a picture to the same pixels as detectron2's function of this name.
 
     OpenCV decodes JPEG files in colour or grey that are upright and end as they should. All other
@@ -130,25 +175,61 @@ def read_image(file_name: str, image_format: str) -> np.ndarray:
     Args:
         file_name: path, or an address that detectron2's PathManager knows.
         image_format: ``BGR`` or ``RGB``.
+        max_pixels: width times height above which a picture is not decoded.
 
     Returns:
         uint8 of shape (height, width, 3), contiguous, turned as its EXIF orientation says.
 
     Raises:
-        OSError: the file cannot be read or is no picture; the message names it.
+        OSError: the file cannot be read, is no picture or has too many pixels; the message names
+            it.
     """
-    try:
+    with _naming(file_name):
         with PathManager.open(file_name, "rb") as file:
             data = file.read()
-        if _opencv_decodes_alike(data):
+        if _require_size(io.BytesIO(data), max_pixels) and data.endswith(_JPEG_END):
+            # Versions of OpenCV fill what is missing at the end with grey.
             flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
             if image is not None:
                 return image if image_format == "BGR" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         # detectron2 makes BGR a reversed view, which Pillow and NumPy are slow to copy later.
-        image = utils.read_image(file_name, "RGB")
+        with _without_pillows_limit():
+            image = utils.read_image(file_name, "RGB")
         return cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image_format == "BGR" else image
-    except (OSError, SyntaxError) as error:
+
+
+def _require_size(file: BinaryIO, max_pixels: int) -> bool:
+    """Make sure that a picture, of which only the header is read, has no more pixels.
+
+    Returns:
+        whether it is of a kind that OpenCV is known to decode as Pillow does.
+
+    Raises:
+        OSError: it has more, or is no picture.
+    """
+    with _without_pillows_limit(), Image.open(file, formats=_FORMATS) as header:
+        if math.prod(header.size) > max_pixels:
+            width, height = header.size
+            raise OSError(
+                f"it has {width} x {height} pixels, more than the {max_pixels} that "
+                "INPUT.MAX_PIXELS allows"
+            )
+        if header.format != "JPEG" or header.mode not in ("RGB", "L"):
+            return False
+        try:
+            return header.getexif().get(_EXIF_ORIENTATION) not in range(2, 9)
+        except Exception:
+            # Pillow raises errors of many types for broken metadata.
+            return False
+
+
+@contextlib.contextmanager
+def _naming(file_name: str) -> Iterator[None]:
+    """Turn the errors of many types that broken pictures raise into one that names the picture."""
+    try:
+        yield
+    except Exception as error:
         if isinstance(error, OSError) and error.filename:
             raise
         raise OSError(
@@ -156,21 +237,14 @@ def read_image(file_name: str, image_format: str) -> np.ndarray:
         ) from error
 
 
-def _opencv_decodes_alike(data: bytes) -> bool:
-    """Whether a file's contents are of a kind that OpenCV is known to decode as Pillow does."""
-    # Versions of OpenCV fill what is missing at the end with grey.
-    if not data.endswith(_JPEG_END):
-        return False
+@contextlib.contextmanager
+def _without_pillows_limit() -> Iterator[None]:
+    """Let the limit of this project be the only one."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with Image.open(io.BytesIO(data)) as header:
-            return (
-                header.format == "JPEG"
-                and header.mode in ("RGB", "L")
-                and header.getexif().get(_EXIF_ORIENTATION) not in range(2, 9)
-            )
-    except Exception:
-        # Pillow raises errors of many types for broken headers.
-        return False
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def to_planes(image: np.ndarray) -> torch.Tensor:

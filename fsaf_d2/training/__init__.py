@@ -3,5 +3,6 @@
 from .launch import first_to_fail, launch
 from .setup import load_weights, prepare
 from .trainer import Trainer
+from .weights import SafeCheckpointer
 
-__all__ = ["Trainer", "first_to_fail", "launch", "load_weights", "prepare"]
+__all__ = ["SafeCheckpointer", "Trainer", "first_to_fail", "launch", "load_weights", "prepare"]

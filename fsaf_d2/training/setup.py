@@ -9,8 +9,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from ..data.checks import require_datasets, require_num_classes
+from ..data.checks import require_annotations, require_datasets, require_num_classes
 from .launch import torchrun_process
+from .weights import SafeCheckpointer, WeightsFileError
 
 
 def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1, num_machines: int = 1) -> None:
@@ -27,10 +28,10 @@ def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1, num_machines: i
 
     Raises:
         FileNotFoundError: weights or a data set are missing.
-        ValueError: a data set is not registered or has another number of classes, there are fewer
-            GPUs than asked for, both torchrun and detectron2's launch are to start processes, the
-            processes cannot share the batch equally, or mixed precision is to be trained on the
-            CPU.
+        ValueError: a data set is not registered, has another number of classes or annotations that
+            are broken or lead out of its image folder, there are fewer GPUs than asked for, both
+            torchrun and detectron2's launch are to start processes, the processes cannot share the
+            batch equally, or mixed precision is to be trained on the CPU.
     """
     process = torchrun_process()
     speaks = process is None or process.rank == 0
@@ -62,6 +63,9 @@ def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1, num_machines: i
 
     names = cfg.DATASETS.TEST if eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     require_datasets(names)
+    # The others of torchrun's processes on a machine wait for the first, and end with it.
+    if process is None or process.local_rank == 0:
+        require_annotations(names)
     require_num_classes(names, cfg.MODEL.RETINANET.NUM_CLASSES)
 
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu" and not eval_only:
@@ -105,13 +109,22 @@ def _require_equal_shares(cfg: CfgNode, num_processes: int) -> None:
 def load_weights(checkpointer: DetectionCheckpointer, weights: str, *, resume: bool) -> dict:
     """Load weights, or the last checkpoint of the output folder if one is there and ``resume``.
 
+    Files are read by :class:`.weights.SafeCheckpointer`, whatever the class of ``checkpointer``.
+
     Returns:
         what else the checkpoint holds.
 
     Raises:
-        ValueError: the file cannot be fetched or read, or is not the same in all processes; the
-            message names it.
+        ValueError: the file cannot be fetched or read, holds more than weights, or is not the same
+            in all processes; the message names it.
     """
+    if not isinstance(checkpointer, SafeCheckpointer):
+        checkpointer = SafeCheckpointer(
+            checkpointer.model,
+            checkpointer.save_dir,
+            trust=getattr(checkpointer, "trust", False),
+            **checkpointer.checkpointables,
+        )
     last = checkpointer.get_checkpoint_file() if resume else ""
     found = set(comm.all_gather(os.path.basename(last)))
     if len(found) > 1:
@@ -120,11 +133,13 @@ def load_weights(checkpointer: DetectionCheckpointer, weights: str, *, resume: b
             f"The processes find different checkpoints to resume from ({names}): OUTPUT_DIR must "
             "be a folder that all machines share."
         )
+    source = f"{'The checkpoint' if last else 'MODEL.WEIGHTS'} '{last or weights}'"
     try:
         return checkpointer.resume_or_load(weights, resume=resume)
+    except WeightsFileError as error:
+        raise WeightsFileError(f"{source} could not be loaded: {error}") from error
     except Exception as error:
         raise ValueError(
-            f"{'The checkpoint' if last else 'MODEL.WEIGHTS'} '{last or weights}' could not be "
-            f"loaded ({type(error).__name__}: {error}). Give the path of a whole checkpoint; an "
-            "address needs a network."
+            f"{source} could not be loaded ({type(error).__name__}: {error}). Give the path of a "
+            "whole checkpoint; an address needs a network."
         ) from error

@@ -14,7 +14,13 @@ from models import tiny_cfg
 from PIL import Image
 
 from fsaf_d2.data import mapper as mapper_module
-from fsaf_d2.data.mapper import OpenCVMapper, ResizeTransform, build_mapper, read_image
+from fsaf_d2.data.mapper import (
+    LimitedMapper,
+    OpenCVMapper,
+    ResizeTransform,
+    build_mapper,
+    read_image,
+)
 from fsaf_d2.training import Trainer
 
 
@@ -240,10 +246,13 @@ def test_segmentation_takes_detectron2s_way(file, tmp_path):
     assert found["sem_seg"].unique().tolist() == [3]
 
 
-def test_without_opencv_detectron2s_mapper_is_used(monkeypatch):
+def test_without_opencv_detectron2s_way_is_used(monkeypatch, file):
     assert type(build_mapper(cfg_with(50), is_train=True)) is OpenCVMapper
     monkeypatch.setattr(mapper_module, "cv2", None)
-    assert type(build_mapper(cfg_with(50), is_train=True)) is DatasetMapper
+    mapper = build_mapper(cfg_with(50), is_train=False)
+    assert type(mapper) is LimitedMapper
+    expected = DatasetMapper(cfg_with(50), is_train=False)(description(file))
+    assert torch.equal(mapper(description(file))["image"], expected["image"])
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])

@@ -1,0 +1,91 @@
+"""The protections hold in the program, not only in its parts."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from models import tiny_cfg
+
+import train_net
+from fsaf_d2 import load_config
+from fsaf_d2.data.digits import make_digits
+from fsaf_d2.training import prepare
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_weights_are_not_trusted_unless_asked():
+    parse = train_net.argument_parser().parse_args
+    assert parse(["--config-file", "x"]).trust_weights is False
+    assert parse(["--trust-weights", "SEED", "1"]).trust_weights is True
+
+
+@pytest.mark.parametrize("config", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda p: p.stem)
+def test_reading_a_config_asks_for_no_network(config):
+    load_config(config)
+
+
+@pytest.mark.parametrize("eval_only", [True, False])
+def test_a_run_does_not_begin_with_a_picture_from_elsewhere(tmp_path, eval_only):
+    (tmp_path / "images").mkdir()
+    image = {"id": 1, "file_name": "../../etc/passwd", "width": 9, "height": 9}
+    data = {"images": [image], "annotations": [], "categories": [{"id": 1, "name": "x"}]}
+    (tmp_path / "own.json").write_text(json.dumps(data))
+    register_coco_instances("passwd", {}, str(tmp_path / "own.json"), str(tmp_path / "images"))
+    try:
+        cfg = tiny_cfg("DATASETS.TRAIN", "('passwd',)", "DATASETS.TEST", "('passwd',)")
+        cfg.MODEL.RETINANET.NUM_CLASSES = 1
+        with pytest.raises(ValueError, match=r"own\.json': image 1 .*'\.\./\.\./etc/passwd'"):
+            prepare(cfg, eval_only=eval_only)
+    finally:
+        DatasetCatalog.remove("passwd")
+        MetadataCatalog.remove("passwd")
+
+
+class Folder:
+    """Pickles as the making of a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("mode", ["--eval-only", "--resume", "--num-gpus=1"])
+def test_code_in_weights_is_run_only_if_trusted(tmp_path, mode, trusted):
+    make_digits(tmp_path / "data", num_train=4, num_val=2, image_size=128)
+    marker, output = tmp_path / "marker", tmp_path / "output"
+    output.mkdir()
+    weights = (output if mode == "--resume" else tmp_path) / "weights.pkl"
+    weights.write_bytes(pickle.dumps({"model": {"x": Folder(marker)}, "__author__": "x"}))
+    (output / "last_checkpoint").write_text("weights.pkl")
+    result = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "train_net.py"), mode),
+            *("--config-file", str(ROOT / "configs/demo/digits.yaml")),
+            *(["--trust-weights"] if trusted else []),
+            *("OUTPUT_DIR", str(output), "DATALOADER.NUM_WORKERS", "0"),
+            *([] if mode == "--resume" else ["MODEL.WEIGHTS", str(weights)]),
+        ],
+        env={
+            **os.environ,
+            "DETECTRON2_DATASETS": str(tmp_path / "data"),
+            "CUDA_VISIBLE_DEVICES": "",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "weights.pkl' could not be loaded" in result.stderr
+    assert marker.exists() == trusted
+    assert ("--trust-weights: code in" in result.stdout) == trusted
