@@ -21,12 +21,14 @@ from fsaf_d2.training import Trainer
 CONFIG = Path(__file__).parents[1] / "configs" / "fsaf_R_50_FPN_1x.yaml"
 BASELINE = "RetinaNet (detectron2)"
 FCOS_NAME = "FCOS (detectron2)"
+# What detectron2 trains with.
+PLAIN = ["SOLVER.FUSED", "False", "MODEL.CHANNELS_LAST", "False"]
 MODELS = {
-    BASELINE: ["MODEL.META_ARCHITECTURE", "RetinaNet", "SOLVER.FUSED", "False"],
+    BASELINE: ["MODEL.META_ARCHITECTURE", "RetinaNet", *PLAIN],
     "joint": [],
     "anchor-free only": ["MODEL.FSAF.ANCHOR_BRANCH", "False"],
     "anchors only": ["MODEL.FSAF.ANCHOR_FREE_BRANCH", "False"],
-    FCOS_NAME: ["SOLVER.FUSED", "False"],
+    FCOS_NAME: PLAIN,
 }
 # A network so small that a smoke run is short, also where it is compiled.
 QUICK = [

@@ -45,8 +45,8 @@ def add_fsaf_config(cfg: CfgNode) -> None:
     # Suppress within each level of each branch before all levels are merged and suppressed.
     fsaf.NMS_PER_LEVEL = False
 
-    # Keep feature maps in (N, H, W, C) order in memory, which CPUs convolve faster.
-    cfg.MODEL.CHANNELS_LAST = False
+    # Train with feature maps in (N, H, W, C) order in memory, which is convolved faster.
+    cfg.MODEL.CHANNELS_LAST = True
     # Run backbone and head through torch.compile, which needs a C++ compiler and minutes at first.
     cfg.MODEL.COMPILE = False
 
@@ -54,6 +54,8 @@ def add_fsaf_config(cfg: CfgNode) -> None:
     cfg.DETERMINISTIC = False
     # So many pictures of each process may be unreadable and are left out, before training stops.
     cfg.DATALOADER.MAX_UNREADABLE = 0
+    # Pictures of more pixels are refused before they are decoded.
+    cfg.INPUT.MAX_PIXELS = 2**27
     # So many numbered checkpoints stay beside model_final and model_best; 0 keeps all.
     cfg.SOLVER.CHECKPOINTS_TO_KEEP = 0
     # A loss or gradient that is infinite or NaN never reaches the weights. Then: "stop"; "skip" the
@@ -104,6 +106,7 @@ def _merge_file(cfg: CfgNode, config_file: str) -> None:
         raise FileNotFoundError(f"Config file '{config_file}' does not exist.")
     here = f"Config file '{config_file}'"
     try:
+        _require_plain(config_file)
         cfg.merge_from_file(config_file, allow_unsafe=False)
     except FileNotFoundError as error:
         raise FileNotFoundError(
@@ -122,6 +125,29 @@ def _merge_file(cfg: CfgNode, config_file: str) -> None:
         ) from error
     except (AssertionError, KeyError, ValueError) as error:
         raise ValueError(f"{here}: {_message(error, cfg)}") from error
+
+
+def _require_plain(config_file: str, above: tuple[str, ...] = ()) -> None:
+    """Refuse what would be fetched, unfold without end or go round in circles."""
+    name = os.path.realpath(config_file)
+    if name in above:
+        raise ValueError(f"it is its own _BASE_, by way of '{config_file}'.")
+    with open(config_file, encoding="utf-8") as file:
+        text = file.read()
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise ValueError(
+            f"'{config_file}' has YAML aliases (*name), which can unfold without end: write the "
+            "values out."
+        )
+    content = yaml.safe_load(text)
+    bases = content.get("_BASE_", []) if isinstance(content, dict) else []
+    for base in [bases] if isinstance(bases, str) else bases:
+        if "://" in base:
+            raise ValueError(
+                f"'{base}' as _BASE_ is not fetched: fetch it yourself, and name the file."
+            )
+        base = os.path.join(os.path.dirname(config_file), os.path.expanduser(base))
+        _require_plain(base, (*above, name))
 
 
 def _message(error: Exception, cfg: CfgNode) -> str:

@@ -65,7 +65,7 @@ class LimitedMapper(DatasetMapper):
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
         """As detectron2's, with ``INPUT.MAX_PIXELS``."""
         arguments = super().from_config(cfg, is_train)
-        arguments["max_pixels"] = cfg.INPUT.get("MAX_PIXELS", MAX_PIXELS)
+        arguments["max_pixels"] = cfg.INPUT.MAX_PIXELS
         return arguments
 
     def __call__(self, dataset_dict: dict) -> dict:

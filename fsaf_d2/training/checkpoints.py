@@ -8,15 +8,14 @@ import os
 import random
 import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor
 
 from .ema import MovingAverage
+from .weights import SafeCheckpointer
 
 _logger = logging.getLogger("detectron2.fsaf_d2.training")
 LAST = "last_checkpoint"
@@ -25,7 +24,7 @@ BEST = "model_best"
 MARGIN = 1 << 20
 
 
-class RunCheckpointer(DetectionCheckpointer):
+class RunCheckpointer(SafeCheckpointer):
     """Writes the checkpoints of a run, and finds the newest one that is whole.
 
     A file appears under its name only when all of it is on the disk. Torch's format holds a CRC-32
@@ -78,6 +77,9 @@ class RunCheckpointer(DetectionCheckpointer):
 
         Returns:
             its path, "" if there is none.
+
+        Raises:
+            WeightsFileError: ``last_checkpoint`` leads out of the folder.
         """
         for file in self._candidates():
             damage = find_damage(file)
@@ -86,16 +88,21 @@ class RunCheckpointer(DetectionCheckpointer):
             _logger.warning(f"Skipping checkpoint '{file}': {damage}.")
         return ""
 
-    def _candidates(self) -> Iterator[Path]:
+    def _candidates(self) -> list[Path]:
         """The noted last checkpoint, then the others of the run, newest first."""
         folder = Path(self.save_dir)
         try:
-            last = (folder / LAST).read_text(encoding="utf-8").strip()
+            noted = bool((folder / LAST).read_text(encoding="utf-8").strip())
         except (OSError, UnicodeDecodeError):
-            last = ""
-        files = [file for file in folder.glob("model_*.pth") if file.name != f"{BEST}.pth"]
-        files.sort(key=lambda file: (file.name == last, file.stat().st_mtime_ns), reverse=True)
-        return iter(files)
+            noted = False
+        last = super().get_checkpoint_file() if noted else ""
+        files = [
+            file
+            for file in folder.glob("model_*.pth")
+            if file.name != f"{BEST}.pth" and file.resolve().parent == folder.resolve()
+        ]
+        files.sort(key=lambda file: (str(file) == last, file.stat().st_mtime_ns), reverse=True)
+        return files
 
     def remove_old(self, keep: int) -> None:
         """Remove all but the newest ``keep`` numbered checkpoints; 0 keeps all."""

@@ -142,11 +142,10 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase | None]:
         """Build detectron2's hooks, with this project's in place of some or beside them."""
-        average = getattr(self.checkpointer, "average", None)
-        self.checkpointer = RunCheckpointer(
-            self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
-        )
-        self.checkpointer.average = average
+        if not isinstance(self.checkpointer, RunCheckpointer):
+            self.checkpointer = RunCheckpointer(
+                self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+            )
         timer, *others = super().build_hooks()
         others = [hook for hook in others if hook is not None]
         writers = [hook for hook in others if isinstance(hook, hooks.PeriodicWriter)]
