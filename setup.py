@@ -33,8 +33,8 @@ setup(
         "numpy",
         "pillow",
         "pycocotools>=2.0.2",
-        "torch>=2.0",
-        "torchvision>=0.15",
+        "torch>=2.6",
+        "torchvision>=0.21",
     ],
     extras_require={
         "demo": DEMO,

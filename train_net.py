@@ -3,7 +3,7 @@
 
 python train_net.py --config-file configs/fsaf_R_50_FPN_1x.yaml --num-gpus 8
 torchrun --standalone --nproc-per-node 2 train_net.py --config-file CONFIG
-python train_net.py --config-file CONFIG --resume
+python train_net.py --config-file CONFIG --resume    (behind the last whole checkpoint)
 python train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS WEIGHTS
 """
 
@@ -33,14 +33,14 @@ from fsaf_d2.training import (
 
 
 @contextlib.contextmanager
-def one_sentence() -> Iterator[None]:
-    """Turn what is wrong with config, weights, data or folders into one sentence on exit.
+def one_sentence(*errors: type[Exception]) -> Iterator[None]:
+    """Turn errors, of config, weights, data or folders for example, into one sentence on exit.
 
     Of several processes under torchrun the first one says it.
     """
     try:
         yield
-    except (ValueError, OSError) as error:
+    except errors as error:
         sys.exit(f"{os.path.basename(sys.argv[0])}: error: {error}" if first_to_fail() else 1)
 
 
@@ -61,7 +61,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
 def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
     """Run one process: train, or evaluate if ``--eval-only``."""
-    with one_sentence():
+    with one_sentence(ValueError, OSError):
         default_setup(cfg, args)
         if args.eval_only:
             model = Trainer.build_model(cfg)
@@ -71,7 +71,11 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
             trainer = Trainer(cfg)
             trainer.checkpointer.trust = args.trust_weights
             trainer.resume_or_load(resume=args.resume)
-    return Trainer.test(cfg, model) if args.eval_only else trainer.train()
+    if args.eval_only:
+        return Trainer.test(cfg, model)
+    # What else may go wrong is a fault of the program, and shows where.
+    with one_sentence(OSError, FloatingPointError):
+        return trainer.train()
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -88,7 +92,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     arguments = argument_parser().parse_args()
-    with one_sentence():
+    with one_sentence(ValueError, OSError):
         config = read_config(arguments)
     launch(
         main,

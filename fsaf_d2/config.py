@@ -141,7 +141,11 @@ def _require_plain(config_file: str, above: tuple[str, ...] = ()) -> None:
         )
     content = yaml.safe_load(text)
     bases = content.get("_BASE_", []) if isinstance(content, dict) else []
+    if not isinstance(bases, (str, list)):
+        raise ValueError(f"its _BASE_ must be the name of a file, not {bases!r}.")
     for base in [bases] if isinstance(bases, str) else bases:
+        if not isinstance(base, str):
+            raise ValueError(f"its _BASE_ must be the name of a file, not {base!r}.")
         if "://" in base:
             raise ValueError(
                 f"'{base}' as _BASE_ is not fetched: fetch it yourself, and name the file."

@@ -52,3 +52,34 @@ def test_overrides_are_not_run(tmp_path, monkeypatch, value):
     monkeypatch.chdir(tmp_path)
     cfg = load_config("", ["OUTPUT_DIR", value])
     assert value == cfg.OUTPUT_DIR and os.listdir(tmp_path) == []
+
+
+def test_a_config_is_not_fetched(tmp_path):
+    (tmp_path / "config.yaml").write_text("_BASE_: https://example.com/base.yaml\n")
+    with pytest.raises(ValueError, match=r"config\.yaml.*example\.com/base\.yaml' .*not fetched"):
+        load_config(tmp_path / "config.yaml")
+
+
+def test_configs_do_not_go_round_in_circles(tmp_path):
+    (tmp_path / "one.yaml").write_text("_BASE_: two.yaml\n")
+    (tmp_path / "two.yaml").write_text("_BASE_: one.yaml\n")
+    with pytest.raises(ValueError, match=r"one\.yaml.*its own _BASE_"):
+        load_config(tmp_path / "one.yaml")
+
+
+@pytest.mark.parametrize("place", ["file", "base"])
+def test_aliases_do_not_unfold(tmp_path, place):
+    """A billion laughs."""
+    lines = ["a0: &a0 [lol]"]
+    lines += [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}]" for i in range(1, 40)]
+    (tmp_path / "base.yaml").write_text("\n".join(lines))
+    (tmp_path / "config.yaml").write_text("_BASE_: base.yaml\n")
+    with pytest.raises(ValueError, match=r"base\.yaml' has YAML aliases"):
+        load_config(tmp_path / ("base.yaml" if place == "file" else "config.yaml"))
+
+
+@pytest.mark.parametrize("text", ["_BASE_: 3\n", "_BASE_: [1, [2]]\n", "_BASE_: {a: b}\n"])
+def test_a_base_is_a_file_name(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.yaml"):
+        load_config(tmp_path / "config.yaml")
