@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Iterator, Sequence
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
+
+# What the aliases of a config file may unfold to; a whole config has less than a thousandth of it.
+MAX_NODES = 1 << 20
 
 
 def add_fsaf_config(cfg: CfgNode) -> None:
@@ -134,10 +138,9 @@ def _require_plain(config_file: str, above: tuple[str, ...] = ()) -> None:
         raise ValueError(f"it is its own _BASE_, by way of '{config_file}'.")
     with open(config_file, encoding="utf-8") as file:
         text = file.read()
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+    if _unfolded_size(yaml.compose(text, yaml.SafeLoader), {}) > MAX_NODES:
         raise ValueError(
-            f"'{config_file}' has YAML aliases (*name), which can unfold without end: write the "
-            "values out."
+            f"'{config_file}' unfolds its YAML aliases (*name) to more than {MAX_NODES} values."
         )
     content = yaml.safe_load(text)
     bases = content.get("_BASE_", []) if isinstance(content, dict) else []
@@ -152,6 +155,17 @@ def _require_plain(config_file: str, above: tuple[str, ...] = ()) -> None:
             )
         base = os.path.join(os.path.dirname(config_file), os.path.expanduser(base))
         _require_plain(base, (*above, name))
+
+
+def _unfolded_size(node: yaml.Node | None, known: dict[int, float]) -> float:
+    """Count the values of a YAML tree in which a value may stand in several places."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf  # should it hold itself
+        children = [x for child in node.value for x in (child if type(child) is tuple else [child])]
+        known[id(node)] = 1 + sum(_unfolded_size(child, known) for child in children)
+    return known[id(node)]
 
 
 def _message(error: Exception, cfg: CfgNode) -> str:

@@ -5,6 +5,7 @@ import os
 
 import pytest
 import yaml
+from models import ROOT
 
 from fsaf_d2 import load_config
 
@@ -74,8 +75,22 @@ def test_aliases_do_not_unfold(tmp_path, place):
     lines += [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}]" for i in range(1, 40)]
     (tmp_path / "base.yaml").write_text("\n".join(lines))
     (tmp_path / "config.yaml").write_text("_BASE_: base.yaml\n")
-    with pytest.raises(ValueError, match=r"base\.yaml' has YAML aliases"):
+    with pytest.raises(ValueError, match=r"base\.yaml' unfolds its YAML aliases"):
         load_config(tmp_path / ("base.yaml" if place == "file" else "config.yaml"))
+
+
+def test_a_value_that_holds_itself_is_refused(tmp_path):
+    (tmp_path / "config.yaml").write_text("MODEL: &a {B: *a}\n")
+    with pytest.raises(ValueError, match="unfolds its YAML aliases"):
+        load_config(tmp_path / "config.yaml")
+
+
+def test_the_config_that_a_run_has_written_can_be_read(tmp_path):
+    """PyYAML writes aliases for values that stand in two places."""
+    cfg = load_config(ROOT / "configs/demo/digits.yaml")
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    again = load_config(tmp_path / "config.yaml")
+    assert "*id0" in cfg.dump() and yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
 
 
 @pytest.mark.parametrize("text", ["_BASE_: 3\n", "_BASE_: [1, [2]]\n", "_BASE_: {a: b}\n"])

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from models import tiny_cfg
@@ -65,9 +66,14 @@ def test_code_in_weights_is_run_only_if_trusted(tmp_path, mode, trusted):
     make_digits(tmp_path / "data", num_train=4, num_val=2, image_size=128)
     marker, output = tmp_path / "marker", tmp_path / "output"
     output.mkdir()
-    weights = (output if mode == "--resume" else tmp_path) / "weights.pkl"
-    weights.write_bytes(pickle.dumps({"model": {"x": Folder(marker)}, "__author__": "x"}))
-    (output / "last_checkpoint").write_text("weights.pkl")
+    content = {"model": {"x": Folder(marker)}, "__author__": "x"}
+    if mode == "--resume":
+        weights = output / "model_0000001.pth"
+        torch.save(content, weights)
+        (output / "last_checkpoint").write_text(weights.name)
+    else:
+        weights = tmp_path / "weights.pkl"
+        weights.write_bytes(pickle.dumps(content))
     result = subprocess.run(
         [
             *(sys.executable, str(ROOT / "train_net.py"), mode),
@@ -86,6 +92,6 @@ def test_code_in_weights_is_run_only_if_trusted(tmp_path, mode, trusted):
         timeout=300,
     )
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert "weights.pkl' could not be loaded" in result.stderr
+    assert f"{weights.name}' could not be loaded" in result.stderr
     assert marker.exists() == trusted
     assert ("--trust-weights: code in" in result.stdout) == trusted
