@@ -33,7 +33,9 @@ from fsaf_d2.training import (
 
 
 @contextlib.contextmanager
-def one_sentence(*errors: type[Exception]) -> Iterator[None]:
+def one_sentence(
+    errors: tuple[type[Exception], ...] = (ValueError, OSError),
+) -> Iterator[None]:
     """Turn errors, of config, weights, data or folders for example, into one sentence on exit.
 
     Of several processes under torchrun the first one says it.
@@ -61,7 +63,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
 def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
     """Run one process: train, or evaluate if ``--eval-only``."""
-    with one_sentence(ValueError, OSError):
+    with one_sentence():
         default_setup(cfg, args)
         if args.eval_only:
             model = Trainer.build_model(cfg)
@@ -74,7 +76,7 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
     if args.eval_only:
         return Trainer.test(cfg, model)
     # What else may go wrong is a fault of the program, and shows where.
-    with one_sentence(OSError, FloatingPointError):
+    with one_sentence((OSError, FloatingPointError)):
         return trainer.train()
 
 
@@ -92,7 +94,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     arguments = argument_parser().parse_args()
-    with one_sentence(ValueError, OSError):
+    with one_sentence():
         config = read_config(arguments)
     launch(
         main,
