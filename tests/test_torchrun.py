@@ -134,7 +134,8 @@ def test_trains_resumes_and_evaluates_as_one_process_does(run, tmp_path):
     assert "World size: 2" in (tmp_path / "log.txt.rank1").read_text()
 
     code, output, errors = run(
-        *(*TWO, *DIGITS, "--resume", "OUTPUT_DIR", tmp_path, "SOLVER.MAX_ITER", 40, *QUICK)
+        *(*TWO, *DIGITS, "--resume", "OUTPUT_DIR", tmp_path, "SOLVER.MAX_ITER", 40, *QUICK),
+        *("TEST.EVAL_PERIOD", 20),
     )
     assert code == 0, errors
     for log in ("log.txt", "log.txt.rank1"):

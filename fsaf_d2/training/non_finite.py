@@ -151,25 +151,29 @@ def diagnose(model: nn.Module, batch: list[dict]) -> dict:
         if name and not list(module.children())
     ]
     handles.append(model.head.register_forward_hook(_note_outputs(outputs)))
+    failure = ""
     losses: dict[str, Tensor] = {}
     gradient_norms: dict[str, float] = {}
     weights = [name for name, p in model.named_parameters() if not _finite(p)]
     try:
         model.zero_grad()
+        if comm.get_world_size() > 1:
+            # The others may not be here, and the losses are computed together.
+            raise RuntimeError("one of several processes cannot: replay it")
         losses = model(batch)
         sum(losses.values()).backward()
         gradient_norms = {
             name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None
         }
     except (RuntimeError, ValueError, IndexError, AssertionError, FloatingPointError) as error:
-        first.append(f"{type(error).__name__} {error}")
+        failure = str(error)
     finally:
         for handle in handles:
             handle.remove()
         model.zero_grad()
     values = {name: loss.item() for name, loss in losses.items()}
     return {
-        "cause": _cause(batch, weights, first, values, gradient_norms),
+        "cause": _cause(batch, weights, first, failure, values, gradient_norms),
         "losses": values,
         "outputs": outputs,
         "gradient_norms": gradient_norms,
@@ -180,6 +184,7 @@ def _cause(
     batch: list[dict],
     weights: list[str],
     first: list[str],
+    failure: str,
     losses: dict[str, float],
     gradient_norms: dict[str, float],
 ) -> str:
@@ -194,6 +199,8 @@ def _cause(
     high = "the learning rate {rate:g} is likely too high, or the range of half precision too small"
     if first:
         return f"'{first[0]}' is the first to overflow; {high}."
+    if failure:
+        return f"the step could not be repeated ({failure})."
     wrong = [name for name, value in losses.items() if not _finite(torch.tensor(value))]
     if wrong:
         return f"{wrong[0]} overflows; {high}."

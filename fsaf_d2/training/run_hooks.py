@@ -88,8 +88,8 @@ class Evaluation(hooks.EvalHook):
         self._state["evaluated_steps"] = self.trainer.iter + 1
         value, step = self.trainer.storage.latest().get(self._metric, (math.nan, -1))
         if self._period > 0 and step == self.trainer.storage.iter and value > self._state["best"]:
+            # The main process alone knows: what needs the others, such as random states, is left.
             self._state["best"] = float(value)
-            self.trainer.gather_random_states()
             self._checkpointer.save(BEST, tag=False, iteration=step, **self.trainer.description())
 
     def state_dict(self) -> dict:
