@@ -108,8 +108,9 @@ class RunCheckpointer(SafeCheckpointer):
         """Remove all but the newest ``keep`` numbered checkpoints; 0 keeps all."""
         if not keep or not self.save_to_disk:
             return
-        numbered = sorted(Path(self.save_dir).glob("model_" + "[0-9]" * 7 + ".pth"))
-        for file in numbered[:-keep]:
+        numbered = Path(self.save_dir).glob("model_" + "[0-9]" * 7 + ".pth")
+        # By age: the folder may hold those of a former, longer run.
+        for file in sorted(numbered, key=lambda file: file.stat().st_mtime_ns)[:-keep]:
             file.unlink(missing_ok=True)
 
 

@@ -85,6 +85,14 @@ def test_old_ones_go_but_the_final_and_the_best_stay(tmp_path):
     }
 
 
+def test_the_newest_stay_also_beside_those_of_a_longer_run(tmp_path):
+    one = checkpointer(tmp_path)
+    for name in ("model_0089999", "model_0000001", "model_0000003"):
+        one.save(name)
+    one.remove_old(2)
+    assert {"model_0000001.pth", "model_0000003.pth"} == names(tmp_path) - {"last_checkpoint"}
+
+
 def test_a_full_disk_is_seen_before_writing(tmp_path, monkeypatch):
     one = checkpointer(tmp_path)
     one.save("model_0000001")
