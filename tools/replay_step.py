@@ -47,11 +47,16 @@ def main() -> None:
     print(f"Now: {found['cause'].format(rate=rate)}\n")
     pictures = [[x["file_name"], len(x["boxes"]), list(x["image"].shape[1:])] for x in box["batch"]]
     print(tabulate(pictures, headers=["picture", "boxes", "height, width"]), "\n")
-    print(tabulate(found["losses"].items(), headers=["loss", "value"]), "\n")
+    levels = cfg.MODEL.RETINANET.IN_FEATURES
+    losses = [
+        [name, value, *found["level_losses"].get(name, [])]
+        for name, value in found["losses"].items()
+    ]
+    print(tabulate(losses, headers=["loss", "value", *levels]), "\n")
     rows = [
         [name, level, *values]
-        for name, levels in found["outputs"].items()
-        for level, values in enumerate(levels)
+        for name, values_of_levels in found["outputs"].items()
+        for level, values in zip(levels, values_of_levels)
     ]
     print(tabulate(rows, headers=["output", "level", "least", "greatest", "not finite"]), "\n")
     largest = sorted(found["gradient_norms"].items(), key=lambda x: -abs(x[1]))[:10]

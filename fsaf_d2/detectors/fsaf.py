@@ -7,6 +7,7 @@ anchors per location; K classes. Boxes are (x0, y0, x1, y1) in pixels of the net
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ from ..assignment.regions import Cells, Grid, to_device
 from ..inference import Candidates
 from ..losses import (
     AnchorPlaces,
-    anchor_focal_loss_sum,
+    anchor_focal_loss_sums,
     background_loss_sums,
     gather_anchor_deltas,
     point_loss_sums,
@@ -194,6 +195,8 @@ class FSAF(RetinaNet):
         self.selection_rule = selection_rule or SelectionRule()
         self.anchor_free_loss_weight = anchor_free_loss_weight
         self.nms_per_level = nms_per_level
+        # Where it is a dict, a training step notes each level's share of every loss in it.
+        self.level_losses: dict[str, list[float]] | None = None
         self._scalars = DeferredScalars()
         # Objects are matched on the CPU, where they come from, while a GPU computes the network.
         self._anchor_kinds, self._point_kinds = (
@@ -327,7 +330,7 @@ class FSAF(RetinaNet):
             for label in (1, -1)
         )
         places = self._locate(positives, grid)
-        loss_cls = anchor_focal_loss_sum(
+        cls_losses = anchor_focal_loss_sums(
             logits,
             places,
             to_device(objects.classes[positives.object_index], self.device),
@@ -336,16 +339,23 @@ class FSAF(RetinaNet):
             alpha=self.focal_loss_alpha,
             gamma=self.focal_loss_gamma,
         )
-        loss_box_reg = self._box_loss(
+        boxes = (
             gather_anchor_deltas(deltas, places),
             kinds.boxes(positives.anchor_index, grid),
             objects.boxes[positives.object_index],
         )
+        loss_cls, loss_box_reg = sum(cls_losses), self._box_loss(*boxes)
         num_positives = len(positives.labels)
         get_event_storage().put_scalar("num_pos_anchors", num_positives / len(logits[0]))
         count = _sum_over_processes(torch.full((), num_positives, device=self.device))
         self.loss_normalizer.mul_(1 - MOMENTUM).add_(count.clamp(min=1), alpha=MOMENTUM)
         normalizer = self.loss_normalizer / comm.get_world_size()
+        if self.level_losses is not None:
+            counts = [len(level.image) for level in places]
+            parts = zip(*(field.split(counts) for field in boxes))
+            self._note_levels("loss_cls", cls_losses, 1 / normalizer)
+            box_losses = [self._box_loss(*part) for part in parts]
+            self._note_levels("loss_box_reg", box_losses, 1 / normalizer)
         return {"loss_cls": loss_cls / normalizer, "loss_box_reg": loss_box_reg / normalizer}
 
     def _locate(self, matches: AnchorMatches, grid: Grid) -> list[AnchorPlaces]:
@@ -415,25 +425,38 @@ class FSAF(RetinaNet):
         target_deltas = point_box_transform.get_deltas(
             points.repeat(len(boxes), 1), boxes.flatten(0, 1)
         )
-        focal_loss, iou_loss = point_loss_sums(
-            logits,
-            deltas,
-            targets.planes,
-            targets.labels,
-            positive,
-            target_deltas.view_as(boxes),
-            background_losses=background_losses,
+        loss_args = {
+            "logits": logits,
+            "deltas": deltas,
+            "labels": targets.labels,
+            "positive": positive,
+            "target_deltas": target_deltas.view_as(boxes),
+            "background_losses": background_losses,
+        }
+        sum_losses = functools.partial(
+            point_loss_sums,
+            planes=targets.planes,
             focal_loss_alpha=self.focal_loss_alpha,
             focal_loss_gamma=self.focal_loss_gamma,
         )
+        focal_loss, iou_loss = sum_losses(**loss_args)
         # Deviates from the paper: a location in two effective regions counts once, as it has one
         # target; and the batch is that of all processes, whatever their number.
         count = _sum_over_processes(num_positives).clamp(min=1) / comm.get_world_size()
         weight = self.anchor_free_loss_weight / count
+        if self.level_losses is not None:
+            ends = [*grid.starts[1:].tolist(), grid.num_locations]
+            levels = [slice(*ends) for ends in zip(grid.starts.tolist(), ends)]
+            sums = [sum_losses(**_part_of(loss_args, level)) for level in levels]
+            self._note_levels("loss_anchor_free_cls", [x for x, _ in sums], weight)
+            self._note_levels("loss_anchor_free_box_reg", [x for _, x in sums], weight)
         return {
             "loss_anchor_free_cls": focal_loss * weight,
             "loss_anchor_free_box_reg": iou_loss * weight,
         }
+
+    def _note_levels(self, name: str, losses: list[Tensor], weight: Tensor) -> None:
+        self.level_losses[name] = [(loss * weight).item() for loss in losses]
 
     def _grid(self, features: list[Tensor]) -> Grid:
         sizes = [feature.shape[-2:] for feature in features]
@@ -615,6 +638,14 @@ class DeferredScalars:
 def _require(condition: bool, key: str, allowed: str, value: float) -> None:
     if not condition:
         raise ValueError(f"MODEL.FSAF.{key} must be {allowed}, not {value}.")
+
+
+def _part_of(loss_args: dict[str, Tensor], level: slice) -> dict[str, Tensor]:
+    """The arguments of the losses for a level's locations alone."""
+    return {
+        name: value[:, :, level].contiguous() if name == "logits" else value[:, level]
+        for name, value in loss_args.items()
+    }
 
 
 def _pack(gt_instances: list[Instances], device: torch.device) -> Objects:

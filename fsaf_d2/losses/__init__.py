@@ -1,6 +1,6 @@
 """What is penalised: pure functions of tensors."""
 
-from .anchor_losses import AnchorPlaces, anchor_focal_loss_sum, gather_anchor_deltas
+from .anchor_losses import AnchorPlaces, anchor_focal_loss_sums, gather_anchor_deltas
 from .iou_loss import point_iou_loss
 from .point_losses import point_loss_sums
 from .sparse_focal_loss import (
@@ -12,7 +12,7 @@ from .sparse_focal_loss import (
 
 __all__ = [
     "AnchorPlaces",
-    "anchor_focal_loss_sum",
+    "anchor_focal_loss_sums",
     "background_loss_sums",
     "focal_loss",
     "gather_anchor_deltas",

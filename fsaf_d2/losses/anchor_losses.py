@@ -20,7 +20,7 @@ class AnchorPlaces(NamedTuple):
     x: Tensor  # (Q,)
 
 
-def anchor_focal_loss_sum(
+def anchor_focal_loss_sums(
     logits: Sequence[Tensor],
     positives: Sequence[AnchorPlaces],
     classes: Tensor,
@@ -29,8 +29,8 @@ def anchor_focal_loss_sum(
     num_classes: int,
     alpha: float,
     gamma: float,
-) -> Tensor:
-    """Sum the focal loss over all anchors of all levels but the ignored (arXiv 1708.02002, Eq. 5).
+) -> list[Tensor]:
+    """Sum the focal loss over all anchors of each level but the ignored (arXiv 1708.02002, Eq. 5).
 
     Args:
         logits: (N, A * K, H, W) of each level.
@@ -39,9 +39,9 @@ def anchor_focal_loss_sum(
         ignored: of each level, the anchors without loss or gradient.
 
     Returns:
-        scalar.
+        a scalar for each level.
     """
-    total = 0.0
+    sums = []
     labels_of_levels = classes.split([len(places.image) for places in positives])
     for level, places, labels, without in zip(
         logits, positives, labels_of_levels, ignored, strict=True
@@ -51,14 +51,15 @@ def anchor_focal_loss_sum(
         each_class = torch.arange(num_classes, device=level.device)
         ignored_channels = without.anchor[:, None] * num_classes + each_class
         image, y, x = (index[:, None] for index in (without.image, without.y, without.x))
-        total = total + sparse_focal_loss_sum(
+        loss = sparse_focal_loss_sum(
             level,
             memory_index(level, places.image, channel, places.y, places.x),
             memory_index(level, image, ignored_channels, y, x).flatten(),
             alpha=alpha,
             gamma=gamma,
         )
-    return total
+        sums.append(loss)
+    return sums
 
 
 def gather_anchor_deltas(deltas: Sequence[Tensor], places: Sequence[AnchorPlaces]) -> Tensor:

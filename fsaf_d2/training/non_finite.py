@@ -140,8 +140,9 @@ def diagnose(model: nn.Module, batch: list[dict]) -> dict:
 
     Returns:
         ``cause``, a sentence; ``losses`` by name; ``outputs``, for every output of the head and
-        every level its least and greatest value and how many are not finite; ``gradient_norms`` by
-        parameter. Where one was not reached, it is empty.
+        every level its least and greatest value and how many are not finite; ``level_losses``, the
+        share of every level in each loss; ``gradient_norms`` by parameter. Where one was not
+        reached, it is empty.
     """
     first: list[str] = []
     outputs: dict[str, list[list[float]]] = {}
@@ -153,6 +154,7 @@ def diagnose(model: nn.Module, batch: list[dict]) -> dict:
     handles.append(model.head.register_forward_hook(_note_outputs(outputs)))
     failure = ""
     losses: dict[str, Tensor] = {}
+    level_losses: dict[str, list[float]] = {}
     gradient_norms: dict[str, float] = {}
     weights = [name for name, p in model.named_parameters() if not _finite(p)]
     try:
@@ -160,6 +162,7 @@ def diagnose(model: nn.Module, batch: list[dict]) -> dict:
         if comm.get_world_size() > 1:
             # The others may not be here, and the losses are computed together.
             raise RuntimeError("one of several processes cannot: replay it")
+        model.level_losses = level_losses
         losses = model(batch)
         sum(losses.values()).backward()
         gradient_norms = {
@@ -168,6 +171,7 @@ def diagnose(model: nn.Module, batch: list[dict]) -> dict:
     except (RuntimeError, ValueError, IndexError, AssertionError, FloatingPointError) as error:
         failure = str(error)
     finally:
+        model.level_losses = None
         for handle in handles:
             handle.remove()
         model.zero_grad()
@@ -175,6 +179,7 @@ def diagnose(model: nn.Module, batch: list[dict]) -> dict:
     return {
         "cause": _cause(batch, weights, first, failure, values, gradient_norms),
         "losses": values,
+        "level_losses": level_losses,
         "outputs": outputs,
         "gradient_norms": gradient_norms,
     }

@@ -39,6 +39,21 @@ def losses_of(model, inputs) -> dict[str, float]:
         return {name: loss.item() for name, loss in model.train()(inputs).items()}
 
 
+@pytest.mark.parametrize("overrides", [[], ANCHORS_ONLY, ANCHOR_FREE_ONLY])
+def test_the_shares_of_the_levels_add_up_to_the_losses(overrides):
+    torch.manual_seed(4)
+    model = tiny_model(*overrides)
+    randomise(model)
+    inputs = batch(random_instances(12), random_instances(0), random_instances(5))
+    expected = losses_of(copy.deepcopy(model), inputs)
+    model.level_losses = {}
+    losses = losses_of(model, inputs)
+    assert losses == expected
+    assert model.level_losses.keys() == losses.keys()
+    for name, levels in model.level_losses.items():
+        assert len(levels) == 5 and sum(levels) == pytest.approx(losses[name], rel=1e-5)
+
+
 def retinanet_like(model, *overrides: str):
     """detectron2's RetinaNet with the weights that the model shares with it."""
     retinanet = build_model(tiny_cfg("MODEL.META_ARCHITECTURE", "RetinaNet", *overrides))

@@ -46,6 +46,8 @@ def test_stops_with_the_weights_as_they_were(digits, tmp_path, what):
     box = torch.load(tmp_path / "non_finite_0000003.pth", weights_only=True)
     assert same(box["model"], trainer.before) and len(box["batch"]) == 2
     assert box["batch"][0]["file_name"].endswith(".jpg")
+    assert box["level_losses"].keys() == box["losses"].keys() != set()
+    assert all(len(levels) == 5 for levels in box["level_losses"].values())
 
 
 def test_the_first_module_that_overflows_is_named(digits, tmp_path):
