@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, get_detection_dataset_dicts
+from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.data.samplers import (
     RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
@@ -86,7 +87,7 @@ class TrainingLoader:
 
         Raises:
             UnreadableData: more pictures than allowed cannot be read.
-            OSError: a picture cannot be read and none may be left out, or a worker has died.
+            OSError: a worker has died.
         """
         if self._stream is None:
             self._stream = self._batches()
@@ -100,7 +101,7 @@ class TrainingLoader:
             first=self._state["batches"],
         )
         loader = DataLoader(
-            _Samples(self._dataset, self._mapper, self._state["seed"], self._max_unreadable),
+            _Samples(self._dataset, self._mapper, self._state["seed"]),
             batch_sampler=batches,
             num_workers=self._num_workers,
             collate_fn=list,
@@ -130,8 +131,8 @@ class TrainingLoader:
             count, limit = self._state["unreadable"], self._max_unreadable
             if count > limit:
                 raise UnreadableData(
-                    f"{sample} That is one more than the {limit} that "
-                    "DATALOADER.MAX_UNREADABLE allows."
+                    f"{sample} Mend it, or leave it out by raising DATALOADER.MAX_UNREADABLE "
+                    f"({limit} may be, {count - 1} are), and go on with --resume."
                 )
             _logger.warning(f"{sample} Left out: {count} of {limit} allowed.")
 
@@ -226,13 +227,10 @@ class _Unreadable(str):
 class _Samples(Dataset):
     """Maps (place in the run, index) to a sample, with random numbers of the place's own."""
 
-    def __init__(
-        self, dataset: Dataset, mapper: Callable[[dict], dict], seed: int, max_unreadable: int
-    ) -> None:
+    def __init__(self, dataset: Dataset, mapper: Callable[[dict], dict], seed: int) -> None:
         self._dataset = dataset
         self._mapper = mapper
         self._seed = seed
-        self._max_unreadable = max_unreadable
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -242,9 +240,9 @@ class _Samples(Dataset):
         with _random_numbers(self._seed, place):
             try:
                 return self._mapper(self._dataset[index])
-            except OSError as error:
-                if self._max_unreadable == 0:
-                    raise
+            except FileNotFoundError as error:
+                return _Unreadable(f"Picture '{error.filename}' is not there.")
+            except (OSError, SizeMismatchError) as error:
                 return _Unreadable(error)
 
 

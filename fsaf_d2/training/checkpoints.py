@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import shutil
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -22,6 +23,14 @@ LAST = "last_checkpoint"
 BEST = "model_best"
 # Space for a file's own structure beside its tensors.
 MARGIN = 1 << 20
+REMEDY = (
+    "What was saved before is untouched: make room, or make OUTPUT_DIR writable, and go on with "
+    "--resume."
+)
+
+
+class UnwritableOutput(OSError):
+    """Nothing can be written to the run's folder, or not all of a file."""
 
 
 class RunCheckpointer(SafeCheckpointer):
@@ -43,7 +52,8 @@ class RunCheckpointer(SafeCheckpointer):
             kwargs: more to store.
 
         Raises:
-            OSError: the disk is full or the folder cannot be written to; no file has changed.
+            UnwritableOutput: the disk is full or the folder cannot be written to; no file has
+                changed.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -118,8 +128,8 @@ def write_atomically(file: Path, data: dict) -> None:
     """Write a file of torch's, all of it or nothing.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written to; the message names both, and
-            what was there is as before.
+        UnwritableOutput: the disk is full or the folder cannot be written to; the message names
+            the file, and what was there is as before.
     """
     with _named_errors(file):
         needed, free = _size(data) + MARGIN, shutil.disk_usage(file.parent).free
@@ -147,6 +157,22 @@ def find_damage(file: Path) -> str | None:
     return f"its part '{damaged}' is damaged" if damaged else None
 
 
+def why_unwritable(folder: str | os.PathLike[str]) -> str | None:
+    """Say why nothing can be written to a folder; None if something can."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".part") as file:
+            # A block: a full disk may still have room for a few bytes beside others.
+            file.write(bytes(4096))
+            file.flush()
+    except OSError as error:
+        return "it is not there" if isinstance(error, FileNotFoundError) else _reason(error)
+    return None
+
+
+def _reason(error: Exception) -> str:
+    return isinstance(error, OSError) and error.strerror or str(error)
+
+
 def _size(data: object) -> int:
     """Bytes of the tensors in nested containers."""
     if isinstance(data, Tensor):
@@ -170,12 +196,8 @@ class _named_errors:
     def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
         # Torch's writer has its own way to say that the disk is full.
         if isinstance(error, (OSError, RuntimeError)):
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            number = error.errno if isinstance(error, OSError) else None
-            raise OSError(
-                number or errno.EIO,
-                f"'{self._file}' could not be written ({reason}). What was saved before is "
-                "untouched: make room, or make OUTPUT_DIR writable, and go on with --resume",
+            raise UnwritableOutput(
+                f"'{self._file}' could not be written ({_reason(error)}). {REMEDY}"
             ) from error
 
 

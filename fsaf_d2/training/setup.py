@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ..data.checks import require_annotations, require_datasets, require_num_classes
+from .checkpoints import UnwritableOutput, why_unwritable
 from .launch import torchrun_process
 from .weights import SafeCheckpointer, WeightsFileError
 
@@ -32,6 +33,7 @@ def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1, num_machines: i
             are broken or lead out of its image folder, there are fewer GPUs than asked for, both
             torchrun and detectron2's launch are to start processes, the processes cannot share the
             batch equally, or mixed precision is to be trained on the CPU.
+        UnwritableOutput: nothing can be written to ``OUTPUT_DIR``.
     """
     process = torchrun_process()
     speaks = process is None or process.rank == 0
@@ -61,6 +63,7 @@ def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1, num_machines: i
     if not eval_only:
         _require_equal_shares(cfg, process.world_size if process else num_gpus * num_machines)
 
+    _require_output(cfg.OUTPUT_DIR)
     names = cfg.DATASETS.TEST if eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     require_datasets(names)
     # The others of torchrun's processes on a machine wait for the first, and end with it.
@@ -80,6 +83,19 @@ def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1, num_machines: i
         )
     if eval_only and not weights and speaks:
         print("MODEL.WEIGHTS is empty: an untrained network is evaluated.")
+
+
+def _require_output(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        reason = why_unwritable(folder)
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise UnwritableOutput(
+            f"Nothing can be written to OUTPUT_DIR '{folder}' ({reason}): make room or allow it, "
+            "or set OUTPUT_DIR to another folder."
+        )
 
 
 def _require_one_launcher(num_gpus: int, num_machines: int) -> None:

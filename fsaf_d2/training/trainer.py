@@ -27,7 +27,14 @@ from torch.utils.data import DataLoader
 
 from ..data.loader import TrainingLoader, build_training_loader
 from ..data.mapper import build_mapper
-from .checkpoints import RunCheckpointer, random_state, set_random_state
+from .checkpoints import (
+    REMEDY,
+    RunCheckpointer,
+    UnwritableOutput,
+    random_state,
+    set_random_state,
+    why_unwritable,
+)
 from .ema import MovingAverage
 from .hooks import DataShare
 from .non_finite import NonFinite, NonFiniteGuard, RollBack
@@ -183,7 +190,7 @@ class Trainer(DefaultTrainer):
 
         Raises:
             NonFinite: a step was not finite, see ``SOLVER.NON_FINITE``.
-            OSError: pictures cannot be read or a checkpoint cannot be written.
+            OSError: pictures cannot be read, or ``OUTPUT_DIR`` cannot be written to.
             SystemExit: with code 75, after SIGTERM or SIGINT; the run is saved.
         """
         while True:
@@ -191,6 +198,15 @@ class Trainer(DefaultTrainer):
                 return super().train()
             except RollBack as error:
                 self._roll_back(error.__cause__)
+            except OSError as error:
+                # Those who write the log say neither where nor what to do.
+                reason = why_unwritable(self.cfg.OUTPUT_DIR)
+                if reason and not isinstance(error, UnwritableOutput):
+                    raise UnwritableOutput(
+                        f"Nothing can be written to OUTPUT_DIR '{self.cfg.OUTPUT_DIR}' any more "
+                        f"({reason}). {REMEDY}"
+                    ) from error
+                raise
 
     def after_train(self) -> None:
         """Run the hooks; a run that was complete when it was resumed ends at the same step."""
