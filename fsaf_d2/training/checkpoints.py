@@ -170,7 +170,7 @@ def why_unwritable(folder: str | os.PathLike[str]) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    return isinstance(error, OSError) and error.strerror or str(error)
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _size(data: object) -> int:

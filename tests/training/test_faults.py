@@ -1,4 +1,4 @@
-"""Faults of the machine, in trainings by the program: what is said, and that nothing good is lost."""
+"""Faults of disk and data, in trainings by the program: what is said, and that nothing is lost."""
 
 from __future__ import annotations
 
