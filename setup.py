@@ -26,9 +26,11 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["fsaf_d2", "fsaf_d2.*"]),
+    package_data={"fsaf_d2.evaluation": ["*.j2"]},
     python_requires=">=3.10",
     install_requires=[
         "fvcore>=0.1.5",
+        "jinja2",
         "matplotlib",
         "numpy",
         "pillow",

@@ -1,0 +1,94 @@
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fsaf_d2.evaluation.report import CROP_SIDE, crop, write_report
+
+METRICS = {"AP": 41.25, "AP50": 63.0, "AP75": 40.0, "APs": None, "APm": 12.5, "APl": 55.0}
+
+
+def evaluation(picture: Path, name: str) -> dict:
+    """What an evaluation of one class with one object leaves."""
+    best = {"threshold": 0.43, "precision": 80.0, "recall": 50.0, "f1": 61.5}
+    entry = {"image_id": 1, "file_name": str(picture), "category": name, "bbox": [10, 12, 20, 16]}
+    return {
+        "dataset": "own_val",
+        "num_images": 1,
+        "num_objects": 1,
+        "num_objects_by_size": {"small": 0, "medium": 1, "large": 0},
+        "class_names": [name],
+        "overall": {"joint": METRICS, "anchor_branch": METRICS},
+        "per_class": [{"name": name, "num_objects": 1, **METRICS, "best_f1": best}],
+        "levels": [{"name": "p3", "num_detections": 4, "AP": 1.0, "AP50": None}],
+        "misses": [{**entry, "best_score": None}],
+        "false_alarms": [{**entry, "score": 0.9, "file_name": "/gone/away.jpg"}],
+        "diagnosis": None,
+    }
+
+
+@pytest.fixture
+def run_folder(tmp_path) -> Path:
+    """A run whose names try to be HTML."""
+    picture = tmp_path / "photo.png"
+    cv2.imwrite(str(picture), np.full((60, 80, 3), 90, np.uint8))
+    folder = tmp_path / "run"
+    inference = folder / "inference" / "own_val"
+    inference.mkdir(parents=True)
+    data = evaluation(picture, "<script>alert(1)</script>")
+    (inference / "evaluation.json").write_text(json.dumps(data))
+    cv2.imwrite(str(inference / "pr_curves.png"), np.zeros((40, 50, 3), np.uint8))
+    (folder / "samples").mkdir()
+    for step, width in ((100, 30), (1000, 3000)):
+        picture = np.zeros((20, width, 3), np.uint8)
+        cv2.imwrite(str(folder / "samples" / f"step_{step:07d}.jpg"), picture)
+    (folder / "config.yaml").write_text("SOLVER: {BASE_LR: 0.02}\nOUTPUT_DIR: <b>\n")
+    lines = [{"iteration": i, "total_loss": 2.0 - i / 100} for i in range(0, 60, 20)]
+    (folder / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "data").mkdir()
+    finding = {"severity": "warning", "count": 3, "first": []}
+    check = {"findings": {"duplicate box": finding}, "statistics": {"images": 7, "sizes": [1, 2]}}
+    (folder / "data" / "check_own_train.json").write_text(json.dumps(check))
+    return folder
+
+
+def test_the_page_shows_what_is_there(run_folder):
+    page = write_report(run_folder, advice="Train longer.").read_text()
+    for text in ("41.2", "63.0", "n/a", "0.43", "Train longer.", "41 training steps", "P3"):
+        assert text in page
+    for text in ("duplicate box", "SOLVER.BASE_LR", "0.02", "both branches", "anchor branch alone"):
+        assert text in page
+    assert "anchor-free branch alone" not in page
+    assert "the picture could not be read" in page and "away.jpg" in page
+
+
+def test_names_are_text_and_nothing_is_fetched(run_folder):
+    page = write_report(run_folder).read_text()
+    assert "<script" not in page and "&lt;script&gt;" in page
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert addresses and all(address.startswith("data:image/") for address in addresses)
+    assert "http" not in re.sub(r'src="[^"]*"|http-equiv', "", page)
+
+
+def test_a_half_written_run_has_a_report(tmp_path):
+    (tmp_path / "config.yaml").write_text("SEED: 1\n")
+    assert "SEED" in write_report(tmp_path).read_text()
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="OUTPUT_DIR of a training"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "box", [[10, 12, 20, 16], [-30, -30, 10, 5], [0, 0, 400, 300], [5, 5, 0, 0]]
+)
+def test_a_crop_has_the_box_in_its_middle(box):
+    image = np.zeros((60, 80, 3), np.uint8)
+    result = crop(image, box, (255, 0, 0))
+    assert result.shape == (CROP_SIDE, CROP_SIDE, 3)
+    rows, columns = np.nonzero((result[..., 2] > 200) & (result[..., 0] < 60))
+    assert abs(rows.mean() - CROP_SIDE / 2) < 6 and abs(columns.mean() - CROP_SIDE / 2) < 6
