@@ -7,7 +7,7 @@
 
 ``memory`` is the resident memory of a training and its loader processes together. The other two
 train the demo's detector in turn, each time in a process of its own, without evaluation and with
-one thread.
+one thread; they count the processor's seconds, on which other programs have less influence.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def run_step():
         print("step", trainer.iter + 1, flush=True)
         sys.stdin.readline()
 trainer.run_step = run_step
-begin = time.perf_counter()
+begin = time.process_time()
 trainer.train()
-print("seconds", time.perf_counter() - begin, flush=True)
+print("seconds", time.process_time() - begin, flush=True)
 """
 
 
@@ -116,7 +116,7 @@ def measure_memory(folder: Path) -> None:
 def measure_time(
     programs: dict[str, tuple[Path, list[str]]], folder: Path, *, steps: int, rounds: int
 ) -> None:
-    """Print the seconds of two programs in turn, and the ratio of their medians."""
+    """Print the seconds of two programs in turn, and their ratio in each round."""
     seconds = {name: [] for name in programs}
     for _ in range(rounds):
         for name, (checkout, overrides) in programs.items():
@@ -126,11 +126,12 @@ def measure_time(
                 for kind, value in lines_of(start(checkout, folder, *words))
                 if kind == "seconds"
             ]
-    medians = [statistics.median(times) for times in seconds.values()]
-    rows = [[name, *times, median] for (name, times), median in zip(seconds.items(), medians)]
-    headers = ["", *(f"round {i + 1}, s" for i in range(rounds)), "median, s"]
-    print(tabulate(rows, headers, "github", floatfmt=".2f"))
-    print(f"{steps} steps: {medians[1] / medians[0]:.3f} of the time.")
+    first, second = seconds.values()
+    ratios = [later / earlier for earlier, later in zip(first, second)]
+    rows = [[name, *times] for name, times in seconds.items()] + [["ratio", *ratios]]
+    headers = ["seconds", *(f"round {i + 1}" for i in range(rounds))]
+    print(tabulate(rows, headers, "github", floatfmt=".3f"))
+    print(f"{steps} steps: {statistics.median(ratios):.3f} of the time (median of the ratios).")
 
 
 def main() -> None:
