@@ -15,7 +15,11 @@ from .detector import Detector
 from .shots import Shot, Summary
 from .tables import output_file, rows
 
-_QUALITY = 92  # of JPEG, 0 to 100
+# Of JPEG. Colours at half the resolution, as is usual, would blur those of thin lines; older
+# versions of OpenCV cannot do without.
+_QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 92]
+if hasattr(cv2, "IMWRITE_JPEG_SAMPLING_FACTOR_444"):
+    _QUALITY += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 # Of a folder, in letters: file systems take 255 bytes, of which a letter can need four.
 _NAME_LENGTH = 50
 
@@ -136,7 +140,7 @@ def write_picture(file: Path, picture: np.ndarray) -> None:
     Raises:
         OSError: it cannot be written; the error names the file.
     """
-    there, content = cv2.imencode(file.suffix, picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    there, content = cv2.imencode(file.suffix, picture, _QUALITY)
     if not there:
         raise OSError(f"The picture '{file}' could not be encoded.")
     file.write_bytes(content.tobytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from pathlib import Path
 
 import torch
 
@@ -12,7 +13,8 @@ from .description import printable
 from .detector import Detector
 from .inputs import Inputs, find_inputs
 from .loading import load_detector
-from .run import Summary, predict
+from .run import predict, require_safe_folder
+from .shots import Summary
 
 # So many skipped files are named.
 MAX_NAMED = 20
@@ -40,6 +42,7 @@ def _run(args: argparse.Namespace) -> int:
     _say_skipped(inputs)
     if not (inputs.pictures or inputs.videos):
         raise ValueError("There is no picture and no video in the input.")
+    require_safe_folder(Path(args.output), inputs, args.overwrite)
     detector = load_detector(
         args.weights,
         config_file=args.config_file,

@@ -68,7 +68,7 @@ def predict(
         OSError: an output cannot be written.
     """
     folder = Path(output)
-    _require_safe_folder(folder, inputs, overwrite)
+    require_safe_folder(folder, inputs, overwrite)
     outputs = _open_outputs(folder, detector, save, crops)
     least = detector.thresholds.tolist() if min_score is None else repeat(min_score)
     summary = Summary(least_scores=dict(zip(detector.class_names, least)))
@@ -86,7 +86,13 @@ def predict(
     return summary
 
 
-def _require_safe_folder(folder: Path, inputs: Inputs, overwrite: bool) -> None:
+def require_safe_folder(folder: Path, inputs: Inputs, overwrite: bool) -> None:
+    """Make sure that outputs take the place neither of inputs nor, unless told so, of others.
+
+    Raises:
+        ValueError: an input lies where outputs will.
+        FileExistsError: the folder holds predictions, or is a file.
+    """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"The output '{folder}' is a file: name a folder.")
     ours = [folder / name for name in _NAMES]
