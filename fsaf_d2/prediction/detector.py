@@ -20,7 +20,7 @@ from .batches import by_shape
 
 Channels = Literal["BGR", "RGB"]
 # Longer side of what is drawn, in pixels: labels stay readable on a screen.
-MAX_DRAWN_SIDE = 1920
+MAX_DRAWN_SIDE = 1600
 
 
 class Prepared(NamedTuple):

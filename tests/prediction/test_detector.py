@@ -141,7 +141,7 @@ def test_draws_in_the_order_of_channels_that_it_got(detector, tmp_path):
 
 @pytest.mark.parametrize(
     ("size", "drawn"),
-    [((60, 80), (420, 560)), ((600, 800), (600, 800)), ((3000, 4000), (1440, 1920))],
+    [((60, 80), (420, 560)), ((600, 800), (600, 800)), ((3000, 4000), (1200, 1600))],
 )
 def test_drawings_have_a_size_for_screens(detector, size, drawn):
     image = np.zeros((*size, 3), np.uint8)

@@ -1,6 +1,7 @@
 """The command: what it does with a folder of all kinds of files, what it says, how it ends."""
 
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -13,14 +14,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from models import ROOT
 from PIL import Image
 from predictions import MORE, NAMES, content_of, photo, write_video
 
 from fsaf_d2.prediction import program
 from fsaf_d2.prediction import run as run_module
-from tools import predict
 
-ROOT = predict.__file__.rpartition("tools")[0]
+# By its path: detectron2 has a package of the name tools as well.
+SPEC = importlib.util.spec_from_file_location("predict", ROOT / "tools" / "predict.py")
+predict = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(predict)
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +123,8 @@ def test_the_program_from_outside(tmp_path, weights):
     content = (tmp_path / "in" / "clip.mp4").read_bytes()
     (tmp_path / "broken.mp4").write_bytes(content[: len(content) // 2])
     environment = {k: v for k, v in os.environ.items() if k != "DISPLAY"}
-    environment |= {"PYTHONPATH": ROOT, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, f"{ROOT}tools/predict.py", "--weights", str(weights)]
+    environment |= {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "tools" / "predict.py"), "--weights", str(weights)]
     result = subprocess.run(
         [*command, "--input", "in", "broken.mp4", "--output", "out"],
         cwd=tmp_path,
