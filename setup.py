@@ -37,6 +37,7 @@ setup(
         "pycocotools>=2.0.2",
         "torch>=2.6",
         "torchvision>=0.21",
+        "tqdm",
     ],
     extras_require={
         "demo": DEMO,

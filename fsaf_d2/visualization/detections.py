@@ -74,8 +74,13 @@ def draw_detections(
     figure = _figure(width, height)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
-    magnified = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
-    figure.figimage(magnified, zorder=-1)
+    # Cubic interpolation between single pixels would show noise where many make up one.
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    # Into the canvas itself: as an image of matplotlib's it would be resampled once more.
+    renderer = figure.canvas.get_renderer()
+    canvas = np.asarray(renderer.buffer_rgba())
+    canvas[:, :, :3] = cv2.resize(image, (width, height), interpolation=interpolation)
+    canvas[:, :, 3] = 255
     if gt_boxes is not None:
         for box in gt_boxes.tensor.cpu().numpy() * scale:
             _draw_box(axes, box, "white", width=1.0)
@@ -95,7 +100,8 @@ def draw_detections(
         level = level_names[levels[i]].upper()
         label = f"{name} {float(detections.scores[i]):.2f} {level} {branch}"
         taken.append(_draw_label(axes, label, boxes[i], level_color(levels[i]), taken))
-    return _pixels(figure)
+    axes.draw(renderer)
+    return canvas[:, :, :3].copy()
 
 
 def detection_grid(
@@ -159,7 +165,8 @@ def _draw_box(
     for line_color, line_width, alpha in (("black", width + 1.5, 0.5), (color, width, 1.0)):
         # Dashes are given in line widths: divided by them, those of seam and line coincide.
         dashes = (0, tuple(length / line_width for length in DASH_LENGTHS))
-        axes.add_patch(
+        # add_patch would work out limits for the axes, too.
+        axes.add_artist(
             Rectangle(
                 (x1, y1),
                 x2 - x1,
@@ -203,7 +210,7 @@ def _draw_label(
         y = max(0.0, min(y, canvas_height - height))
         places.append((x, y, x + width, y + height))
     place = min(places, key=lambda place: sum(_overlap(place, other) for other in taken))
-    axes.add_patch(Rectangle(place[:2], width, height, facecolor=color, edgecolor="none"))
+    axes.add_artist(Rectangle(place[:2], width, height, facecolor=color, edgecolor="none"))
     axes.text(
         (place[0] + place[2]) / 2,
         (place[1] + place[3]) / 2,
