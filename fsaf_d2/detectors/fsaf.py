@@ -52,6 +52,15 @@ class Predictions(NamedTuple):
     point_deltas: list[Tensor]  # (N, 4, H, W), distances >= 0 in units of BOX_NORMALIZER strides
 
 
+class BranchLosses(NamedTuple):
+    """The losses of a branch, summed over its locations or anchors and divided by nothing."""
+
+    cls: Tensor
+    box_reg: Tensor
+    num_positives: int | Tensor
+    levels: Tensor | None = None  # (M,) in 0..L-1, which the objects have selected, if they do
+
+
 class FSAFHead(RetinaNetHead):
     """RetinaNet's two towers with two output layers for each branch (FSAF Sec. 3.1)."""
 
@@ -261,16 +270,44 @@ class FSAF(RetinaNet):
         """
         if not self.training:
             return super().forward(batched_inputs)
-        images = self.preprocess_image(batched_inputs)
-        pyramid = self.backbone(images.tensor)
-        features = [pyramid[name] for name in self.head_in_features]
-        predictions = self.head(features)
+        images, features, predictions = self._predict(batched_inputs)
         for x in batched_inputs:
             if "instances" not in x:
                 name = x.get("file_name", "a picture")
                 raise ValueError(f"{name} has no 'instances' to train with; model.eval() detects.")
         ground_truths = [x["instances"] for x in batched_inputs]
         return self.forward_training(images, features, predictions, ground_truths)
+
+    def _predict(self, batched_inputs: list[dict]) -> tuple[ImageList, list[Tensor], Predictions]:
+        images = self.preprocess_image(batched_inputs)
+        pyramid = self.backbone(images.tensor)
+        features = [pyramid[name] for name in self.head_in_features]
+        return images, features, self.head(features)
+
+    @torch.no_grad()
+    def inspect(self, batched_inputs: list[dict]) -> dict[str, BranchLosses]:
+        """Compute the losses and selected levels of pictures, and change nothing.
+
+        Unlike in training, the running mean of the positives stays as it is, nothing is logged, and
+        other processes have no part in it. Layers such as batch norm work in the mode that they are
+        in.
+
+        Args:
+            batched_inputs: as for training.
+
+        Returns:
+            by the names of the branches that are on, ``anchor`` and ``anchor_free``; the latter's
+            losses are not yet times the loss weight.
+        """
+        _, features, predictions = self._predict(batched_inputs)
+        predictions = Predictions(*([x.float() for x in levels] for levels in predictions))
+        objects = _pack([x["instances"] for x in batched_inputs], torch.device("cpu"))
+        found = {}
+        if self.head.anchor_branch:
+            found["anchor"] = self._anchor_loss_sums(features, predictions, objects)
+        if self.head.anchor_free_branch:
+            found["anchor_free"] = self._anchor_free_loss_sums(features, predictions, objects)
+        return found
 
     def forward_training(
         self,
@@ -311,6 +348,17 @@ class FSAF(RetinaNet):
         running mean that divides them is that of the positives of all processes' batches, so that
         N processes with a batch of B train as one does with a batch of N * B.
         """
+        sums = self._anchor_loss_sums(features, predictions, objects)
+        num_images = len(predictions.logits[0])
+        get_event_storage().put_scalar("num_pos_anchors", sums.num_positives / num_images)
+        count = _sum_over_processes(torch.full((), sums.num_positives, device=self.device))
+        self.loss_normalizer.mul_(1 - MOMENTUM).add_(count.clamp(min=1), alpha=MOMENTUM)
+        normalizer = self.loss_normalizer / comm.get_world_size()
+        return {"loss_cls": sums.cls / normalizer, "loss_box_reg": sums.box_reg / normalizer}
+
+    def _anchor_loss_sums(
+        self, features: list[Tensor], predictions: Predictions, objects: Objects
+    ) -> BranchLosses:
         logits, deltas = predictions[:2]
         kinds, grid = self._anchor_kinds, self._grid(features)
         matches = match_anchors(
@@ -341,12 +389,7 @@ class FSAF(RetinaNet):
             kinds.boxes(positives.anchor_index, grid),
             objects.boxes[positives.object_index],
         )
-        num_positives = len(positives.labels)
-        get_event_storage().put_scalar("num_pos_anchors", num_positives / len(logits[0]))
-        count = _sum_over_processes(torch.full((), num_positives, device=self.device))
-        self.loss_normalizer.mul_(1 - MOMENTUM).add_(count.clamp(min=1), alpha=MOMENTUM)
-        normalizer = self.loss_normalizer / comm.get_world_size()
-        return {"loss_cls": loss_cls / normalizer, "loss_box_reg": loss_box_reg / normalizer}
+        return BranchLosses(loss_cls, loss_box_reg, len(positives.labels))
 
     def _locate(self, matches: AnchorMatches, grid: Grid) -> list[AnchorPlaces]:
         """Say where the head answers for anchors, level by level, in the matches' order."""
@@ -388,6 +431,21 @@ class FSAF(RetinaNet):
 
         Both are summed and divided by the number of positive locations of all processes' batches.
         """
+        sums = self._anchor_free_loss_sums(features, predictions, objects)
+        num_images = len(predictions.point_logits[0])
+        self._log(sums.levels, sums.num_positives / num_images)
+        # Deviates from the paper: a location in two effective regions counts once, as it has one
+        # target; and the batch is that of all processes, whatever their number.
+        count = _sum_over_processes(sums.num_positives).clamp(min=1) / comm.get_world_size()
+        weight = self.anchor_free_loss_weight / count
+        return {
+            "loss_anchor_free_cls": sums.cls * weight,
+            "loss_anchor_free_box_reg": sums.box_reg * weight,
+        }
+
+    def _anchor_free_loss_sums(
+        self, features: list[Tensor], predictions: Predictions, objects: Objects
+    ) -> BranchLosses:
         logits, deltas = (
             torch.cat([level.flatten(2) for level in levels], dim=2) for levels in predictions[2:]
         )
@@ -409,8 +467,6 @@ class FSAF(RetinaNet):
             focal_loss_gamma=self.focal_loss_gamma,
         )
         positive = targets.object_index < len(objects.boxes)
-        num_positives = positive.sum()
-        self._log(levels, num_positives / len(positive))
         boxes = to_device(F.pad(objects.boxes, (0, 0, 0, 1)), self.device)[targets.object_index]
         target_deltas = point_box_transform.get_deltas(
             points.repeat(len(boxes), 1), boxes.flatten(0, 1)
@@ -426,14 +482,7 @@ class FSAF(RetinaNet):
             focal_loss_alpha=self.focal_loss_alpha,
             focal_loss_gamma=self.focal_loss_gamma,
         )
-        # Deviates from the paper: a location in two effective regions counts once, as it has one
-        # target; and the batch is that of all processes, whatever their number.
-        count = _sum_over_processes(num_positives).clamp(min=1) / comm.get_world_size()
-        weight = self.anchor_free_loss_weight / count
-        return {
-            "loss_anchor_free_cls": focal_loss * weight,
-            "loss_anchor_free_box_reg": iou_loss * weight,
-        }
+        return BranchLosses(focal_loss, iou_loss, positive.sum(), levels)
 
     def _grid(self, features: list[Tensor]) -> Grid:
         sizes = [feature.shape[-2:] for feature in features]
