@@ -1,20 +1,19 @@
-"""Hooks that make a run survive: checkpoints, the best one, evaluation and log without gaps."""
+"""Hooks that make a run survive: checkpoints, a log without gaps, signals."""
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from detectron2.engine import HookBase, hooks
+from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter
 
-from .checkpoints import BEST, RunCheckpointer
+from .checkpoints import RunCheckpointer
 
 _logger = logging.getLogger("detectron2.fsaf_d2.training")
 # A run that was asked to end, has saved, and can go on with --resume: EX_TEMPFAIL of sysexits.h.
@@ -41,7 +40,7 @@ class SaveCheckpoints(HookBase):
         """Save if it is time; all processes take part, as each has random numbers of its own."""
         step = self.trainer.iter + 1
         if step >= self.trainer.max_iter:
-            self._save("model_final")
+            self.save_final()
         elif step % self._period == 0:
             self.save_now()
 
@@ -50,55 +49,18 @@ class SaveCheckpoints(HookBase):
         self._save(f"model_{self.trainer.iter:07d}")
         self._checkpointer.remove_old(self._keep)
 
+    def save_final(self) -> None:
+        """Save ``model_final`` behind the last step, also when all hooks are through with it."""
+        step = self.trainer.iter
+        self.trainer.iter = min(step, self.trainer.max_iter - 1)
+        try:
+            self._save("model_final")
+        finally:
+            self.trainer.iter = step
+
     def _save(self, name: str) -> None:
         self.trainer.gather_random_states()
         self._checkpointer.save(name, iteration=self.trainer.iter, **self.trainer.description())
-
-
-class Evaluation(hooks.EvalHook):
-    """Evaluates every ``period`` steps, also where a run was killed in between, and keeps the best.
-
-    The best checkpoint by ``metric`` is ``model_best``, which stays whatever else is removed.
-    """
-
-    def __init__(
-        self,
-        period: int,
-        evaluate: Callable[[], dict | None],
-        checkpointer: RunCheckpointer,
-        *,
-        metric: str = "bbox/AP",
-    ) -> None:
-        super().__init__(period, evaluate)
-        self._checkpointer = checkpointer
-        self._metric = metric
-        self._state = {"evaluated_steps": 0, "best": -math.inf}
-
-    def catch_up(self) -> None:
-        """Evaluate behind the last step of a resumed run if that was missed."""
-        step = self.trainer.start_iter
-        due = self._period > 0 and step > 0 and step % self._period == 0
-        if due and step < self.trainer.max_iter and self._state["evaluated_steps"] < step:
-            self.trainer.storage.iter = self.trainer.iter = step - 1
-            self._do_eval()
-            self.trainer.storage.iter = self.trainer.iter = step
-
-    def _do_eval(self) -> None:
-        super()._do_eval()
-        self._state["evaluated_steps"] = self.trainer.iter + 1
-        value, step = self.trainer.storage.latest().get(self._metric, (math.nan, -1))
-        if self._period > 0 and step == self.trainer.storage.iter and value > self._state["best"]:
-            # The main process alone knows: what needs the others, such as random states, is left.
-            self._state["best"] = float(value)
-            self._checkpointer.save(BEST, tag=False, iteration=step, **self.trainer.description())
-
-    def state_dict(self) -> dict:
-        """What a resumed run needs."""
-        return dict(self._state)
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Restore what :meth:`state_dict` gave."""
-        self._state.update(state_dict)
 
 
 class UnbrokenLog(HookBase):
@@ -109,15 +71,21 @@ class UnbrokenLog(HookBase):
     """
 
     def __init__(
-        self, output_dir: str, writers: list[EventWriter], catch_up: Callable[[], None]
+        self,
+        output_dir: str,
+        writers: list[EventWriter],
+        catch_up: Callable[[], None],
+        is_over: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Args:
             catch_up: records what the run has missed behind the checkpoint's step.
+            is_over: whether the run had ended at that step, though not the last one.
         """
         self._file = Path(output_dir) / "metrics.json"
         self._writers = writers
         self._catch_up = catch_up
+        self._is_over = is_over
         self._scalars: dict[str, dict] = {}
 
     def before_train(self) -> None:
@@ -133,7 +101,8 @@ class UnbrokenLog(HookBase):
         storage.iter = start
         if start == 0:
             return
-        is_due = start % WRITER_PERIOD == 0 or start >= self.trainer.max_iter
+        is_last = start >= self.trainer.max_iter or self._is_over()
+        is_due = start % WRITER_PERIOD == 0 or is_last
         first_missing = start - 1 if is_due else start
         if comm.is_main_process():
             self._cut(first_missing)
