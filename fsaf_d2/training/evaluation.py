@@ -141,7 +141,7 @@ class Evaluation(hooks.EvalHook):
             self.trainer.storage.iter = self.trainer.iter = step
 
     def after_train(self) -> None:
-        """Evaluate the run that is complete; unlike detectron2 none that failed in its last step."""
+        """Evaluate a complete run; unlike detectron2's, none that failed in its last step."""
         if self.trainer.iter >= self.trainer.max_iter:
             self._do_eval()
         # It refers to the trainer.

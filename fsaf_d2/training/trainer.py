@@ -36,7 +36,7 @@ from .examination import Examination, for_tensorboard
 from .hooks import DataShare
 from .level_lens import LevelLens
 from .non_finite import NonFinite, NonFiniteGuard, RollBack
-from .run_hooks import SaveCheckpoints, StopOnSignal, UnbrokenLog
+from .run_hooks import RegularWriter, SaveCheckpoints, StopOnSignal, UnbrokenLog
 from .setup import load_weights
 from .validation import labelled_loader
 
@@ -157,7 +157,12 @@ class Trainer(DefaultTrainer):
             )
         timer, *others = super().build_hooks()
         others = [hook for hook in others if hook is not None]
-        writers = [hook for hook in others if isinstance(hook, hooks.PeriodicWriter)]
+        # Of the main process alone.
+        writers = [
+            RegularWriter(hook._writers, self.cfg.TEST.EVAL_PERIOD)
+            for hook in others
+            if isinstance(hook, hooks.PeriodicWriter)
+        ]
         replaced = (hooks.PeriodicCheckpointer, hooks.EvalHook, hooks.PeriodicWriter)
         saving = SaveCheckpoints(
             self.checkpointer,
@@ -165,12 +170,8 @@ class Trainer(DefaultTrainer):
             keep=self.cfg.SOLVER.CHECKPOINTS_TO_KEEP,
         )
         evaluation = self._build_evaluation(saving)
-        log = UnbrokenLog(
-            self.cfg.OUTPUT_DIR,
-            [writer for hook in writers for writer in hook._writers],
-            evaluation.catch_up,
-            lambda: evaluation.is_over,
-        )
+        writer = writers[0] if writers else None
+        log = UnbrokenLog(self.cfg.OUTPUT_DIR, writer, evaluation.catch_up)
         model = self.checkpointer.model
         self._examination = Examination(self.cfg, model) if isinstance(model, FSAF) else None
         self._lens = self._build_level_lens()

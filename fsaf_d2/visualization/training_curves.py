@@ -51,7 +51,8 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
         if not isinstance(record, dict) or "iteration" not in record:
             continue
         iteration = record["iteration"]
-        if records and iteration < max(records):
+        # A value that comes late has a line of its own, without losses.
+        if records and iteration < max(records) and "total_loss" in record:
             records = {key: value for key, value in records.items() if key < iteration}
         # One iteration may take two lines: losses first, an evaluation's results later.
         records[iteration] = {**records.get(iteration, {}), **record}
