@@ -43,7 +43,7 @@ class Facts:
     validation_losses: Sequence[tuple[int, float]] = ()
     """Steps and total losses of the evaluations."""
     diagnosis: str | None = None
-    """What the last evaluation found to be wrong."""
+    """What the last evaluation says of an AP that is close to 0."""
 
 
 def advise(facts: Facts) -> str | None:
@@ -52,12 +52,14 @@ def advise(facts: Facts) -> str | None:
     Returns:
         a sentence or two; None if scores and losses are as they should be.
     """
-    if facts.diagnosis:
-        return facts.diagnosis
     low = _low(facts)
     fall = _fall(facts.losses)
     few = facts.steps < FEW_EPOCHS * facts.steps_per_epoch
     steps = f"{facts.steps:,} steps"
+    unsure = facts.max_score is not None and facts.max_score < LOW_SCORE
+    # Boxes of high scores are wrong for another reason than too few steps.
+    if facts.diagnosis and not (unsure and (few or fall > FALLS_BY)):
+        return facts.diagnosis
     if low and (few or fall > FALLS_BY):
         still = f", and the loss still falls ({100 * fall:.0f} % lately)" if fall > FALLS_BY else ""
         enough = max(2 * facts.steps, ENOUGH_EPOCHS * facts.steps_per_epoch)

@@ -54,8 +54,15 @@ def test_a_loss_that_has_not_clearly_risen_is_none(losses):
     assert advise(Facts(4000, 100, **GOOD, validation_losses=points)) is None
 
 
-def test_a_diagnosis_of_the_evaluation_comes_first():
-    assert advise(Facts(1, 100, max_score=0.0, diagnosis="Ids are shifted.")) == "Ids are shifted."
+@pytest.mark.parametrize(("steps", "score"), [(1, 0.9), (5000, 0.9), (5000, 0.1)])
+def test_a_diagnosis_of_the_evaluation_comes_first(steps, score):
+    facts = Facts(steps, 100, max_score=score, ap=0.0, losses=FLAT, diagnosis="Ids are shifted.")
+    assert advise(facts) == "Ids are shifted."
+
+
+def test_too_few_steps_explain_low_scores_before_all_else():
+    facts = Facts(10, 100, max_score=0.1, ap=0.0, diagnosis="The detector is sure of nothing.")
+    assert "under-trained; one epoch is 100 steps" in advise(facts)
 
 
 def test_nothing_known_is_no_advice():
