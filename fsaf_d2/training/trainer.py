@@ -31,11 +31,11 @@ from ..detectors.fsaf import FSAF
 from .advice import write_advice
 from .checkpoints import RunCheckpointer, random_state, set_random_state
 from .ema import MovingAverage
-from .evaluation import EarlyStop, EndOfTraining, Evaluation, metric_names
 from .examination import Examination, for_tensorboard
 from .hooks import DataShare
 from .level_lens import LevelLens
 from .non_finite import NonFinite, NonFiniteGuard, RollBack
+from .periodic_evaluation import EarlyStop, EndOfTraining, Evaluation, metric_names
 from .run_hooks import RegularWriter, SaveCheckpoints, StopOnSignal, UnbrokenLog
 from .setup import load_weights
 from .validation import labelled_loader

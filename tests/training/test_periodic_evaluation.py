@@ -7,7 +7,7 @@ from detectron2.engine.hooks import PeriodicWriter
 from runs import run_cfg, run_trainer, same, weights_of
 
 from fsaf_d2.training import Trainer
-from fsaf_d2.training.evaluation import lower_is_better, metric_names
+from fsaf_d2.training.periodic_evaluation import lower_is_better, metric_names
 
 QUIET = {"TEST__LOSS": False, "TEST__EVAL_PERIOD": 2}
 
