@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import _dense_box_regression_loss
 from detectron2.modeling.meta_arch.retinanet import RetinaNet, RetinaNetHead
+from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
@@ -59,6 +61,14 @@ class BranchLosses(NamedTuple):
     box_reg: Tensor
     num_positives: int | Tensor
     levels: Tensor | None = None  # (M,) in 0..L-1, which the objects have selected, if they do
+
+
+class DecodedBranches(NamedTuple):
+    """Candidates of each level; empty lists for a branch that is off."""
+
+    points: list[Candidates]
+    anchors: list[Candidates]
+    shared_scores: list[Tensor]  # of the anchors, see inference.decode_level
 
 
 class FSAFHead(RetinaNetHead):
@@ -165,7 +175,8 @@ class FSAF(RetinaNet):
     inference both branches' boxes are merged.
 
     Detections carry two fields beside detectron2's: ``pred_levels`` (int64, index into
-    ``head_in_features``) and ``pred_anchor_free`` (bool, the branch that answered).
+    ``head_in_features``) and ``pred_anchor_free`` (bool, the branch that answered). Within
+    :func:`each_branch` the detections of each branch alone come with them.
     """
 
     @configurable
@@ -203,6 +214,7 @@ class FSAF(RetinaNet):
         self.selection_rule = selection_rule or SelectionRule()
         self.anchor_free_loss_weight = anchor_free_loss_weight
         self.nms_per_level = nms_per_level
+        self.detects_each_branch = False
         self._scalars = DeferredScalars()
         # Objects are matched on the CPU, where they come from, while a GPU computes the network.
         self._anchor_kinds, self._point_kinds = (
@@ -263,14 +275,26 @@ class FSAF(RetinaNet):
                 ``width``, where these are given.
 
         Returns:
-            the losses by name, or a dict per picture with ``instances``.
+            the losses by name, or a dict per picture with ``instances``; of a model with both
+            branches within :func:`each_branch`, also with ``anchor_branch`` and
+            ``anchor_free_branch``.
 
         Raises:
             ValueError: a picture to train with has no ``instances``.
         """
-        if not self.training:
+        both = self.head.anchor_branch and self.head.anchor_free_branch
+        if not self.training and not (both and self.detects_each_branch):
             return super().forward(batched_inputs)
         images, features, predictions = self._predict(batched_inputs)
+        if not self.training:
+            found = self._detect_each_branch(images, features, predictions)
+            return [
+                {
+                    name: _resized(detections[i], images.image_sizes[i], x)
+                    for name, detections in found.items()
+                }
+                for i, x in enumerate(batched_inputs)
+            ]
         for x in batched_inputs:
             if "instances" not in x:
                 name = x.get("file_name", "a picture")
@@ -500,24 +524,57 @@ class FSAF(RetinaNet):
     ) -> list[Instances]:
         """Detect objects in every image of the batch."""
         grid = self._grid(features)
+        decoded = self._decode_branches(predictions, grid)
+        return self._detect(decoded, predictions, grid, images.image_sizes)
+
+    def _detect_each_branch(
+        self, images: ImageList, features: list[Tensor], predictions: Predictions
+    ) -> dict[str, list[Instances]]:
+        """Detect with both branches, and with each alone as a model without the other would."""
+        grid = self._grid(features)
+        decoded = self._decode_branches(predictions, grid)
+        shares = {
+            "instances": decoded,
+            "anchor_branch": decoded._replace(points=[]),
+            "anchor_free_branch": decoded._replace(anchors=[], shared_scores=[]),
+        }
+        return {
+            name: self._detect(share, predictions, grid, images.image_sizes)
+            for name, share in shares.items()
+        }
+
+    def _decode_branches(self, predictions: Predictions, grid: Grid) -> DecodedBranches:
         logits, deltas, point_logits, point_deltas = predictions
         points, _ = self._decode(point_logits, point_deltas, grid, anchor_free=True)
-        anchors, shared_scores = self._decode(logits, deltas, grid, anchor_free=False)
-        detections = self._merge(anchors, points, images.image_sizes)
+        return DecodedBranches(points, *self._decode(logits, deltas, grid, anchor_free=False))
+
+    def _detect(
+        self,
+        decoded: DecodedBranches,
+        predictions: Predictions,
+        grid: Grid,
+        image_sizes: list[tuple[int, int]],
+    ) -> list[Instances]:
+        """Merge what was decoded in every image, with equal scores in RetinaNet's order."""
+        points, anchors, shared_scores = decoded
+        detections = self._merge(anchors, points, image_sizes)
         # RetinaNet's order of equal scores depends on all that it sorts with them, so that where it
         # can matter only its own method gives the same. On a GPU it would be waited for.
         if self.device.type == "cpu":
-            redone = False
+            redo = []
             for image, found in enumerate(detections):
                 full = len(found.scores) == self.max_detections_per_image > 0
                 lowest = found.scores[-1] if full else 0
                 for level, shared in enumerate(shared_scores):
                     if shared[image] >= lowest:
-                        outputs = logits[level][image], deltas[level][image]
-                        self._decode_as_retinanet(anchors[level], image, level, *outputs, grid)
-                        redone = True
-            if redone:
-                detections = self._merge(anchors, points, images.image_sizes)
+                        redo.append((level, image))
+            if redo:
+                # What was decoded stays as it is: another branch's detections may need it.
+                anchors = [Candidates(*(field.clone() for field in part)) for part in anchors]
+                for level, image in redo:
+                    outputs = (levels[level][image] for levels in predictions[:2])
+                    self._decode_as_retinanet(anchors[level], image, level, *outputs, grid)
+                detections = self._merge(anchors, points, image_sizes)
         return [
             Instances(
                 image_size,
@@ -527,7 +584,7 @@ class FSAF(RetinaNet):
                 pred_levels=found.levels,
                 pred_anchor_free=found.anchor_free,
             )
-            for image_size, found in zip(images.image_sizes, detections)
+            for image_size, found in zip(image_sizes, detections)
         ]
 
     def _merge(
@@ -609,6 +666,30 @@ class FSAF(RetinaNet):
         return kinds, Grid(*to_device(torch.stack(grid), self.device))
 
 
+@contextlib.contextmanager
+def each_branch(model: nn.Module) -> Iterator[None]:
+    """Have detectors with two branches also tell what each of them finds alone.
+
+    In the body, what :class:`FSAF` gives for a picture holds ``anchor_branch`` and
+    ``anchor_free_branch`` beside ``instances``: the detections, at the picture's own size, that the
+    same weights give in a model without the other branch, on a CPU bit for bit. All come from one
+    pass through the network; what is added is merging and suppression.
+
+    Args:
+        model: a detector, or a module that holds it, such as DistributedDataParallel. Others than
+            :class:`FSAF`, and those of one branch, give what they always do.
+    """
+    detectors = [module for module in model.modules() if isinstance(module, FSAF)]
+    before = [detector.detects_each_branch for detector in detectors]
+    for detector in detectors:
+        detector.detects_each_branch = True
+    try:
+        yield
+    finally:
+        for detector, value in zip(detectors, before):
+            detector.detects_each_branch = value
+
+
 def build_point_generator(
     strides: list[int], *, box_normalizer: float, point_offset: float
 ) -> DefaultAnchorGenerator:
@@ -664,6 +745,12 @@ class DeferredScalars:
 def _require(condition: bool, key: str, allowed: str, value: float) -> None:
     if not condition:
         raise ValueError(f"MODEL.FSAF.{key} must be {allowed}, not {value}.")
+
+
+def _resized(found: Instances, input_size: tuple[int, int], picture: dict) -> Instances:
+    """Detections at the size that a picture asks for, as DenseDetector gives them."""
+    height, width = picture.get("height", input_size[0]), picture.get("width", input_size[1])
+    return detector_postprocess(found, height, width)
 
 
 def _pack(gt_instances: list[Instances], device: torch.device) -> Objects:
