@@ -22,6 +22,8 @@ FILE = "advice.txt"
 LOW_SCORE, LOW_AP = 0.3, 10.0
 # Fewer passes over the data than this are few, and as many are advised at least.
 FEW_EPOCHS, ENOUGH_EPOCHS = 3, 12
+# Of a diagnosis that has found what would restore AP, which no number of steps will.
+MISTAKE = "it would be"
 # The loss falls if the mean of its last fifth is so much below that of the fifth before.
 FALLS_BY = 0.05
 # The validation loss rises if its last value is so much above its least one.
@@ -56,11 +58,10 @@ def advise(facts: Facts) -> str | None:
     fall = _fall(facts.losses)
     few = facts.steps < FEW_EPOCHS * facts.steps_per_epoch
     steps = f"{facts.steps:,} steps"
-    unsure = facts.max_score is not None and facts.max_score < LOW_SCORE
-    # Boxes of high scores are wrong for another reason than too few steps.
-    if facts.diagnosis and not (unsure and (few or fall > FALLS_BY)):
+    short = few or fall > FALLS_BY
+    if facts.diagnosis and (MISTAKE in facts.diagnosis or not (low and short)):
         return facts.diagnosis
-    if low and (few or fall > FALLS_BY):
+    if low and short:
         still = f", and the loss still falls ({100 * fall:.0f} % lately)" if fall > FALLS_BY else ""
         enough = max(2 * facts.steps, ENOUGH_EPOCHS * facts.steps_per_epoch)
         return (
