@@ -35,6 +35,8 @@ setup(
         "numpy",
         "pillow",
         "pycocotools>=2.0.2",
+        # detectron2's writer of it has no training go without.
+        "tensorboard",
         "torch>=2.6",
         "torchvision>=0.21",
         "tqdm",

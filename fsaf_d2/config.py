@@ -75,6 +75,18 @@ def add_fsaf_config(cfg: CfgNode) -> None:
     # Above 0: a moving average of the weights, which is what is evaluated and saved as the model.
     cfg.SOLVER.EMA_DECAY = 0.0
 
+    # At every evaluation: the losses of training on the pictures of DATASETS.TEST.
+    cfg.TEST.LOSS = True
+    # model_best is the best by this metric, any that the log of an evaluation has, such as
+    # "bbox/AP50", "bbox/AP-<class>" or "validation/total_loss" (of losses the least is best).
+    cfg.TEST.BEST_METRIC = "bbox/AP"
+    # After so many evaluations during training without a better one the run ends; 0 is never.
+    cfg.TEST.PATIENCE = 0
+    # At every evaluation: so many pictures of DATASETS.TEST are drawn, annotated beside found.
+    cfg.TEST.SAMPLES = 6
+    # At every evaluation: on so many training pictures it is seen which levels objects select.
+    cfg.TEST.LEVEL_LENS = 50
+
     # "SGD" (detectron2's own builder) or "ADAMW".
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Update all weights in one pass over them; equal to detectron2's step up to rounding.

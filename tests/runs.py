@@ -29,6 +29,9 @@ OVERRIDES = {
     "INPUT.MIN_SIZE_TRAIN": "(96, 128)",
     "INPUT.MIN_SIZE_TEST": 128,
     "SEED": 1,
+    # Drawing takes longer than such a run.
+    "TEST.SAMPLES": 0,
+    "TEST.LEVEL_LENS": 0,
     "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.BASE_LR": 0.001,
     "SOLVER.MAX_ITER": 6,

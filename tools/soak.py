@@ -68,6 +68,10 @@ def build_config(folder: Path, steps: int) -> CfgNode:
         "SOLVER.CHECKPOINTS_TO_KEEP": 3,
         "SOLVER.EMA_DECAY": 0.9,
         "TEST.EVAL_PERIOD": 40,
+        # Samples have no state, and a life is too short to draw them.
+        "TEST.SAMPLES": 0,
+        "TEST.LEVEL_LENS": 4,
+        "TEST.BEST_METRIC": "validation/total_loss",
         "OUTPUT_DIR": folder,
     }
     words = [str(word) for pair in overrides.items() for word in pair]

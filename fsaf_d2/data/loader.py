@@ -136,6 +136,17 @@ class TrainingLoader:
                 )
             _logger.warning(f"{sample} Left out: {count} of {limit} allowed.")
 
+    @property
+    def num_pictures(self) -> int:
+        """How many pictures of all processes together are trained on."""
+        return len(self._dataset)
+
+    def spread_records(self, count: int) -> list[dict]:
+        """``count`` records of the data, or all if there are fewer, evenly spread over it."""
+        last = len(self._dataset) - 1
+        places = np.linspace(0, last, min(count, last + 1)).round().astype(int)
+        return [self._dataset[place] for place in places.tolist()]
+
     def state_dict(self) -> dict[str, int]:
         """What :meth:`load_state_dict` needs to go on behind the last batch."""
         return dict(self._state)

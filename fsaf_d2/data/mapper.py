@@ -49,6 +49,12 @@ def build_mapper(cfg: CfgNode, *, is_train: bool) -> DatasetMapper:
     return (LimitedMapper if cv2 is None else OpenCVMapper)(cfg, is_train)
 
 
+def build_labelled_mapper(cfg: CfgNode) -> DatasetMapper:
+    """The mapper of evaluation, which also gives the annotations, transformed as the picture is."""
+    mapper = LimitedMapper if cv2 is None else OpenCVMapper
+    return mapper(**{**mapper.from_config(cfg, is_train=False), "is_train": True})
+
+
 class LimitedMapper(DatasetMapper):
     """detectron2's mapper, which refuses pictures of more pixels than a limit."""
 
@@ -191,7 +197,8 @@ def read_image(file_name: str, image_format: str, max_pixels: int = MAX_PIXELS) 
     with _naming(file_name):
         with PathManager.open(file_name, "rb") as file:
             data = file.read()
-        if _require_size(io.BytesIO(data), max_pixels) and data.endswith(_JPEG_END):
+        is_simple = _require_size(io.BytesIO(data), max_pixels) and data.endswith(_JPEG_END)
+        if is_simple and cv2 is not None:
             # Versions of OpenCV fill what is missing at the end with grey.
             flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import _dense_box_regression_loss
 from detectron2.modeling.meta_arch.retinanet import RetinaNet, RetinaNetHead
+from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
@@ -51,6 +53,24 @@ class Predictions(NamedTuple):
     anchor_deltas: list[Tensor]  # (N, A * 4, H, W)
     point_logits: list[Tensor]  # (N, K, H, W)
     point_deltas: list[Tensor]  # (N, 4, H, W), distances >= 0 in units of BOX_NORMALIZER strides
+
+
+class BranchLosses(NamedTuple):
+    """The losses of a branch, summed over its locations or anchors and divided by nothing."""
+
+    cls: Tensor
+    box_reg: Tensor
+    num_positives: int | Tensor
+    of_levels: Callable[[], tuple[list[Tensor], list[Tensor]]]  # both losses of each level
+    levels: Tensor | None = None  # (M,) in 0..L-1, which the objects have selected, if they do
+
+
+class DecodedBranches(NamedTuple):
+    """Candidates of each level; empty lists for a branch that is off."""
+
+    points: list[Candidates]
+    anchors: list[Candidates]
+    shared_scores: list[Tensor]  # of the anchors, see inference.decode_level
 
 
 class FSAFHead(RetinaNetHead):
@@ -157,7 +177,8 @@ class FSAF(RetinaNet):
     inference both branches' boxes are merged.
 
     Detections carry two fields beside detectron2's: ``pred_levels`` (int64, index into
-    ``head_in_features``) and ``pred_anchor_free`` (bool, the branch that answered).
+    ``head_in_features``) and ``pred_anchor_free`` (bool, the branch that answered). Within
+    :func:`each_branch` the detections of each branch alone come with them.
     """
 
     @configurable
@@ -197,6 +218,7 @@ class FSAF(RetinaNet):
         self.nms_per_level = nms_per_level
         # Where it is a dict, a training step notes each level's share of every loss in it.
         self.level_losses: dict[str, list[float]] | None = None
+        self.detects_each_branch = False
         self._scalars = DeferredScalars()
         # Objects are matched on the CPU, where they come from, while a GPU computes the network.
         self._anchor_kinds, self._point_kinds = (
@@ -257,23 +279,63 @@ class FSAF(RetinaNet):
                 ``width``, where these are given.
 
         Returns:
-            the losses by name, or a dict per picture with ``instances``.
+            the losses by name, or a dict per picture with ``instances``; of a model with both
+            branches within :func:`each_branch`, also with ``anchor_branch`` and
+            ``anchor_free_branch``.
 
         Raises:
             ValueError: a picture to train with has no ``instances``.
         """
-        if not self.training:
+        both = self.head.anchor_branch and self.head.anchor_free_branch
+        if not self.training and not (both and self.detects_each_branch):
             return super().forward(batched_inputs)
-        images = self.preprocess_image(batched_inputs)
-        pyramid = self.backbone(images.tensor)
-        features = [pyramid[name] for name in self.head_in_features]
-        predictions = self.head(features)
+        images, features, predictions = self._predict(batched_inputs)
+        if not self.training:
+            found = self._detect_each_branch(images, features, predictions)
+            return [
+                {
+                    name: _resized(detections[i], images.image_sizes[i], x)
+                    for name, detections in found.items()
+                }
+                for i, x in enumerate(batched_inputs)
+            ]
         for x in batched_inputs:
             if "instances" not in x:
                 name = x.get("file_name", "a picture")
                 raise ValueError(f"{name} has no 'instances' to train with; model.eval() detects.")
         ground_truths = [x["instances"] for x in batched_inputs]
         return self.forward_training(images, features, predictions, ground_truths)
+
+    def _predict(self, batched_inputs: list[dict]) -> tuple[ImageList, list[Tensor], Predictions]:
+        images = self.preprocess_image(batched_inputs)
+        pyramid = self.backbone(images.tensor)
+        features = [pyramid[name] for name in self.head_in_features]
+        return images, features, self.head(features)
+
+    @torch.no_grad()
+    def inspect(self, batched_inputs: list[dict]) -> dict[str, BranchLosses]:
+        """Compute the losses and selected levels of pictures, and change nothing.
+
+        Unlike in training, the running mean of the positives stays as it is, nothing is logged, and
+        other processes have no part in it. Layers such as batch norm work in the mode that they are
+        in.
+
+        Args:
+            batched_inputs: as for training.
+
+        Returns:
+            by the names of the branches that are on, ``anchor`` and ``anchor_free``; the latter's
+            losses are not yet times the loss weight.
+        """
+        _, features, predictions = self._predict(batched_inputs)
+        predictions = Predictions(*([x.float() for x in levels] for levels in predictions))
+        objects = _pack([x["instances"] for x in batched_inputs], torch.device("cpu"))
+        found = {}
+        if self.head.anchor_branch:
+            found["anchor"] = self._anchor_loss_sums(features, predictions, objects)
+        if self.head.anchor_free_branch:
+            found["anchor_free"] = self._anchor_free_loss_sums(features, predictions, objects)
+        return found
 
     def forward_training(
         self,
@@ -314,6 +376,18 @@ class FSAF(RetinaNet):
         running mean that divides them is that of the positives of all processes' batches, so that
         N processes with a batch of B train as one does with a batch of N * B.
         """
+        sums = self._anchor_loss_sums(features, predictions, objects)
+        num_images = len(predictions.logits[0])
+        get_event_storage().put_scalar("num_pos_anchors", sums.num_positives / num_images)
+        count = _sum_over_processes(torch.full((), sums.num_positives, device=self.device))
+        self.loss_normalizer.mul_(1 - MOMENTUM).add_(count.clamp(min=1), alpha=MOMENTUM)
+        normalizer = self.loss_normalizer / comm.get_world_size()
+        self._note_levels(sums, 1 / normalizer, ("loss_cls", "loss_box_reg"))
+        return {"loss_cls": sums.cls / normalizer, "loss_box_reg": sums.box_reg / normalizer}
+
+    def _anchor_loss_sums(
+        self, features: list[Tensor], predictions: Predictions, objects: Objects
+    ) -> BranchLosses:
         logits, deltas = predictions[:2]
         kinds, grid = self._anchor_kinds, self._grid(features)
         matches = match_anchors(
@@ -344,19 +418,14 @@ class FSAF(RetinaNet):
             kinds.boxes(positives.anchor_index, grid),
             objects.boxes[positives.object_index],
         )
-        loss_cls, loss_box_reg = sum(cls_losses), self._box_loss(*boxes)
-        num_positives = len(positives.labels)
-        get_event_storage().put_scalar("num_pos_anchors", num_positives / len(logits[0]))
-        count = _sum_over_processes(torch.full((), num_positives, device=self.device))
-        self.loss_normalizer.mul_(1 - MOMENTUM).add_(count.clamp(min=1), alpha=MOMENTUM)
-        normalizer = self.loss_normalizer / comm.get_world_size()
-        if self.level_losses is not None:
+
+        def of_levels() -> tuple[list[Tensor], list[Tensor]]:
             counts = [len(level.image) for level in places]
             parts = zip(*(field.split(counts) for field in boxes))
-            self._note_levels("loss_cls", cls_losses, 1 / normalizer)
-            box_losses = [self._box_loss(*part) for part in parts]
-            self._note_levels("loss_box_reg", box_losses, 1 / normalizer)
-        return {"loss_cls": loss_cls / normalizer, "loss_box_reg": loss_box_reg / normalizer}
+            return cls_losses, [self._box_loss(*part) for part in parts]
+
+        loss_cls, loss_box_reg = sum(cls_losses), self._box_loss(*boxes)
+        return BranchLosses(loss_cls, loss_box_reg, len(positives.labels), of_levels)
 
     def _locate(self, matches: AnchorMatches, grid: Grid) -> list[AnchorPlaces]:
         """Say where the head answers for anchors, level by level, in the matches' order."""
@@ -398,6 +467,22 @@ class FSAF(RetinaNet):
 
         Both are summed and divided by the number of positive locations of all processes' batches.
         """
+        sums = self._anchor_free_loss_sums(features, predictions, objects)
+        num_images = len(predictions.point_logits[0])
+        self._log(sums.levels, sums.num_positives / num_images)
+        # Deviates from the paper: a location in two effective regions counts once, as it has one
+        # target; and the batch is that of all processes, whatever their number.
+        count = _sum_over_processes(sums.num_positives).clamp(min=1) / comm.get_world_size()
+        weight = self.anchor_free_loss_weight / count
+        self._note_levels(sums, weight, ("loss_anchor_free_cls", "loss_anchor_free_box_reg"))
+        return {
+            "loss_anchor_free_cls": sums.cls * weight,
+            "loss_anchor_free_box_reg": sums.box_reg * weight,
+        }
+
+    def _anchor_free_loss_sums(
+        self, features: list[Tensor], predictions: Predictions, objects: Objects
+    ) -> BranchLosses:
         logits, deltas = (
             torch.cat([level.flatten(2) for level in levels], dim=2) for levels in predictions[2:]
         )
@@ -419,8 +504,6 @@ class FSAF(RetinaNet):
             focal_loss_gamma=self.focal_loss_gamma,
         )
         positive = targets.object_index < len(objects.boxes)
-        num_positives = positive.sum()
-        self._log(levels, num_positives / len(positive))
         boxes = to_device(F.pad(objects.boxes, (0, 0, 0, 1)), self.device)[targets.object_index]
         target_deltas = point_box_transform.get_deltas(
             points.repeat(len(boxes), 1), boxes.flatten(0, 1)
@@ -439,24 +522,19 @@ class FSAF(RetinaNet):
             focal_loss_alpha=self.focal_loss_alpha,
             focal_loss_gamma=self.focal_loss_gamma,
         )
-        focal_loss, iou_loss = sum_losses(**loss_args)
-        # Deviates from the paper: a location in two effective regions counts once, as it has one
-        # target; and the batch is that of all processes, whatever their number.
-        count = _sum_over_processes(num_positives).clamp(min=1) / comm.get_world_size()
-        weight = self.anchor_free_loss_weight / count
-        if self.level_losses is not None:
-            ends = [*grid.starts[1:].tolist(), grid.num_locations]
-            levels = [slice(*ends) for ends in zip(grid.starts.tolist(), ends)]
-            sums = [sum_losses(**_part_of(loss_args, level)) for level in levels]
-            self._note_levels("loss_anchor_free_cls", [x for x, _ in sums], weight)
-            self._note_levels("loss_anchor_free_box_reg", [x for _, x in sums], weight)
-        return {
-            "loss_anchor_free_cls": focal_loss * weight,
-            "loss_anchor_free_box_reg": iou_loss * weight,
-        }
 
-    def _note_levels(self, name: str, losses: list[Tensor], weight: Tensor) -> None:
-        self.level_losses[name] = [(loss * weight).item() for loss in losses]
+        def of_levels() -> tuple[list[Tensor], list[Tensor]]:
+            ends = [*grid.starts[1:].tolist(), grid.num_locations]
+            places = [slice(*place) for place in zip(grid.starts.tolist(), ends)]
+            parts = [sum_losses(**_part_of(loss_args, place)) for place in places]
+            return tuple(map(list, zip(*parts)))
+
+        return BranchLosses(*sum_losses(**loss_args), positive.sum(), of_levels, levels)
+
+    def _note_levels(self, sums: BranchLosses, weight: Tensor, names: tuple[str, str]) -> None:
+        if self.level_losses is not None:
+            for name, losses in zip(names, sums.of_levels()):
+                self.level_losses[name] = [(loss * weight).item() for loss in losses]
 
     def _grid(self, features: list[Tensor]) -> Grid:
         sizes = [feature.shape[-2:] for feature in features]
@@ -474,24 +552,57 @@ class FSAF(RetinaNet):
     ) -> list[Instances]:
         """Detect objects in every image of the batch."""
         grid = self._grid(features)
+        decoded = self._decode_branches(predictions, grid)
+        return self._detect(decoded, predictions, grid, images.image_sizes)
+
+    def _detect_each_branch(
+        self, images: ImageList, features: list[Tensor], predictions: Predictions
+    ) -> dict[str, list[Instances]]:
+        """Detect with both branches, and with each alone as a model without the other would."""
+        grid = self._grid(features)
+        decoded = self._decode_branches(predictions, grid)
+        shares = {
+            "instances": decoded,
+            "anchor_branch": decoded._replace(points=[]),
+            "anchor_free_branch": decoded._replace(anchors=[], shared_scores=[]),
+        }
+        return {
+            name: self._detect(share, predictions, grid, images.image_sizes)
+            for name, share in shares.items()
+        }
+
+    def _decode_branches(self, predictions: Predictions, grid: Grid) -> DecodedBranches:
         logits, deltas, point_logits, point_deltas = predictions
         points, _ = self._decode(point_logits, point_deltas, grid, anchor_free=True)
-        anchors, shared_scores = self._decode(logits, deltas, grid, anchor_free=False)
-        detections = self._merge(anchors, points, images.image_sizes)
+        return DecodedBranches(points, *self._decode(logits, deltas, grid, anchor_free=False))
+
+    def _detect(
+        self,
+        decoded: DecodedBranches,
+        predictions: Predictions,
+        grid: Grid,
+        image_sizes: list[tuple[int, int]],
+    ) -> list[Instances]:
+        """Merge what was decoded in every image, with equal scores in RetinaNet's order."""
+        points, anchors, shared_scores = decoded
+        detections = self._merge(anchors, points, image_sizes)
         # RetinaNet's order of equal scores depends on all that it sorts with them, so that where it
         # can matter only its own method gives the same. On a GPU it would be waited for.
         if self.device.type == "cpu":
-            redone = False
+            redo = []
             for image, found in enumerate(detections):
                 full = len(found.scores) == self.max_detections_per_image > 0
                 lowest = found.scores[-1] if full else 0
                 for level, shared in enumerate(shared_scores):
                     if shared[image] >= lowest:
-                        outputs = logits[level][image], deltas[level][image]
-                        self._decode_as_retinanet(anchors[level], image, level, *outputs, grid)
-                        redone = True
-            if redone:
-                detections = self._merge(anchors, points, images.image_sizes)
+                        redo.append((level, image))
+            if redo:
+                # What was decoded stays as it is: another branch's detections may need it.
+                anchors = [Candidates(*(field.clone() for field in part)) for part in anchors]
+                for level, image in redo:
+                    outputs = (levels[level][image] for levels in predictions[:2])
+                    self._decode_as_retinanet(anchors[level], image, level, *outputs, grid)
+                detections = self._merge(anchors, points, image_sizes)
         return [
             Instances(
                 image_size,
@@ -501,7 +612,7 @@ class FSAF(RetinaNet):
                 pred_levels=found.levels,
                 pred_anchor_free=found.anchor_free,
             )
-            for image_size, found in zip(images.image_sizes, detections)
+            for image_size, found in zip(image_sizes, detections)
         ]
 
     def _merge(
@@ -583,6 +694,30 @@ class FSAF(RetinaNet):
         return kinds, Grid(*to_device(torch.stack(grid), self.device))
 
 
+@contextlib.contextmanager
+def each_branch(model: nn.Module) -> Iterator[None]:
+    """Have detectors with two branches also tell what each of them finds alone.
+
+    In the body, what :class:`FSAF` gives for a picture holds ``anchor_branch`` and
+    ``anchor_free_branch`` beside ``instances``: the detections, at the picture's own size, that the
+    same weights give in a model without the other branch, on a CPU bit for bit. All come from one
+    pass through the network; what is added is merging and suppression.
+
+    Args:
+        model: a detector, or a module that holds it, such as DistributedDataParallel. Others than
+            :class:`FSAF`, and those of one branch, give what they always do.
+    """
+    detectors = [module for module in model.modules() if isinstance(module, FSAF)]
+    before = [detector.detects_each_branch for detector in detectors]
+    for detector in detectors:
+        detector.detects_each_branch = True
+    try:
+        yield
+    finally:
+        for detector, value in zip(detectors, before):
+            detector.detects_each_branch = value
+
+
 def build_point_generator(
     strides: list[int], *, box_normalizer: float, point_offset: float
 ) -> DefaultAnchorGenerator:
@@ -646,6 +781,12 @@ def _part_of(loss_args: dict[str, Tensor], level: slice) -> dict[str, Tensor]:
         name: value[:, :, level].contiguous() if name == "logits" else value[:, level]
         for name, value in loss_args.items()
     }
+
+
+def _resized(found: Instances, input_size: tuple[int, int], picture: dict) -> Instances:
+    """Detections at the size that a picture asks for, as DenseDetector gives them."""
+    height, width = picture.get("height", input_size[0]), picture.get("width", input_size[1])
+    return detector_postprocess(found, height, width)
 
 
 def _pack(gt_instances: list[Instances], device: torch.device) -> Objects:

@@ -1,10 +1,9 @@
-"""Hooks that make a run survive: checkpoints, the best one, evaluation and log without gaps."""
+"""Hooks that make a run survive: checkpoints, a log without gaps, signals."""
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter
 
-from .checkpoints import BEST, RunCheckpointer
+from .checkpoints import RunCheckpointer
 
 _logger = logging.getLogger("detectron2.fsaf_d2.training")
 # A run that was asked to end, has saved, and can go on with --resume: EX_TEMPFAIL of sysexits.h.
@@ -41,7 +40,7 @@ class SaveCheckpoints(HookBase):
         """Save if it is time; all processes take part, as each has random numbers of its own."""
         step = self.trainer.iter + 1
         if step >= self.trainer.max_iter:
-            self._save("model_final")
+            self.save_final()
         elif step % self._period == 0:
             self.save_now()
 
@@ -50,55 +49,48 @@ class SaveCheckpoints(HookBase):
         self._save(f"model_{self.trainer.iter:07d}")
         self._checkpointer.remove_old(self._keep)
 
+    def save_final(self) -> None:
+        """Save ``model_final`` behind the last step, also when all hooks are through with it."""
+        step = self.trainer.iter
+        self.trainer.iter = min(step, self.trainer.max_iter - 1)
+        try:
+            self._save("model_final")
+        finally:
+            self.trainer.iter = step
+
     def _save(self, name: str) -> None:
         self.trainer.gather_random_states()
         self._checkpointer.save(name, iteration=self.trainer.iter, **self.trainer.description())
 
 
-class Evaluation(hooks.EvalHook):
-    """Evaluates every ``period`` steps, also where a run was killed in between, and keeps the best.
+class RegularWriter(hooks.PeriodicWriter):
+    """Writes the log every ``WRITER_PERIOD`` steps and with every evaluation.
 
-    The best checkpoint by ``metric`` is ``model_best``, which stays whatever else is removed.
+    Otherwise one evaluation could replace the values of another before they are written.
     """
 
-    def __init__(
-        self,
-        period: int,
-        evaluate: Callable[[], dict | None],
-        checkpointer: RunCheckpointer,
-        *,
-        metric: str = "bbox/AP",
-    ) -> None:
-        super().__init__(period, evaluate)
-        self._checkpointer = checkpointer
-        self._metric = metric
-        self._state = {"evaluated_steps": 0, "best": -math.inf}
+    def __init__(self, writers: list[EventWriter], eval_period: int) -> None:
+        """
+        Args:
+            eval_period: steps from one evaluation to the next; 0 for none during training.
+        """
+        super().__init__(writers, period=WRITER_PERIOD)
+        self.writers = writers
+        self._periods = [WRITER_PERIOD, *([eval_period] if eval_period > 0 else [])]
 
-    def catch_up(self) -> None:
-        """Evaluate behind the last step of a resumed run if that was missed."""
-        step = self.trainer.start_iter
-        due = self._period > 0 and step > 0 and step % self._period == 0
-        if due and step < self.trainer.max_iter and self._state["evaluated_steps"] < step:
-            self.trainer.storage.iter = self.trainer.iter = step - 1
-            self._do_eval()
-            self.trainer.storage.iter = self.trainer.iter = step
+    def is_due(self, step: int) -> bool:
+        """Whether the log is written behind this step, counted from 1."""
+        return step >= self.trainer.max_iter or any(step % x == 0 for x in self._periods)
 
-    def _do_eval(self) -> None:
-        super()._do_eval()
-        self._state["evaluated_steps"] = self.trainer.iter + 1
-        value, step = self.trainer.storage.latest().get(self._metric, (math.nan, -1))
-        if self._period > 0 and step == self.trainer.storage.iter and value > self._state["best"]:
-            # The main process alone knows: what needs the others, such as random states, is left.
-            self._state["best"] = float(value)
-            self._checkpointer.save(BEST, tag=False, iteration=step, **self.trainer.description())
+    def after_step(self) -> None:
+        """Write if it is time."""
+        if self.is_due(self.trainer.iter + 1):
+            self.write()
 
-    def state_dict(self) -> dict:
-        """What a resumed run needs."""
-        return dict(self._state)
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Restore what :meth:`state_dict` gave."""
-        self._state.update(state_dict)
+    def write(self) -> None:
+        """Write all that is new."""
+        for writer in self.writers:
+            writer.write()
 
 
 class UnbrokenLog(HookBase):
@@ -109,14 +101,15 @@ class UnbrokenLog(HookBase):
     """
 
     def __init__(
-        self, output_dir: str, writers: list[EventWriter], catch_up: Callable[[], None]
+        self, output_dir: str, writer: RegularWriter | None, catch_up: Callable[[], None]
     ) -> None:
         """
         Args:
+            writer: of this process, if it writes.
             catch_up: records what the run has missed behind the checkpoint's step.
         """
         self._file = Path(output_dir) / "metrics.json"
-        self._writers = writers
+        self._writer = writer
         self._catch_up = catch_up
         self._scalars: dict[str, dict] = {}
 
@@ -124,45 +117,63 @@ class UnbrokenLog(HookBase):
         """Restore scalars, cut the file, and write what is due behind the checkpoint's step."""
         storage, start = self.trainer.storage, self.trainer.start_iter
         steps = sorted({step for scalar in self._scalars.values() for step in scalar["steps"]})
+        # The last evaluation of a run is logged one behind its last step, which is none of those
+        # of a run that goes on.
+        goes_on = start < self.trainer.max_iter
+        last = [step for step in steps if step >= start]
         for step in steps:
-            storage.iter = step
-            for name, scalar in self._scalars.items():
-                if step in scalar["steps"]:
-                    value = scalar["values"][scalar["steps"].index(step)]
-                    storage.put_scalar(name, value, smoothing_hint=scalar["smooth"])
+            if step < start or goes_on:
+                self._restore(step, min(step, start - 1))
         storage.iter = start
         if start == 0:
             return
-        is_due = start % WRITER_PERIOD == 0 or start >= self.trainer.max_iter
-        first_missing = start - 1 if is_due else start
-        if comm.is_main_process():
-            self._cut(first_missing)
-        for writer in self._writers:
-            # Else they would write the restored values once more.
-            if hasattr(writer, "_last_write"):
-                writer._last_write = first_missing // WRITER_PERIOD * WRITER_PERIOD - 1
+        is_due = self._writer is not None and (self._writer.is_due(start) or bool(last))
+        if self._writer is not None:
+            last_written = self._cut(start - 1 if is_due else start)
+            for writer in self._writer.writers:
+                # Else they would write the restored values once more.
+                if isinstance(getattr(writer, "_last_write", None), int):
+                    writer._last_write = last_written
         self._catch_up()
         if is_due:
             storage.iter = start - 1
-            for writer in self._writers:
-                writer.write()
+            self._writer.write()
+            storage.iter = start
+        if not goes_on:
+            for step in last:
+                self._restore(step, step)
             storage.iter = start
 
-    def _cut(self, step: int) -> None:
-        """Remove all from the first line on that is of this or a later step, or damaged."""
+    def _restore(self, step: int, place: int) -> None:
+        self.trainer.storage.iter = place
+        for name, scalar in self._scalars.items():
+            if step in scalar["steps"]:
+                value = scalar["values"][scalar["steps"].index(step)]
+                self.trainer.storage.put_scalar(name, value, smoothing_hint=scalar["smooth"])
+
+    def _cut(self, step: int) -> int:
+        """Remove all from the first line on that is of this or a later step, or damaged.
+
+        Returns:
+            the iteration of the last line that stays, -1 if none does.
+        """
+        last = -1
         if not self._file.is_file():
-            return
+            return last
         # In place: a writer may have the file open to add to it.
         with open(self._file, "r+b") as file:
             end = 0
             for line in file:
                 try:
-                    if not line.endswith(b"\n") or json.loads(line)["iteration"] >= step:
+                    iteration = json.loads(line)["iteration"]
+                    if not line.endswith(b"\n") or iteration >= step:
                         break
                 except (ValueError, KeyError, TypeError):
                     break
                 end += len(line)
+                last = max(last, iteration)
             file.truncate(end)
+        return last
 
     def state_dict(self) -> dict:
         """The last values of every scalar."""

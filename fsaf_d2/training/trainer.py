@@ -27,6 +27,8 @@ from torch.utils.data import DataLoader
 
 from ..data.loader import TrainingLoader, build_training_loader
 from ..data.mapper import build_mapper
+from ..detectors.fsaf import FSAF
+from .advice import write_advice
 from .checkpoints import (
     REMEDY,
     RunCheckpointer,
@@ -36,10 +38,14 @@ from .checkpoints import (
     why_unwritable,
 )
 from .ema import MovingAverage
+from .examination import Examination, for_tensorboard
 from .hooks import DataShare
+from .level_lens import LevelLens
 from .non_finite import NonFinite, NonFiniteGuard, RollBack
-from .run_hooks import Evaluation, SaveCheckpoints, StopOnSignal, UnbrokenLog
+from .periodic_evaluation import EarlyStop, EndOfTraining, Evaluation, metric_names
+from .run_hooks import RegularWriter, SaveCheckpoints, StopOnSignal, UnbrokenLog
 from .setup import load_weights
+from .validation import labelled_loader
 
 _logger = logging.getLogger("detectron2.fsaf_d2.training")
 
@@ -55,8 +61,9 @@ class Trainer(DefaultTrainer):
         """Build what ``cfg`` describes, on the CPU with several processes too.
 
         Raises:
-            ValueError: as :meth:`build_optimizer`; a key of ``SOLVER`` is out of its range, or
-                ``DETERMINISTIC`` is set without ``SEED``.
+            ValueError: as :meth:`build_optimizer`; a key of ``SOLVER`` is out of its range,
+                ``DETERMINISTIC`` is set without ``SEED``, ``TEST.BEST_METRIC`` is unknown, or
+                ``TEST.PATIENCE`` is set without evaluation during training.
         """
         if cfg.DETERMINISTIC:
             _be_deterministic(cfg)
@@ -75,6 +82,8 @@ class Trainer(DefaultTrainer):
             self.checkpointer.average = MovingAverage(model, cfg.SOLVER.EMA_DECAY)
         self._random_states = [random_state()]
         self._halvings = 0
+        self._thresholds: dict[str, float] = {}
+        self._last_eval_results: dict = {}
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -155,35 +164,83 @@ class Trainer(DefaultTrainer):
             )
         timer, *others = super().build_hooks()
         others = [hook for hook in others if hook is not None]
-        writers = [hook for hook in others if isinstance(hook, hooks.PeriodicWriter)]
+        # Of the main process alone.
+        writers = [
+            RegularWriter(hook._writers, self.cfg.TEST.EVAL_PERIOD)
+            for hook in others
+            if isinstance(hook, hooks.PeriodicWriter)
+        ]
         replaced = (hooks.PeriodicCheckpointer, hooks.EvalHook, hooks.PeriodicWriter)
         saving = SaveCheckpoints(
             self.checkpointer,
             self.cfg.SOLVER.CHECKPOINT_PERIOD,
             keep=self.cfg.SOLVER.CHECKPOINTS_TO_KEEP,
         )
-        evaluation = Evaluation(self.cfg.TEST.EVAL_PERIOD, self._evaluate, self.checkpointer)
-        log = UnbrokenLog(
-            self.cfg.OUTPUT_DIR,
-            [writer for hook in writers for writer in hook._writers],
-            evaluation.catch_up,
-        )
+        evaluation = self._build_evaluation(saving)
+        writer = writers[0] if writers else None
+        log = UnbrokenLog(self.cfg.OUTPUT_DIR, writer, evaluation.catch_up)
+        model = self.checkpointer.model
+        self._examination = Examination(self.cfg, model) if isinstance(model, FSAF) else None
+        self._lens = self._build_level_lens()
         return [
             timer,
             DataShare(),
             *(hook for hook in others if not isinstance(hook, replaced)),
+            self._lens,
             log,
             saving,
             evaluation,
             *writers,
             StopOnSignal(saving.save_now),
+            EarlyStop(evaluation, saving.save_final),
         ]
 
+    def _build_evaluation(self, saving: SaveCheckpoints) -> Evaluation:
+        # An evaluator of somebody's own has metrics of its own.
+        is_ours = type(self).build_evaluator.__func__ is Trainer.build_evaluator.__func__
+        return Evaluation(
+            self.cfg.TEST.EVAL_PERIOD,
+            self._evaluate,
+            self.checkpointer,
+            metric=self.cfg.TEST.BEST_METRIC,
+            patience=self.cfg.TEST.PATIENCE,
+            datasets=self.cfg.DATASETS.TEST,
+            known_metrics=metric_names(self.cfg, self._class_names()) if is_ours else None,
+            save_final=saving.save_final,
+        )
+
+    def _build_level_lens(self) -> LevelLens | None:
+        model, count = self.checkpointer.model, self.cfg.TEST.LEVEL_LENS
+        if count < 1 or not isinstance(model, FSAF) or not model.head.anchor_free_branch:
+            return None
+        records = self.data_loader.spread_records(count)
+        return LevelLens(model, labelled_loader(self.cfg, records), self.cfg.OUTPUT_DIR)
+
     def _evaluate(self) -> dict:
-        average = self.checkpointer.average
+        """Evaluate the model, with the average of the weights if there is one, and look closer."""
+        average, step = self.checkpointer.average, min(self.iter + 1, self.max_iter)
         with average.applied() if average else contextlib.nullcontext():
-            self._last_eval_results = self.test(self.cfg, self.model)
-        return self._last_eval_results
+            results = self.test(self.cfg, self.model)
+            if self._examination:
+                self._examine(self._examination, results, step)
+        if self._lens:
+            self._lens.observe(step)
+        self._last_eval_results = results
+        return results
+
+    def _examine(self, examination: Examination, results: dict, step: int) -> None:
+        """Add losses to the results, which the main process has; note thresholds, draw pictures."""
+        losses = examination.losses() if self.cfg.TEST.LOSS else {}
+        if not comm.is_main_process():
+            return
+        for name, values in losses.items():
+            target = results if len(losses) == 1 else results.setdefault(name, {})
+            if values:
+                target["validation"] = values
+        self._thresholds = examination.thresholds()
+        picture = examination.draw(step, self._thresholds)
+        if picture is not None:
+            self.storage.put_image("samples", for_tensorboard(picture))
 
     def train(self) -> dict | None:
         """Train to the end; the results of the last evaluation, in the main process.
@@ -195,9 +252,13 @@ class Trainer(DefaultTrainer):
         """
         while True:
             try:
-                return super().train()
+                results = super().train()
+                break
             except RollBack as error:
                 self._roll_back(error.__cause__)
+            except EndOfTraining:
+                results = self._last_eval_results
+                break
             except OSError as error:
                 # Those who write the log say neither where nor what to do.
                 reason = why_unwritable(self.cfg.OUTPUT_DIR)
@@ -207,6 +268,12 @@ class Trainer(DefaultTrainer):
                         f"({reason}). {REMEDY}"
                     ) from error
                 raise
+        write_advice(
+            self.cfg,
+            steps=min(self.iter + 1, self.max_iter),
+            num_pictures=self.data_loader.num_pictures,
+        )
+        return results
 
     def after_train(self) -> None:
         """Run the hooks; a run that was complete when it was resumed ends at the same step."""
@@ -242,15 +309,22 @@ class Trainer(DefaultTrainer):
         self._random_states = comm.all_gather(own) if comm.get_world_size() > 1 else [own]
 
     def description(self) -> dict:
-        """What a checkpoint says about its run: config, class names, versions."""
-        names = self.cfg.DATASETS.TRAIN
-        classes = MetadataCatalog.get(names[0]).get("thing_classes", []) if names else []
+        """What a checkpoint says about its run: config, class names, thresholds, versions.
+
+        The thresholds are the scores from which on each class had the best F1, by name, in the last
+        evaluation; there are none before it.
+        """
         modules = {"torch": torch, "detectron2": detectron2, "numpy": np}
         return {
             "config": self.cfg.dump(),
-            "class_names": list(classes),
+            "class_names": self._class_names(),
+            "thresholds": dict(self._thresholds),
             "versions": {name: str(module.__version__) for name, module in modules.items()},
         }
+
+    def _class_names(self) -> list[str]:
+        names = self.cfg.DATASETS.TRAIN
+        return list(MetadataCatalog.get(names[0]).get("thing_classes", [])) if names else []
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
@@ -295,6 +369,7 @@ class Trainer(DefaultTrainer):
             "_trainer": self._trainer.state_dict(),
             "data": self.data_loader.state_dict(),
             "random": self._random_states,
+            "thresholds": dict(self._thresholds),
             "non_finite": {"times": self._guard.times, "halvings": self._halvings},
         }
         if self.checkpointer.average:
@@ -320,6 +395,7 @@ class Trainer(DefaultTrainer):
             self._halvings = state_dict["non_finite"]["halvings"]
             states = state_dict["random"]
             set_random_state(states[comm.get_rank() % len(states)])
+            self._thresholds = dict(state_dict.get("thresholds", {}))
         model, average = self.checkpointer.model, self.checkpointer.average
         if average:
             average.load_state_dict(model.state_dict())

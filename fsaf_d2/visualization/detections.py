@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from PIL import Image
 
 if TYPE_CHECKING:
     from detectron2.structures import Boxes, Instances
@@ -70,17 +70,7 @@ def draw_detections(
     """
     if scale is None:
         scale = max(1, math.ceil(MIN_LONGER_SIDE / max(image.shape[:2])))
-    height, width = round(image.shape[0] * scale), round(image.shape[1] * scale)
-    figure = _figure(width, height)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
-    axes.set_axis_off()
-    # Cubic interpolation between single pixels would show noise where many make up one.
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    # Into the canvas itself: as an image of matplotlib's it would be resampled once more.
-    renderer = figure.canvas.get_renderer()
-    canvas = np.asarray(renderer.buffer_rgba())
-    canvas[:, :, :3] = cv2.resize(image, (width, height), interpolation=interpolation)
-    canvas[:, :, 3] = 255
+    axes = _canvas(image, scale)
     if gt_boxes is not None:
         for box in gt_boxes.tensor.cpu().numpy() * scale:
             _draw_box(axes, box, "white", width=1.0)
@@ -100,8 +90,30 @@ def draw_detections(
         level = level_names[levels[i]].upper()
         label = f"{name} {float(detections.scores[i]):.2f} {level} {branch}"
         taken.append(_draw_label(axes, label, boxes[i], level_color(levels[i]), taken))
-    axes.draw(renderer)
-    return canvas[:, :, :3].copy()
+    return _drawn(axes)
+
+
+def draw_truth(
+    image: np.ndarray, boxes: np.ndarray, names: Sequence[str], *, scale: float = 1.0
+) -> np.ndarray:
+    """Draw annotated boxes with the names of their classes, in white.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        boxes: (M, 4), xyxy in image pixels.
+        names: of the M classes.
+        scale: magnification.
+
+    Returns:
+        The picture, (round(H * scale), round(W * scale), 3) uint8 RGB.
+    """
+    axes = _canvas(image, scale)
+    for box in boxes * scale:
+        _draw_box(axes, box, "white", width=1.5)
+    taken: list[tuple[float, float, float, float]] = []
+    for box, name in zip(boxes * scale, names, strict=True):
+        taken.append(_draw_label(axes, name, box, "white", taken))
+    return _drawn(axes)
 
 
 def detection_grid(
@@ -140,6 +152,42 @@ def detection_grid(
         left = GAP + i % columns * cell_width
         canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return canvas
+
+
+def draw_caption(text: str, width: int) -> np.ndarray:
+    """Write a line in the middle of a strip of the grid's colour: (H, width, 3) uint8 RGB."""
+    figure = _figure(width, 28)
+    figure.text(
+        *(0.5, 0.4, text),
+        color="white",
+        fontsize=10,
+        horizontalalignment="center",
+        verticalalignment="center",
+        parse_math=False,
+    )
+    return _pixels(figure)
+
+
+def _canvas(image: np.ndarray, scale: float) -> Axes:
+    """Axes in pixels over the magnified image, which is in the canvas already."""
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    figure = _figure(width, height)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    # Where the picture gets smaller, Pillow averages over all of its pixels.
+    magnified = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    # Into the canvas itself: as an image of matplotlib's it would be resampled once more.
+    canvas = np.asarray(figure.canvas.get_renderer().buffer_rgba())
+    canvas[:, :, :3] = magnified
+    canvas[:, :, 3] = 255
+    return axes
+
+
+def _drawn(axes: Axes) -> np.ndarray:
+    """Draw what was added to the axes of a canvas: (H, W, 3) uint8 RGB."""
+    renderer = axes.figure.canvas.get_renderer()
+    axes.draw(renderer)
+    return np.asarray(renderer.buffer_rgba())[:, :, :3].copy()
 
 
 def _figure(width: int, height: int) -> Figure:

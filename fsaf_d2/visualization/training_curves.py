@@ -51,7 +51,8 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
         if not isinstance(record, dict) or "iteration" not in record:
             continue
         iteration = record["iteration"]
-        if records and iteration < max(records):
+        # A value that comes late has a line of its own, without losses.
+        if records and iteration < max(records) and "total_loss" in record:
             records = {key: value for key, value in records.items() if key < iteration}
         # One iteration may take two lines: losses first, an evaluation's results later.
         records[iteration] = {**records.get(iteration, {}), **record}
@@ -91,7 +92,7 @@ def plot_training(
     axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
     _plot_losses(axes[0], records, losses)
     if panels == 2:
-        _plot_shares(axes[1], iterations, shares, level_names)
+        plot_shares(axes[1], iterations, shares, level_names)
     axes[-1].set_xlabel("iteration")
     Path(output_file).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output_file)
@@ -153,7 +154,7 @@ def _plot_losses(axes: Axes, records: Sequence[dict], losses: Sequence[str]) -> 
             )
 
 
-def _plot_shares(
+def plot_shares(
     axes: Axes, iterations: np.ndarray, shares: np.ndarray, level_names: Sequence[str]
 ) -> None:
     """Draw the shares as stacked areas, the finest level at the bottom."""

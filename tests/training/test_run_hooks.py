@@ -77,19 +77,6 @@ def test_the_log_of_a_broken_run_has_no_seam(digits, tmp_path, killed_at):
     assert str(mended) == str(whole)  # as text, since NaN is not itself
 
 
-def test_the_best_by_ap_stays(digits, tmp_path, monkeypatch):
-    results = iter([0.3, 0.7, 0.5])
-    trainer = run_trainer(run_cfg(tmp_path, TEST__EVAL_PERIOD=2, SOLVER__CHECKPOINTS_TO_KEEP=1))
-    monkeypatch.setattr(trainer, "test", lambda *_: {"bbox": {"AP": next(results)}})
-    trainer.train()
-    assert torch.load(tmp_path / "model_best.pth", weights_only=True)["iteration"] == 3
-    assert sorted(x.name for x in tmp_path.glob("*.pth")) == [
-        "model_0000003.pth",
-        "model_best.pth",
-        "model_final.pth",
-    ]
-
-
 def test_average_is_saved_and_evaluated_as_the_model(digits, tmp_path):
     seen = []
     trainer = run_trainer(run_cfg(tmp_path, SOLVER__EMA_DECAY=0.5, SOLVER__MAX_ITER=3))

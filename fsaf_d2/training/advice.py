@@ -1,0 +1,178 @@
+"""One sentence on what to do next, where a training has not led far."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from ..visualization.training_curves import read_metrics
+from .examination import report_file
+
+_logger = logging.getLogger("detectron2.fsaf_d2.training")
+FILE = "advice.txt"
+# Below either of them there is something to say; AP in percent.
+LOW_SCORE, LOW_AP = 0.3, 10.0
+# Fewer passes over the data than this are few, and as many are advised at least.
+FEW_EPOCHS, ENOUGH_EPOCHS = 3, 12
+# Of a diagnosis that has found what would restore AP, which no number of steps will.
+MISTAKE = "it would be"
+# The loss falls if the mean of its last fifth is so much below that of the fifth before.
+FALLS_BY = 0.05
+# The validation loss rises if its last value is so much above its least one.
+RISES_BY = 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What is known of a run that has ended."""
+
+    steps: int
+    steps_per_epoch: float
+    max_score: float | None = None
+    """The highest score of the last evaluation, 0 to 1."""
+    ap: float | None = None
+    """AP of the last evaluation, in percent."""
+    losses: Sequence[float] = ()
+    """The total loss over the run, in equal distances."""
+    validation_losses: Sequence[tuple[int, float]] = ()
+    """Steps and total losses of the evaluations."""
+    diagnosis: str | None = None
+    """What the last evaluation says of an AP that is close to 0."""
+
+
+def advise(facts: Facts) -> str | None:
+    """Say what to do next.
+
+    Returns:
+        a sentence or two; None if scores and losses are as they should be.
+    """
+    low = _low(facts)
+    fall = _fall(facts.losses)
+    few = facts.steps < FEW_EPOCHS * facts.steps_per_epoch
+    steps = f"{facts.steps:,} steps"
+    short = few or fall > FALLS_BY
+    if facts.diagnosis and (MISTAKE in facts.diagnosis or not (low and short)):
+        return facts.diagnosis
+    if low and short:
+        still = f", and the loss still falls ({100 * fall:.0f} % lately)" if fall > FALLS_BY else ""
+        enough = max(2 * facts.steps, ENOUGH_EPOCHS * facts.steps_per_epoch)
+        return (
+            f"{low} after {steps}: under-trained{still}; one epoch is "
+            f"{_count(facts.steps_per_epoch)}. Train longer: SOLVER.MAX_ITER {_round_up(enough)}."
+        )
+    if rise := _rise(facts.validation_losses):
+        step, share = rise
+        return (
+            f"The validation loss has risen by {100 * share:.0f} % since step {step:,} of "
+            f"{facts.steps:,}: over-fitted. Take model_best.pth, and train on more pictures or for "
+            "fewer steps."
+        )
+    if low:
+        epochs = facts.steps / facts.steps_per_epoch
+        return (
+            f"{low} after {steps} ({epochs:.0f} epochs), and the loss no longer falls: more steps "
+            "will not help. Check the annotations (tools/check_data.py), then try another "
+            "SOLVER.BASE_LR or a larger INPUT.MIN_SIZE_TRAIN."
+        )
+    return None
+
+
+def _low(facts: Facts) -> str:
+    """What is low, "" if nothing is."""
+    if facts.max_score is not None and facts.max_score < LOW_SCORE:
+        return f"Highest score {facts.max_score:.2f}"
+    if facts.ap is not None and facts.ap < LOW_AP:
+        return f"AP {facts.ap:.1f}"
+    return ""
+
+
+def _fall(losses: Sequence[float]) -> float:
+    """By which share of it the loss has fallen in the last fifth of the run."""
+    fifth = len(losses) // 5
+    if fifth < 1:
+        return 0.0
+    before, last = fmean(losses[-2 * fifth : -fifth]), fmean(losses[-fifth:])
+    return 1 - last / before if before > 0 else 0.0
+
+
+def _rise(points: Sequence[tuple[int, float]]) -> tuple[int, float] | None:
+    """Since when and by which share the validation loss has risen, if it clearly has.
+
+    Three evaluations at least are needed, the least loss two or more before the last.
+    """
+    points = [point for point in points if math.isfinite(point[1])]
+    if len(points) < 3:
+        return None
+    place = min(range(len(points)), key=lambda i: points[i][1])
+    least, last = points[place][1], points[-1][1]
+    if len(points) - place < 3 or least <= 0 or last < least * (1 + RISES_BY):
+        return None
+    return points[place][0], last / least - 1
+
+
+def _count(steps: float) -> str:
+    return f"{steps:,.0f} steps" if steps >= 10 else f"{steps:.1f} steps"
+
+
+def _round_up(steps: float) -> int:
+    """Two digits that count."""
+    unit = 10 ** max(math.floor(math.log10(max(steps, 1))) - 1, 0)
+    return math.ceil(steps / unit) * unit
+
+
+def read_facts(cfg: CfgNode, *, steps: int, num_pictures: int) -> Facts:
+    """Collect the facts from the files of a run.
+
+    Args:
+        steps: that were done.
+        num_pictures: of an epoch.
+    """
+    report: dict = {}
+    if cfg.DATASETS.TEST:
+        file = report_file(cfg, cfg.DATASETS.TEST[0])
+        report = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        records = read_metrics(Path(cfg.OUTPUT_DIR) / "metrics.json")
+    except FileNotFoundError:
+        records = []
+    prefix = f"{cfg.DATASETS.TEST[0]}/" if len(cfg.DATASETS.TEST) > 1 else ""
+    validation, ap = f"{prefix}validation/total_loss", f"{prefix}bbox/AP"
+    logged = [record[ap] for record in records if ap in record]
+    return Facts(
+        steps=steps,
+        steps_per_epoch=num_pictures / cfg.SOLVER.IMS_PER_BATCH,
+        max_score=report.get("max_score"),
+        # NaN is detectron2's AP where nothing is found.
+        ap=None if not logged else 0.0 if math.isnan(logged[-1]) else logged[-1],
+        losses=[x["total_loss"] for x in records if "total_loss" in x],
+        # The last evaluation is logged one iteration later than the last step.
+        validation_losses=[
+            (min(x["iteration"] + 1, steps), x[validation]) for x in records if validation in x
+        ],
+        diagnosis=report.get("diagnosis"),
+    )
+
+
+def write_advice(cfg: CfgNode, *, steps: int, num_pictures: int) -> None:
+    """Log what to do next and write it to ``OUTPUT_DIR/advice.txt``, in the main process.
+
+    Where there is nothing to say, the file of a former run is removed. For the arguments see
+    :func:`read_facts`.
+    """
+    if not comm.is_main_process():
+        return
+    advice = advise(read_facts(cfg, steps=steps, num_pictures=num_pictures))
+    file = Path(cfg.OUTPUT_DIR) / FILE
+    if advice is None:
+        file.unlink(missing_ok=True)
+        return
+    file.write_text(f"{advice}\n", encoding="utf-8")
+    _logger.info(advice)

@@ -1,0 +1,240 @@
+"""Hooks about evaluation in a run: when it is due, which one is the best, when to stop for it."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+from collections.abc import Callable, Sequence
+
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase, hooks
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils import comm
+
+from .checkpoints import BEST, RunCheckpointer
+from .validation import PREFIXES
+
+_logger = logging.getLogger("detectron2.fsaf_d2.training")
+_SIZES_AND_OVERLAPS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+class EndOfTraining(BaseException):
+    """The run is over before its last step.
+
+    No Exception, which detectron2 would log as a failure.
+    """
+
+
+def metric_names(cfg: CfgNode, class_names: Sequence[str]) -> list[str]:
+    """What this project's evaluation logs of a data set, see ``TEST.BEST_METRIC``."""
+    names = [f"bbox/{name}" for name in _SIZES_AND_OVERLAPS]
+    # detectron2 leaves them out where a class would be all there is.
+    if len(class_names) > 1:
+        names += [f"bbox/AP-{name}" for name in class_names]
+    branches = {"anchor": cfg.MODEL.FSAF.ANCHOR_BRANCH}
+    branches["anchor_free"] = cfg.MODEL.FSAF.ANCHOR_FREE_BRANCH
+    if all(branches.values()):
+        names += [f"{branch}_branch/{name}" for branch in branches for name in _SIZES_AND_OVERLAPS]
+    if cfg.TEST.LOSS:
+        kinds = [PREFIXES[branch] for branch, is_on in branches.items() if is_on]
+        losses = [f"{prefix}{kind}" for prefix in kinds for kind in ("cls", "box_reg")]
+        names += [f"validation/{name}" for name in (*losses, "total_loss")]
+    return names
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric is a loss, by its name."""
+    return "loss" in metric.rpartition("/")[2]
+
+
+class Evaluation(hooks.EvalHook):
+    """Evaluates every ``period`` steps, also where a run was killed in between, and keeps the best.
+
+    The best checkpoint by ``metric`` is ``model_best``, which stays whatever else is removed. A
+    complete run that is resumed is not evaluated once more.
+    """
+
+    def __init__(
+        self,
+        period: int,
+        evaluate: Callable[[], dict | None],
+        checkpointer: RunCheckpointer,
+        *,
+        metric: str = "bbox/AP",
+        patience: int = 0,
+        datasets: Sequence[str] = (),
+        known_metrics: Sequence[str] | None = None,
+        save_final: Callable[[], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            evaluate: gives, in the main process, metrics in nested dicts.
+            metric: by its name in the log; of several data sets the first one's, or with the data
+                set's name before it. What has "loss" in its name is better if lower.
+            patience: after so many evaluations without a better value the run is over; 0: never.
+            datasets: that are evaluated.
+            known_metrics: all that ``evaluate`` may give of a data set; None if it is not known.
+            save_final: saves the last checkpoint once more, behind the last evaluation, in all
+                processes.
+
+        Raises:
+            ValueError: the metric is unknown, or there is nothing to be patient about.
+        """
+        results: dict = {}
+
+        def evaluate_and_keep() -> dict | None:
+            results.clear()
+            found = evaluate()
+            results.update(flatten_results_dict(found) if found else {})
+            return found
+
+        super().__init__(period, evaluate_and_keep)
+        self._results = results
+        self._checkpointer = checkpointer
+        self._metric = metric
+        self._sign = -1 if lower_is_better(metric) else 1
+        self._patience = patience
+        self._datasets = list(datasets)
+        self._known = known_metrics
+        self._save_final = save_final
+        self._state = {"evaluated_steps": 0, "metric": metric, **_nothing_yet(self._sign)}
+        self._require_possible()
+
+    def _require_possible(self) -> None:
+        if self._patience < 0:
+            raise ValueError(f"TEST.PATIENCE must be 0 or more, not {self._patience}.")
+        if self._patience and not (self._period > 0 and self._datasets):
+            raise ValueError(
+                f"TEST.PATIENCE {self._patience} counts evaluations during training: set "
+                "TEST.EVAL_PERIOD to a number of steps and DATASETS.TEST to what is evaluated."
+            )
+        if self._known is None or not self._datasets:
+            return
+        prefixes = [f"{name}/" for name in self._datasets] if len(self._datasets) > 1 else []
+        known = [prefix + name for prefix in ("", *prefixes) for name in self._known]
+        if self._metric not in known:
+            raise ValueError(_unknown(self._metric, known))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run shall end for lack of improvement; the same in all processes."""
+        return 0 < self._patience <= self._state["without_improvement"]
+
+    def reason(self) -> str:
+        """Why it is over."""
+        best, step = self._state["best"], self._state["best_step"]
+        kept = f"its best is {best:.4g}, behind step {step} ({BEST}.pth)" if step else "it had none"
+        return (
+            f"{self._metric} has not improved in {self._state['without_improvement']} evaluations; "
+            f"{kept}. TEST.PATIENCE {self._patience} ends the run: raise it and --resume to go on, "
+            "or set it to 0"
+        )
+
+    def catch_up(self) -> None:
+        """Evaluate behind the last step of a resumed run if that was missed."""
+        step = self.trainer.start_iter
+        due = self._period > 0 and step > 0 and step % self._period == 0
+        if due and step < self.trainer.max_iter and self._state["evaluated_steps"] < step:
+            self.trainer.storage.iter = self.trainer.iter = step - 1
+            self._do_eval()
+            self.trainer.storage.iter = self.trainer.iter = step
+
+    def after_train(self) -> None:
+        """Evaluate a complete run; unlike detectron2's, none that failed in its last step."""
+        if self.trainer.iter >= self.trainer.max_iter:
+            self._do_eval()
+        # It refers to the trainer.
+        del self._func
+
+    def _do_eval(self) -> None:
+        step = min(self.trainer.iter + 1, self.trainer.max_iter)
+        if self._state["evaluated_steps"] >= step:
+            _logger.info(
+                f"Step {step} was evaluated before the run was resumed; --eval-only does so again."
+            )
+            return
+        super()._do_eval()
+        self._state["evaluated_steps"] = step
+        error = ""
+        if comm.is_main_process() and self._period > 0:
+            error = self._judge(step)
+        # The main process alone knows the results.
+        error, self._state = comm.all_gather((error, self._state))[0]
+        if error:
+            raise ValueError(error)
+        if step >= self.trainer.max_iter and self._save_final and self._datasets:
+            self._save_final()
+
+    def _judge(self, step: int) -> str:
+        """Keep the model if it is the best; the error if the metric is unknown."""
+        value = self._results.get(self._metric)
+        if value is None and len(self._datasets) > 1:
+            value = self._results.get(f"{self._datasets[0]}/{self._metric}")
+        if value is None and self._results and self._known is None:
+            return _unknown(self._metric, list(self._results))
+        # detectron2 gives NaN, or nothing, where nothing at all is found.
+        value = math.nan if value is None else float(value)
+        if self._sign * value > self._sign * self._state["best"]:
+            self._state.update(best=value, best_step=step, without_improvement=0)
+            # What needs the other processes, such as random states, is left as it was.
+            self._checkpointer.save(
+                BEST, tag=False, iteration=step - 1, **self.trainer.description()
+            )
+        elif self._datasets:
+            self._state["without_improvement"] += 1
+        return ""
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs."""
+        return dict(self._state)
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore what :meth:`state_dict` gave; the best by another metric is forgotten."""
+        self._state.update(state_dict)
+        if self._state["metric"] != self._metric:
+            _logger.info(
+                f"TEST.BEST_METRIC is now {self._metric}: the best by {self._state['metric']} no "
+                "longer counts."
+            )
+            self._state.update(metric=self._metric, **_nothing_yet(self._sign))
+
+
+def _nothing_yet(sign: int) -> dict:
+    return {"best": -sign * math.inf, "best_step": 0, "without_improvement": 0}
+
+
+def _unknown(metric: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(metric, known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"TEST.BEST_METRIC {metric!r} is unknown.{hint} There are: {', '.join(known)}."
+
+
+class EarlyStop(HookBase):
+    """Ends a run that :class:`Evaluation` says is over, in all processes; the last of the hooks."""
+
+    def __init__(self, evaluation: Evaluation, save_final: Callable[[], None]) -> None:
+        """
+        Args:
+            save_final: saves the last checkpoint, in all processes.
+        """
+        self._evaluation = evaluation
+        self._save_final = save_final
+
+    def before_train(self) -> None:
+        """End a resumed run before its first step if it was over, or is after catching up."""
+        if self._evaluation.is_over and self.trainer.start_iter < self.trainer.max_iter:
+            self.trainer.storage.iter = self.trainer.iter = self.trainer.start_iter - 1
+            self._end()
+
+    def after_step(self) -> None:
+        """End the run, unless it ends by itself."""
+        if self._evaluation.is_over and self.trainer.iter + 1 < self.trainer.max_iter:
+            self._end()
+
+    def _end(self) -> None:
+        self._save_final()
+        _logger.info(
+            f"Stopped early behind step {self.trainer.iter + 1}: {self._evaluation.reason()}."
+        )
+        raise EndOfTraining
