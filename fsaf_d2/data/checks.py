@@ -87,7 +87,7 @@ def check_annotations(
     try:
         # As detectron2, which lets the old files of that name repeat ids.
         unique = "minival" not in os.fspath(annotation_file)
-        _check_coco(data, _ImageFolder(os.fspath(image_root)), unique)
+        _check_coco(data, ImageFolder(os.fspath(image_root)), unique)
     except _Offence as offence:
         raise AnnotationFileError(f"{here}: {offence}") from offence
 
@@ -149,7 +149,7 @@ class _Offence(Exception):
     """What is wrong with an annotation file, without its name."""
 
 
-def _check_coco(data: object, folder: _ImageFolder, unique_annotations: bool) -> None:
+def _check_coco(data: object, folder: ImageFolder, unique_annotations: bool) -> None:
     if not isinstance(data, dict):
         raise _Offence("it must be a mapping with 'images', 'annotations' and 'categories'.")
     categories = {entry["id"]: entry for entry in _entries(data, "categories")}
@@ -216,7 +216,7 @@ def _is_finite(value: object) -> bool:
         return False
 
 
-class _ImageFolder:
+class ImageFolder:
     """An image folder whose links are looked up once, not for each of 100,000 pictures."""
 
     def __init__(self, root: str) -> None:
