@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
-from .formats import coco
+from .formats import coco, voc, yolo
 from .formats.source import Candidate, Source, SourceError, Split, split_of
 
 __all__ = ["Source", "SourceError", "open_source"]
 
+_READERS = (coco, voc, yolo)
 _LOOKED_FOR = """\
 COCO: annotations/*.json, or one JSON file beside its pictures or images/
 Roboflow: train/_annotations.coco.json, or valid/, test/
@@ -41,7 +42,9 @@ def _open(path: str, split: Split) -> Source:
     if pair:
         return coco.read(*pair)
     if os.path.isfile(path):
-        return coco.read(path)
+        if not path.lower().endswith((".yaml", ".yml")):
+            return coco.read(path)
+        return _choose(path, yolo.find_in_yaml(path), split)
     if not os.path.isdir(path):
         raise SourceError(_not_there(path))
     return _choose(path, _candidates(path), split)
@@ -75,14 +78,14 @@ def _not_there(path: str) -> str:
 
 def _candidates(folder: str) -> list[Candidate]:
     """What a folder holds by itself, and in folders that are named after splits."""
-    found = [candidate for reader in (coco,) for candidate in reader.find(folder)]
+    found = [candidate for reader in _READERS for candidate in reader.find(folder)]
     formats = {candidate.format for candidate in found}
     for name in sorted(os.listdir(folder)):
         inner = os.path.join(folder, name)
         if split_of(name) and os.path.isdir(inner):
             found += [
                 x._replace(split=split_of(name), name=os.path.join(name, x.name))
-                for reader in (coco,)
+                for reader in _READERS
                 for x in reader.find(inner)
                 if x.format not in formats
             ]
@@ -90,6 +93,10 @@ def _candidates(folder: str) -> list[Candidate]:
 
 
 def _choose(folder: str, found: list[Candidate], split: Split) -> Source:
+    if not found and os.path.isfile(folder):
+        raise SourceError(
+            f"'{folder}' is no YAML file of YOLO: it has no 'names' with 'train', 'val' or 'test'."
+        )
     if not found:
         entries = sorted(os.listdir(folder))
         there = ", ".join(entries[:20]) + (", ..." if len(entries) > 20 else "")

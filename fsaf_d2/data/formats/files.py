@@ -15,7 +15,11 @@ from .source import SourceError
 MAX_TEXT = 1 << 24
 
 PICTURES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .jp2".split()
+    f".{kind}"
+    for kind in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "gif", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "jp2"),
+    )
 )
 _EXIF_ORIENTATION = 274
 
@@ -37,8 +41,8 @@ def find_entry(folder: str, *names: str) -> str | None:
     found = [name for name in sorted(os.listdir(folder)) if name.lower() in names]
     if len(found) > 1:
         raise SourceError(
-            f"'{folder}' holds both '{found[0]}' and '{found[1]}', which may be meant for the same: "
-            "rename or move one of them."
+            f"'{folder}' holds both '{found[0]}' and '{found[1]}', which may be meant for the "
+            "same: rename or move one of them."
         )
     return os.path.join(folder, found[0]) if found else None
 
