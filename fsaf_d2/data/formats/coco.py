@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable
 
-from ..checks import ImageFolder
+from ..image_folder import ImageFolder
 from .files import find_entry, list_files
 from .source import Candidate, Source, SourceError, split_of
 

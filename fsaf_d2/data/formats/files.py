@@ -7,7 +7,7 @@ import warnings
 
 from PIL import Image
 
-from ..checks import ImageFolder
+from ..image_folder import ImageFolder
 from ..mapper import _FORMATS
 from .source import SourceError
 

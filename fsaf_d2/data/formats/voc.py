@@ -15,8 +15,8 @@ import os
 import re
 from xml.etree import ElementTree
 
-from ..checks import ImageFolder
 from ..findings import Finding
+from ..image_folder import ImageFolder
 from .files import find_entry, list_files, list_pictures, picture_size, read_text
 from .source import Candidate, Source, SourceError, split_of
 

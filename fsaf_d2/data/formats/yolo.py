@@ -12,8 +12,8 @@ import math
 import os
 from collections.abc import Iterator
 
-from ..checks import ImageFolder
 from ..findings import Finding
+from ..image_folder import ImageFolder
 from .files import PICTURES, find_entry, list_files, list_pictures, picture_size, read_text
 from .source import Candidate, Source, SourceError, split_of
 from .yolo_yaml import NAMES_FILES, find_names, load_names, read_settings, split_folders

@@ -12,7 +12,7 @@ import os
 import yaml
 
 from ...config import plain_yaml
-from ..checks import ImageFolder
+from ..image_folder import ImageFolder
 from .files import find_entry, list_files, read_text
 from .source import SourceError, split_of
 
