@@ -102,7 +102,7 @@ def given(cfg: CfgNode, key: str) -> Given | None:
     What has changed since :func:`fsaf_d2.load_config` was given by Python code.
     """
     known = _known(cfg)
-    if value_of(cfg, key) != known["loaded"].get(key):
+    if not _same(value_of(cfg, key), known["loaded"].get(key)):
         return Given(_LAST, PYTHON)
     return known["given"].get(key)
 
@@ -154,7 +154,7 @@ def warnings_of_dead_keys(cfg: CfgNode, defaults: CfgNode) -> list[str]:
         if not key.startswith(_DEAD):
             continue
         place = given(cfg, key)
-        if place is None or (not place.is_last and value == value_of(defaults, key)):
+        if place is None or (not place.is_last and _same(value, value_of(defaults, key))):
             continue
         instead = _INSTEAD.get(key.rpartition(".")[2])
         remedy = f"{instead} does that here." if instead else "Nothing here does that."
@@ -162,6 +162,13 @@ def warnings_of_dead_keys(cfg: CfgNode, defaults: CfgNode) -> list[str]:
             f"{key} ({place.place}) does nothing for {cfg.MODEL.META_ARCHITECTURE}: {remedy}"
         )
     return lines
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether values are equal, where a file may have lists for tuples."""
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one == other
 
 
 def meant_key(unknown: str, cfg: CfgNode) -> str | None:

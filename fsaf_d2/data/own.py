@@ -48,6 +48,7 @@ def write_own_data(
     """
     train, lines = _open(train_data, "train")
     classes = class_list(train)
+    _require_not_given(cfg, [category["name"] for category in classes], f"'{train_data}'")
     data = canonical_coco(train, classes, match_categories(classes, classes, train_data))
     if not data["annotations"]:
         raise ValueError(f"'{train_data}' has no annotation: there is nothing to learn.")
@@ -140,19 +141,23 @@ def derive_num_classes(cfg: CfgNode, names: Sequence[str]) -> list[str]:
     Raises:
         ValueError: another number was given.
     """
-    found = next((x for x in map(class_names, names) if x is not None), None)
+    name, found = next(((x, class_names(x)) for x in names if class_names(x)), ("", None))
     number = cfg.MODEL.RETINANET.NUM_CLASSES
     if found is None or len(found) == number:
         return []
-    place = given(cfg, _NUM_CLASSES)
-    if place is not None:
-        shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
-        raise ValueError(
-            f"{_NUM_CLASSES} is {number}, given by {place.place}, but data set '{names[0]}' has "
-            f"{len(found)} classes ({shown}): leave it out, or set it to {len(found)}."
-        )
+    _require_not_given(cfg, found, f"data set '{name}'")
     derive(cfg, _NUM_CLASSES, len(found))
-    return [f"{_NUM_CLASSES}: {number} -> {len(found)}, as in data set '{names[0]}'."]
+    return [f"{_NUM_CLASSES}: {number} -> {len(found)}, as in data set '{name}'."]
+
+
+def _require_not_given(cfg: CfgNode, names: Sequence[str], what: str) -> None:
+    number, place = cfg.MODEL.RETINANET.NUM_CLASSES, given(cfg, _NUM_CLASSES)
+    if place is not None and number != len(names):
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        raise ValueError(
+            f"{_NUM_CLASSES} is {number}, given by {place.place}, but {what} has {len(names)} "
+            f"classes ({shown}): leave it out, or set it to {len(names)}."
+        )
 
 
 def own_file(cfg: CfgNode, name: str) -> str:
@@ -238,6 +243,7 @@ def _register(name: str, file: str) -> None:
     MetadataCatalog.get(name).set(
         json_file=file,
         image_root=image_root,
+        source_path=data["info"]["source"],
         evaluator_type="coco",
         thing_classes=[category["name"] for category in categories],
         thing_dataset_id_to_contiguous_id=ids,
