@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.data import Metadata, MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, defaults, hooks
 from detectron2.evaluation import COCOEvaluator
 from detectron2.solver import build_optimizer
@@ -25,6 +25,8 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..config import plain_yaml
+from ..config_keys import flat
 from ..data.loader import TrainingLoader, build_training_loader
 from ..data.mapper import build_mapper
 from ..detectors.fsaf import FSAF
@@ -309,15 +311,22 @@ class Trainer(DefaultTrainer):
         self._random_states = comm.all_gather(own) if comm.get_world_size() > 1 else [own]
 
     def description(self) -> dict:
-        """What a checkpoint says about its run: config, class names, thresholds, versions.
+        """What a checkpoint says about its run: config, classes, thresholds, versions.
 
-        The thresholds are the scores from which on each class had the best F1, by name, in the last
+        ``category_ids`` are those of the data set's file, in the order of ``class_names``. The
+        thresholds are the scores from which on each class had the best F1, by name, in the last
         evaluation; there are none before it.
         """
+        names = self.cfg.DATASETS.TRAIN
+        metadata = MetadataCatalog.get(names[0]) if names else Metadata()
+        classes = metadata.get("thing_classes", [])
+        ids = metadata.get("thing_dataset_id_to_contiguous_id") or range(len(classes))
         modules = {"torch": torch, "detectron2": detectron2, "numpy": np}
         return {
             "config": self.cfg.dump(),
-            "class_names": self._class_names(),
+            "class_names": list(classes),
+            "category_ids": sorted(ids, key=ids.get) if isinstance(ids, dict) else list(ids),
+            "input_format": self.cfg.INPUT.FORMAT,
             "thresholds": dict(self._thresholds),
             "versions": {name: str(module.__version__) for name, module in modules.items()},
         }
@@ -405,20 +414,16 @@ class Trainer(DefaultTrainer):
 
 def _differences(saved: str, present: str) -> list[str]:
     """Lines ``KEY: saved -> present`` for two configs in YAML."""
-    before, after = (dict(_flat(yaml.safe_load(text) or {})) for text in (saved, present))
+    try:
+        texts = (saved, present)
+        before, after = (dict(flat(plain_yaml(text, "config") or {})) for text in texts)
+    except (yaml.YAMLError, AttributeError) as error:
+        raise ValueError(f"The config in the checkpoint is no plain YAML ({error}).") from error
     return [
         f"{key} {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
         for key in sorted(before.keys() | after.keys())
         if before and before.get(key, "unset") != after.get(key, "unset")
     ]
-
-
-def _flat(node: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _be_deterministic(cfg: CfgNode) -> None:
