@@ -1,0 +1,80 @@
+"""Pictures that are in the training and in the validation data."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+
+from .check_source import Check
+from .findings import Flaw
+
+
+def check_leaks(training: Check, validation: Check) -> list[Flaw]:
+    """Find pictures of the training data whose file, or name, is in the validation data as well.
+
+    Files are equal if all their bytes are; only those of equal length are read. Equal names with
+    other contents are found if the names are more than a number, which many sets count by.
+
+    Args:
+        training, validation: of which the pictures have been looked at.
+
+    Returns:
+        what is wrong with entries of the training data.
+    """
+    one, other = training.source, validation.source
+    if os.path.realpath(one.annotation_file) == os.path.realpath(other.annotation_file):
+        value = f"'{one.annotation_file}' is the training and the validation data"
+        return [training.entries.of_file("same data for validation", value)]
+    flaws, leaking = [], set()
+    for i, j in _equal_files(training, validation):
+        leaking.add(i)
+        value = f"the file is '{_path(validation, j)}' of the validation data"
+        flaws.append(training.entries.of_image("leak", i, value))
+    of_name = {_base_name(validation, j): j for j in _readable(validation)}
+    for i in _readable(training):
+        name = _base_name(training, i)
+        if i in leaking or name not in of_name or os.path.splitext(name)[0].isdecimal():
+            continue
+        value = f"there is '{_path(validation, of_name[name])}' in the validation data"
+        flaws.append(training.entries.of_image("same name in validation", i, value))
+    return flaws
+
+
+def _equal_files(training: Check, validation: Check) -> list[tuple[int, int]]:
+    """Pairs of images, in the order of the training data, at most one pair of each of these."""
+    of_length = defaultdict(list)
+    for j in _readable(validation):
+        of_length[validation.pictures[j].num_bytes].append(j)
+    candidates = [i for i in _readable(training) if training.pictures[i].num_bytes in of_length]
+    lengths = {training.pictures[i].num_bytes for i in candidates}
+    of_content = {}
+    for j in (j for length in lengths for j in of_length[length]):
+        of_content.setdefault(_hash(_path(validation, j)), j)
+    pairs = [(i, of_content.get(_hash(_path(training, i)))) for i in candidates]
+    return [(i, j) for i, j in pairs if j is not None]
+
+
+def _readable(check: Check) -> Iterable[int]:
+    return (i for i, picture in enumerate(check.pictures) if picture and picture.num_bytes)
+
+
+def _path(check: Check, i: int) -> str:
+    return os.path.join(check.source.image_root, check.entries.images[i]["file_name"])
+
+
+def _base_name(check: Check, i: int) -> str:
+    return os.path.basename(check.entries.images[i]["file_name"])
+
+
+def _hash(path: str) -> object:
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        # Equal to nothing.
+        return object()
+    return digest.digest()
