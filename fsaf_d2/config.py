@@ -137,12 +137,7 @@ def _require_plain(config_file: str, above: tuple[str, ...] = ()) -> None:
     if name in above:
         raise ValueError(f"it is its own _BASE_, by way of '{config_file}'.")
     with open(config_file, encoding="utf-8") as file:
-        text = file.read()
-    if _unfolded_size(yaml.compose(text, yaml.SafeLoader), {}) > MAX_NODES:
-        raise ValueError(
-            f"'{config_file}' unfolds its YAML aliases (*name) to more than {MAX_NODES} values."
-        )
-    content = yaml.safe_load(text)
+        content = plain_yaml(file.read(), config_file)
     bases = content.get("_BASE_", []) if isinstance(content, dict) else []
     if not isinstance(bases, (str, list)):
         raise ValueError(f"its _BASE_ must be the name of a file, not {bases!r}.")
@@ -155,6 +150,24 @@ def _require_plain(config_file: str, above: tuple[str, ...] = ()) -> None:
             )
         base = os.path.join(os.path.dirname(config_file), os.path.expanduser(base))
         _require_plain(base, (*above, name))
+
+
+def plain_yaml(text: str, file: str) -> object:
+    """Read YAML of strangers: no tags that run code, no aliases that unfold without end.
+
+    Args:
+        text: the YAML.
+        file: that it comes from, for the message.
+
+    Raises:
+        yaml.YAMLError: it is not plain YAML.
+        ValueError: its aliases unfold to more than :data:`MAX_NODES` values.
+    """
+    if _unfolded_size(yaml.compose(text, yaml.SafeLoader), {}) > MAX_NODES:
+        raise ValueError(
+            f"'{file}' unfolds its YAML aliases (*name) to more than {MAX_NODES} values."
+        )
+    return yaml.safe_load(text)
 
 
 def _unfolded_size(node: yaml.Node | None, known: dict[int, float]) -> float:
