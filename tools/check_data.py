@@ -16,11 +16,23 @@ import os
 import sys
 from pathlib import Path
 
+# First, as it says how to get detectron2 where that is missing.
 from fsaf_d2 import load_config
+
+# isort: split
+from detectron2.config import CfgNode
+
 from fsaf_d2.data.check_coverage import coverage
 from fsaf_d2.data.check_fix import fix
 from fsaf_d2.data.check_leaks import check_leaks
-from fsaf_d2.data.check_output import as_text, coverage_text, fixed_text, to_dict, write_json
+from fsaf_d2.data.check_output import (
+    as_text,
+    coverage_text,
+    fixed_text,
+    to_dict,
+    to_file,
+    write_json,
+)
 from fsaf_d2.data.check_source import Check, check_source
 from fsaf_d2.data.mapper import MAX_PIXELS
 from fsaf_d2.data.sources import Source, open_source
@@ -90,7 +102,7 @@ def _require_new(path: str, sources: list[Source]) -> None:
         raise ValueError(f"--fix {path} is a folder: give the name of a file.")
 
 
-def _run(args: argparse.Namespace, cfg: object, sources: dict[str, Source]) -> int:
+def _run(args: argparse.Namespace, cfg: CfgNode | None, sources: dict[str, Source]) -> int:
     options = {"max_pixels": cfg.INPUT.MAX_PIXELS if cfg else MAX_PIXELS, "decode": args.decode}
     checks = {x: check_source(y, progress=True, **options) for x, y in sources.items()}
     train, val = checks["train"], checks.get("val")
@@ -99,7 +111,7 @@ def _run(args: argparse.Namespace, cfg: object, sources: dict[str, Source]) -> i
     reports = {name: to_dict(check, limit=None) for name, check in checks.items()}
     for name, check in checks.items():
         print(as_text(reports[name]), end="\n\n")
-        if cfg and not _are_boxes_unclear(check):
+        if cfg and check.boxes.layout.certain:
             reports[name]["coverage"] = coverage(check, cfg)
             print(coverage_text(reports[name]["coverage"]), end="\n\n")
         path = _plot_path(args, check, name)
@@ -107,27 +119,27 @@ def _run(args: argparse.Namespace, cfg: object, sources: dict[str, Source]) -> i
         print(f"Histograms: {path}\n")
     if args.json:
         write_json(reports["train"] | ({"validation": reports["val"]} if val else {}), args.json)
+    num_errors = sum(check.num_errors for check in checks.values())
     if args.fix:
         fixed = fix(train, val, **options)
-        write_json(fixed.check.source.data, args.fix)
+        write_json(to_file(fixed), args.fix)
         print(fixed_text(fixed, args.fix))
-        return int(fixed.check.num_errors + (val.num_errors if val else 0) > 0)
-    return int(any(check.num_errors for check in checks.values()))
-
-
-def _are_boxes_unclear(check: Check) -> bool:
-    return not len(check.boxes.pixels) or not check.boxes.layout.certain
+        num_errors += fixed.check.num_errors - train.num_errors
+    return int(num_errors > 0)
 
 
 def _plot_path(args: argparse.Namespace, check: Check, name: str) -> Path:
-    ending = "_val" if name == "val" else ""
     if args.plot:
         path = Path(args.plot)
+        ending = "_val" if name == "val" else ""
         return path.with_name(f"{path.stem}{ending}{path.suffix or '.png'}")
     folder = Path(args.json).parent if args.json else Path("output")
-    own = Path(check.source.annotation_file)
-    stem = own.parent.name if own.name.startswith("_") else own.stem
-    return folder / f"data_{stem}{ending}.png"
+    own = Path(os.path.abspath(check.source.annotation_file))
+    # Files and folders that formats name are called as what they are in.
+    while own.stem.strip("_").split(".")[0].lower() in ("annotations", "labels", "data"):
+        own = own.parent
+    ending = "" if name == "train" or own.stem == "val" else "_val"
+    return folder / f"data_{own.stem}{ending}.png"
 
 
 if __name__ == "__main__":

@@ -73,7 +73,8 @@ class Entries:
         if name is not None and not value.startswith(("image_id", "category_id")):
             subject += f" of image {image_id}"
         file = self.places.get(key) or name or self.annotation_file
-        return Flaw(find(kind, file, value, key), "annotations", index, subject)
+        finding = find(kind, file, value, key)
+        return Flaw(finding, f"{subject} has the {value}", "annotations", index)
 
     def of_box(self, kind: str, m: int, value: str = "") -> Flaw:
         """What is wrong with the box of an annotation in 0..M-1."""
@@ -85,11 +86,17 @@ class Entries:
         """What is wrong with an image in 0..I-1."""
         name = self.images[i].get("file_name")
         file = name if isinstance(name, str) and name else self.annotation_file
-        return Flaw(find(kind, file, value), "images", self.image_places[i])
+        return Flaw(find(kind, file, value), value, "images", self.image_places[i])
+
+    def of_picture(self, kind: str, i: int, value: str) -> Flaw:
+        """What is wrong with the picture file of an image in 0..I-1."""
+        image = self.images[i]
+        sentence = f"image {image['id']}, {image['file_name']!r:.99}: {value}"
+        return self.of_image(kind, i, value)._replace(sentence=sentence)
 
     def of_file(self, kind: str, value: str, section: str = "", index: int = -1) -> Flaw:
         """What is wrong with the file, a category or an entry that has no name."""
-        return Flaw(find(kind, self.annotation_file, value), section, index)
+        return Flaw(find(kind, self.annotation_file, value), value, section, index)
 
 
 def check_entries(

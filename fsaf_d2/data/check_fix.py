@@ -70,6 +70,8 @@ def fix(check: Check, validation: Check | None = None, **options: object) -> Fix
         options: of :func:`.check_source.check_source`.
     """
     changes: Counter = Counter()
+    if any(finding.kind == "list missing" for finding in check.findings):
+        return Fixed(check, changes)
     for _ in range(ROUNDS):
         mender = _Mender(check)
         for step in (mender.mend_values, mender.mend_layout, mender.mend_entries):
@@ -92,13 +94,11 @@ class _Mender:
     def __init__(self, check: Check) -> None:
         self.check = check
         self.changes: Counter = Counter()
-        data = check.source.data
-        self.data = {
-            key: [dict(x) if isinstance(x, dict) else x for x in value]
-            if key in ("images", "annotations", "categories") and isinstance(value, list)
-            else value
-            for key, value in (data.items() if isinstance(data, dict) else ())
-        }
+        # Entries are changed, what they hold is replaced.
+        self.data = dict(check.source.data)
+        for section in ("images", "annotations", "categories"):
+            listed = self.data.get(section, [])
+            self.data[section] = [dict(x) if isinstance(x, dict) else x for x in listed]
         self.flaws: dict[str, list[Flaw]] = defaultdict(list)
         for flaw in check.flaws:
             self.flaws[flaw.finding.kind].append(flaw)
@@ -157,7 +157,7 @@ class _Mender:
 
     def _remove_annotations(self, dropped: set[int], left_out: set[int]) -> None:
         """Remove entries; images whose objects all go would be background, and go too."""
-        annotations, images = (self.data.get(x) or [] for x in ("annotations", "images"))
+        annotations, images = self.data["annotations"], self.data["images"]
         rest = {
             annotation.get("image_id")
             for index, annotation in enumerate(annotations)
@@ -257,7 +257,7 @@ class _Mender:
     def _repeated(self, section: str) -> set[int]:
         """Entries with an id that another one has, which is the same in all else too."""
         kind = "duplicate image id" if section == "images" else "duplicate category id"
-        listed, first = self.data.get(section) or [], {}
+        listed, first = self.data[section], {}
         for entry in listed:
             if _has_id(entry):
                 first.setdefault(entry["id"], entry)

@@ -88,7 +88,7 @@ def check_images(
         if picture.size and kind in (None, "16-bit colour image"):
             kind, value = _compare(entries.sizes[i], picture) or (kind, value)
         if kind:
-            entries.flaws.append(entries.of_image(kind, i, value))
+            entries.flaws.append(entries.of_picture(kind, i, value))
     return pictures
 
 

@@ -15,7 +15,8 @@ def check_leaks(training: Check, validation: Check) -> list[Flaw]:
     """Find pictures of the training data whose file, or name, is in the validation data as well.
 
     Files are equal if all their bytes are; only those of equal length are read. Equal names with
-    other contents are found if the names are more than a number, which many sets count by.
+    other contents are found if the names are more than a number, which many sets count by. If all
+    pictures are in both, that is one finding.
 
     Args:
         training, validation: of which the pictures have been looked at.
@@ -23,22 +24,24 @@ def check_leaks(training: Check, validation: Check) -> list[Flaw]:
     Returns:
         what is wrong with entries of the training data.
     """
-    one, other = training.source, validation.source
-    if os.path.realpath(one.annotation_file) == os.path.realpath(other.annotation_file):
-        value = f"'{one.annotation_file}' is the training and the validation data"
+    one, other = training.source.annotation_file, validation.source.annotation_file
+    pairs = _equal_files(training, validation)
+    is_all = len(pairs) == len(training.entries.images) == len(validation.entries.images) > 0
+    if is_all or os.path.realpath(one) == os.path.realpath(other):
+        # Whoever tries something out may mean it.
+        value = f"all pictures of '{one}' are the validation data"
         return [training.entries.of_file("same data for validation", value)]
-    flaws, leaking = [], set()
-    for i, j in _equal_files(training, validation):
-        leaking.add(i)
+    flaws, leaking = [], {i for i, _ in pairs}
+    for i, j in pairs:
         value = f"the file is '{_path(validation, j)}' of the validation data"
-        flaws.append(training.entries.of_image("leak", i, value))
+        flaws.append(training.entries.of_picture("leak", i, value))
     of_name = {_base_name(validation, j): j for j in _readable(validation)}
     for i in _readable(training):
         name = _base_name(training, i)
         if i in leaking or name not in of_name or os.path.splitext(name)[0].isdecimal():
             continue
         value = f"there is '{_path(validation, of_name[name])}' in the validation data"
-        flaws.append(training.entries.of_image("same name in validation", i, value))
+        flaws.append(training.entries.of_picture("same name in validation", i, value))
     return flaws
 
 

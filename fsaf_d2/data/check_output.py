@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from .check_fix import MENDS, Fixed
 from .check_source import Check, statistics
-from .findings import KINDS, Finding, summarise
+from .findings import Finding, summarise
 
 SHOWN = 20
 # Of values and names in tables.
@@ -26,13 +26,14 @@ def to_dict(check: Check, limit: int | None = SHOWN) -> dict:
         limit: how many findings of a kind; None for all.
 
     Returns:
-        ``annotation_file``, ``image_root``, ``format``; ``findings``, see
+        ``annotation_file``, ``image_root``, ``format``; ``notes`` of the reader; ``findings``, see
         :func:`.findings.summarise`; ``statistics``, see :func:`.check_source.statistics`.
     """
     return {
         "annotation_file": check.source.annotation_file,
         "image_root": check.source.image_root,
         "format": check.source.format,
+        "notes": check.source.notes,
         "findings": summarise(check.findings, limit),
         "statistics": statistics(check),
     }
@@ -60,8 +61,11 @@ def _paragraphs(content: dict) -> Iterator[str]:
         f"{len(counts['classes'])} classes; {counts['images_without_objects']} images without "
         "objects, which are background"
     )
+    if content["notes"]:
+        yield "\n".join(content["notes"])
     sizes = [
-        [name, count, *counts["sizes_by_class"][name].values()] for name, count in _most(counts)
+        [_cut(name), count, *counts["sizes_by_class"][name].values()]
+        for name, count in _most(counts)
     ]
     if sizes:
         yield tabulate(sizes, ["class", "boxes", "small", "medium", "large"], disable_numparse=[0])
@@ -149,9 +153,15 @@ def fixed_text(fixed: Fixed, path: str) -> str:
     return f"{changed}\n\nWritten to {path}. {outcome}"
 
 
+def to_file(fixed: Fixed) -> dict:
+    """The mended annotation file, with all else that was in a JSON file before."""
+    source = fixed.check.source
+    if not source.annotation_file.lower().endswith(".json"):
+        return source.data
+    with open(source.annotation_file, encoding="utf-8-sig") as file:
+        return {**json.load(file), **source.data}
+
+
 def one_line(findings: list[Finding]) -> str:
     """Kinds with their counts, in a line."""
     return ", ".join(f"{x['count']} x {kind}" for kind, x in summarise(findings, 0).items())
-
-
-assert MENDS.keys() <= KINDS.keys()

@@ -110,7 +110,8 @@ def statistics(check: Check) -> dict:
     Sizes are those of the annotation file.
 
     Returns:
-        ``images``, ``boxes``, ``crowds``; ``images_without_objects``; ``classes`` {name: boxes};
+        ``images``, ``boxes``, ``crowds``; ``images_without_objects``, nor crowds, which are
+        background; ``classes`` {name: boxes};
         ``sizes`` {"small", "medium", "large": boxes}, as evaluation counts them, by area;
         ``sizes_by_class``; ``median_box_size``, the root of an area, and ``median_image_size``,
         in pixels, None where there is none; ``box_size_histogram`` with ``edges`` in pixels and
@@ -130,11 +131,13 @@ def statistics(check: Check) -> dict:
     order = np.argsort(-np.asarray(shape_counts), kind="stable")[:MOST_SIZES]
     counts, _ = np.histogram(np.clip(sides, SIDES[0], SIDES[-1]), SIDES)
     objects, num_images = np.unique(per_image, return_counts=True)
+    is_empty = ~entries.is_labelled
+    is_empty[entries.image_index[entries.is_crowd]] = False
     return {
         "images": len(entries.images),
         "boxes": len(chosen),
         "crowds": int(entries.is_crowd.sum()),
-        "images_without_objects": int((~entries.is_labelled).sum()),
+        "images_without_objects": int(is_empty.sum()),
         "classes": {name: len(found) for name, found in by_class.items()},
         "sizes": _by_size(size_index),
         "sizes_by_class": {name: _by_size(found) for name, found in by_class.items()},

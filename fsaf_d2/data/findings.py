@@ -21,15 +21,9 @@ class Flaw(NamedTuple):
     """A finding and the entry of the annotation file that it is about, for a program to mend."""
 
     finding: Finding
+    sentence: str  # what is wrong with what, without the name of the annotation file
     section: str = ""  # "images", "annotations" or "categories"; "" for the whole file
     index: int = -1  # place in that list
-    subject: str = ""  # "annotation 2 of image 9", where the finding's value does not say it
-
-    @property
-    def sentence(self) -> str:
-        """What is wrong with what, without the name of the annotation file."""
-        value = self.finding.value
-        return f"{self.subject} has the {value}" if self.subject else value
 
 
 # kind: how severe, and what to do. Errors stop a training: detectron2 could not read the data, or

@@ -1,0 +1,123 @@
+"""The checks of the data sets that a run uses."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+from collections.abc import Sequence
+
+from detectron2.data import MetadataCatalog
+
+from .check_leaks import check_leaks
+from .check_output import one_line, to_dict, write_json
+from .check_source import Check, check_source
+from .checks import AnnotationFileError, read_annotations, require_annotations
+from .mapper import MAX_PIXELS
+from .sources import Source
+
+# detectron2's own, which are as they were published: boxes without a size among others. Of them
+# only what cannot be read, or leads elsewhere, is an error.
+PUBLISHED = ("coco_2014_", "coco_2017_")
+SHOWN = 5
+
+_logger = logging.getLogger("detectron2.fsaf_d2.data")
+
+
+def require_sound_data(
+    train: Sequence[str],
+    test: Sequence[str],
+    *,
+    output_dir: str | os.PathLike[str] = "",
+    max_pixels: int = MAX_PIXELS,
+    read_images: bool = True,
+) -> None:
+    """Check the data sets of a run that are in COCO format, as ``tools/check_data.py`` does.
+
+    Warnings are logged, a line for each data set. What was found, and statistics, are written to
+    ``data/check_NAME.json`` in the output folder, see :func:`.check_output.to_dict`.
+
+    Args:
+        train, test: names of data sets whose files exist. Those of other formats are not looked at,
+            and of detectron2's own (:data:`PUBLISHED`) the annotation files alone.
+        output_dir: ``OUTPUT_DIR``; "" to write nothing.
+        max_pixels: ``INPUT.MAX_PIXELS``.
+        read_images: whether to look at the picture files, and for leaks. A run that goes on has
+            done so when it began.
+
+    Raises:
+        AnnotationFileError: there are errors. The message has their kinds and numbers, the first
+            ones and the command that shows all.
+    """
+    checks: dict[str, Check] = {}
+    names = dict.fromkeys((*train, *test))
+    require_annotations([name for name in names if name.startswith(PUBLISHED)])
+    for name in names:
+        source = None if name.startswith(PUBLISHED) else _source(name)
+        if source is None:
+            continue
+        source.data = read_annotations(source.annotation_file)
+        # A folder that detectron2 fetches from elsewhere.
+        is_local = "://" not in source.image_root
+        checks[name] = check_source(
+            source, max_pixels=max_pixels, read_images=read_images and is_local, progress=True
+        )
+    for name in train:
+        others = [checks[x] for x in test if x in checks]
+        if name in checks:
+            checks[name].leaks = [x for other in others for x in check_leaks(checks[name], other)]
+    _require_no_errors(checks, test)
+    for name, check in checks.items():
+        warnings = [finding for finding in check.findings if finding.severity == "warning"]
+        if warnings:
+            _logger.warning(f"Data set '{name}': {one_line(warnings)}. All: {_command([check])}")
+        path = os.path.join(output_dir, "data", f"check_{name}.json")
+        if output_dir and (read_images or not os.path.exists(path)):
+            write_json(to_dict(check), path)
+
+
+def _source(name: str) -> Source | None:
+    """A registered data set in COCO format, whose data are not read yet; None for others."""
+    metadata = MetadataCatalog.get(name)
+    path, root = metadata.get("json_file"), metadata.get("image_root") or ""
+    # Of addresses (s3://, https://) nothing is known before detectron2 has fetched them.
+    if metadata.get("evaluator_type") != "coco" or not path or not os.path.isfile(path):
+        return None
+    path, root = os.fspath(path), os.fspath(root)
+    return Source(
+        path=metadata.get("source_path") or f"{path}:{root}",
+        format="coco",
+        annotation_file=path,
+        image_root=root,
+        data={},
+    )
+
+
+def _require_no_errors(checks: dict[str, Check], test: Sequence[str]) -> None:
+    messages = []
+    for name, check in checks.items():
+        flaws = [flaw for flaw in check.flaws if flaw.finding.severity == "error"]
+        if not flaws:
+            continue
+        # One of each kind before more of the same.
+        first = list({flaw.finding.kind: flaw for flaw in reversed(flaws)}.values())[::-1]
+        first = [*first, *(flaw for flaw in flaws if flaw not in first)][:SHOWN]
+        lines = [
+            f"  '{check.source.annotation_file}': {flaw.sentence}. {flaw.finding.remedy}"
+            for flaw in first
+        ]
+        others = [checks[x] for x in test if x in checks and check.leaks and x != name]
+        messages += [
+            f"Data set '{name}' has {len(flaws)} errors: {one_line([x.finding for x in flaws])}. "
+            "The first:",
+            *lines,
+            f"All of them: {_command([check, *others])}",
+            "What is certain is mended in a copy of the annotations by --fix OUT.json.",
+        ]
+    if messages:
+        raise AnnotationFileError("\n".join(messages))
+
+
+def _command(checks: Sequence[Check]) -> str:
+    paths = [shlex.quote(check.source.path) for check in checks]
+    return f"python tools/check_data.py {' --val '.join(paths[:2])}"
