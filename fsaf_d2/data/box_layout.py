@@ -9,13 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Pixels that tools may round by.
+# Pixels that tools may round by, those that write shares less.
 TOLERANCE = 1.0
+ROUNDING = 0.25
 # Shares of a picture's side, and of all boxes, that are more than rounding and single mistakes.
 FAR = 0.05
 MANY, FEW = 0.1, 0.01
-# So many boxes can say in which way all are written.
+# So many boxes can say in which way all are written; of shares, which seldom leave a picture, two.
 LEAST_EVIDENCE = 3
+LEAST_OF_SHARES = 2
 # What is above this is no share of a side, not even of one that is left a little.
 LARGEST_SHARE = 1.5
 
@@ -59,14 +61,21 @@ def find_layout(boxes: np.ndarray, sizes: np.ndarray) -> Layout:
     is_known = np.isfinite(sizes).all(axis=1)
     boxes, sizes = boxes[is_known], sizes[is_known]
     if len(boxes) and are_shares(boxes, sizes).mean() >= 1 - MANY:
-        ways = [Layout(normalised=True), Layout(True, False, True), Layout(False, True, True)]
-        fitting = [way for way in ways if misfits(way, boxes, sizes).mean() <= FEW]
-        return (fitting or ways)[0]._replace(certain=len(fitting) == 1)
+        return _normalised_layout(boxes, sizes)
     leaving = misfits(Layout(), boxes, sizes, FAR)
     if leaving.sum() < max(LEAST_EVIDENCE, MANY * len(boxes)):
         return Layout()
     corners = Layout(corners=True)
     return corners if misfits(corners, boxes, sizes).mean() <= FEW else Layout()
+
+
+def _normalised_layout(boxes: np.ndarray, sizes: np.ndarray) -> Layout:
+    """The way in which fewest boxes leave their pictures; certain if in all others far more do."""
+    ways = [Layout(normalised=True), Layout(True, False, True), Layout(False, True, True)]
+    counts = [int(misfits(way, boxes, sizes, tolerance=ROUNDING).sum()) for way in ways]
+    least, *others = sorted(counts)
+    certain = least <= FEW * len(boxes) and others[0] >= max(LEAST_OF_SHARES, 10 * least)
+    return ways[counts.index(least)]._replace(certain=certain)
 
 
 def are_shares(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -76,10 +85,21 @@ def are_shares(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return (is_small | is_whole) & (boxes[:, 2:] > 0).all(axis=1) & ~(sizes <= 2).all(axis=1)
 
 
-def misfits(layout: Layout, boxes: np.ndarray, sizes: np.ndarray, far: float = 0) -> np.ndarray:
-    """(M,) whether boxes are none, or leave their pictures by more than a share of their sides."""
+def misfits(
+    layout: Layout,
+    boxes: np.ndarray,
+    sizes: np.ndarray,
+    far: float = 0,
+    tolerance: float = TOLERANCE,
+) -> np.ndarray:
+    """(M,) whether boxes are none in a layout, or leave their pictures.
+
+    Args:
+        far: by more than this share of their longer sides.
+        tolerance: and by more pixels than this.
+    """
     pixels = layout.to_pixels(boxes, sizes)
-    limit = np.maximum(TOLERANCE, far * sizes.max(axis=1, initial=0))
+    limit = np.maximum(tolerance, far * sizes.max(axis=1, initial=0))
     return (pixels[:, 2:] < 0).any(axis=1) | (overhang(pixels, sizes) > limit)
 
 

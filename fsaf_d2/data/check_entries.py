@@ -79,7 +79,7 @@ class Entries:
     def of_box(self, kind: str, m: int, value: str = "") -> Flaw:
         """What is wrong with the box of an annotation in 0..M-1."""
         annotation = self.annotations[m]
-        value = f"bbox {annotation['bbox']!r:.99}{value}"
+        value = f"bbox [{', '.join(f'{x:.6g}' for x in annotation['bbox'])}]{value}"
         return self.of_annotation(kind, annotation, self.annotation_places[m], value)
 
     def of_image(self, kind: str, i: int, value: str) -> Flaw:
