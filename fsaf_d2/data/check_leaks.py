@@ -7,16 +7,21 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable
 
+import numpy as np
+
 from .check_source import Check
 from .findings import Flaw
+
+# By how much of a picture's side boxes of the same object differ, after the picture was resized.
+SAME = 0.005
 
 
 def check_leaks(training: Check, validation: Check) -> list[Flaw]:
     """Find pictures of the training data whose file, or name, is in the validation data as well.
 
-    Files are equal if all their bytes are; only those of equal length are read. Equal names with
-    other contents are found if the names are more than a number, which many sets count by. If all
-    pictures are in both, that is one finding.
+    Files are equal if all their bytes are; only those of equal length are read. Pictures of equal
+    names are found if they have the same boxes too: many sets number theirs from 1. If all pictures
+    are in both, that is one finding.
 
     Args:
         training, validation: of which the pictures have been looked at.
@@ -36,13 +41,32 @@ def check_leaks(training: Check, validation: Check) -> list[Flaw]:
         value = f"the file is '{_path(validation, j)}' of the validation data"
         flaws.append(training.entries.of_picture("leak", i, value))
     of_name = {_base_name(validation, j): j for j in _readable(validation)}
-    for i in _readable(training):
-        name = _base_name(training, i)
-        if i in leaking or name not in of_name or os.path.splitext(name)[0].isdecimal():
-            continue
-        value = f"there is '{_path(validation, of_name[name])}' in the validation data"
-        flaws.append(training.entries.of_picture("same name in validation", i, value))
+    candidates = [
+        (i, of_name[_base_name(training, i)])
+        for i in _readable(training)
+        if i not in leaking and _base_name(training, i) in of_name
+    ]
+    boxes, other_boxes = (_boxes_of(x) if candidates else {} for x in (training, validation))
+    for i, j in candidates:
+        if _are_same(boxes.get(i), other_boxes.get(j)):
+            value = f"there is '{_path(validation, j)}' in the validation data"
+            flaws.append(training.entries.of_picture("same name in validation", i, value))
     return flaws
+
+
+def _boxes_of(check: Check) -> dict[int, np.ndarray]:
+    """For each image with boxes these, (m, 4), as shares of its sides and in a fixed order."""
+    boxes = check.boxes.pixels / np.tile(check.boxes.sizes, 2)
+    index = check.entries.image_index
+    order = np.lexsort((*boxes.T, index))
+    images, starts = np.unique(index[order], return_index=True)
+    return dict(zip(images.tolist(), np.split(boxes[order], starts[1:])))
+
+
+def _are_same(boxes: np.ndarray | None, others: np.ndarray | None) -> bool:
+    if boxes is None or others is None or len(boxes) != len(others):
+        return False
+    return bool((np.abs(boxes - others) < SAME).all())
 
 
 def _equal_files(training: Check, validation: Check) -> list[tuple[int, int]]:

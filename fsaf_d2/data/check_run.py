@@ -70,7 +70,9 @@ def require_sound_data(
     for name, check in checks.items():
         warnings = [finding for finding in check.findings if finding.severity == "warning"]
         if warnings:
-            _logger.warning(f"Data set '{name}': {one_line(warnings)}. All: {_command([check])}")
+            _logger.warning(
+                f"Data set '{name}': {one_line(warnings)}. All: {_command(name, checks, test)}"
+            )
         path = os.path.join(output_dir, "data", f"check_{name}.json")
         if output_dir and (read_images or not os.path.exists(path)):
             write_json(to_dict(check), path)
@@ -106,18 +108,18 @@ def _require_no_errors(checks: dict[str, Check], test: Sequence[str]) -> None:
             f"  '{check.source.annotation_file}': {flaw.sentence}. {flaw.finding.remedy}"
             for flaw in first
         ]
-        others = [checks[x] for x in test if x in checks and check.leaks and x != name]
         messages += [
             f"Data set '{name}' has {len(flaws)} errors: {one_line([x.finding for x in flaws])}. "
             "The first:",
             *lines,
-            f"All of them: {_command([check, *others])}",
+            f"All of them: {_command(name, checks, test)}",
             "What is certain is mended in a copy of the annotations by --fix OUT.json.",
         ]
     if messages:
         raise AnnotationFileError("\n".join(messages))
 
 
-def _command(checks: Sequence[Check]) -> str:
-    paths = [shlex.quote(check.source.path) for check in checks]
-    return f"python tools/check_data.py {' --val '.join(paths[:2])}"
+def _command(name: str, checks: dict[str, Check], test: Sequence[str]) -> str:
+    others = [x for x in test if x in checks and x != name and checks[name].leaks]
+    paths = [shlex.quote(checks[x].source.path) for x in (name, *others[:1])]
+    return f"python tools/check_data.py {' --val '.join(paths)}"

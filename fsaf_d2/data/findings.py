@@ -136,7 +136,7 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
     "same data for validation": ("warning", "The figures say nothing about other pictures."),
     "same name in validation": (
         "warning",
-        "The contents differ: see that it is not the same picture, saved again.",
+        "The boxes are the same, the files differ: see that it is not one picture, saved twice.",
     ),
 }
 
