@@ -12,7 +12,7 @@ import numpy as np
 from . import box_layout
 from .check_entries import LARGEST, is_integer, is_number
 from .check_leaks import check_leaks
-from .check_source import Check, check_source
+from .check_source import COCO_FORMATS, Check, check_source
 from .findings import Flaw
 
 # What is done about findings of a kind; what is not here is not certain.
@@ -72,6 +72,9 @@ def fix(check: Check, validation: Check | None = None, **options: object) -> Fix
     changes: Counter = Counter()
     if any(finding.kind == "list missing" for finding in check.findings):
         return Fixed(check, changes)
+    if check.source.format not in COCO_FORMATS:
+        # What other formats have no place for is written as well.
+        check = _check_again(check, check.source.data, validation, options)
     for _ in range(ROUNDS):
         mender = _Mender(check)
         for step in (mender.mend_values, mender.mend_layout, mender.mend_entries):
@@ -81,11 +84,16 @@ def fix(check: Check, validation: Check | None = None, **options: object) -> Fix
         else:
             break
         changes += mender.changes
-        source = dataclasses.replace(check.source, data=mender.data, format="coco")
-        check = check_source(source, known=check.known_pictures, **options)
-        if validation is not None:
-            check.leaks = check_leaks(check, validation)
+        check = _check_again(check, mender.data, validation, options)
     return Fixed(check, changes)
+
+
+def _check_again(check: Check, data: dict, validation: Check | None, options: dict) -> Check:
+    source = dataclasses.replace(check.source, data=data, format="coco")
+    check = check_source(source, known=check.known_pictures, **options)
+    if validation is not None:
+        check.leaks = check_leaks(check, validation)
+    return check
 
 
 class _Mender:

@@ -141,7 +141,7 @@ def coverage_text(found: dict) -> str:
 def fixed_text(fixed: Fixed, path: str) -> str:
     """Say what was mended and what is left."""
     rows = [[kind, count, MENDS[kind]] for kind, count in fixed.changes.items()]
-    changed = tabulate(rows, ["mended", "count", "how"]) if rows else "Nothing could be mended."
+    changed = tabulate(rows, ["mended", "count", "how"]) if rows else "Nothing was mended."
     left = summarise(x for x in fixed.check.findings if x.severity == "error")
     if left:
         errors = ", ".join(f"{x['count']} x {kind}" for kind, x in left.items())

@@ -49,37 +49,32 @@ def require_sound_data(
         AnnotationFileError: there are errors. The message has their kinds and numbers, the first
             ones and the command that shows all.
     """
-    checks: dict[str, Check] = {}
-    names = dict.fromkeys((*train, *test))
+    names = list(dict.fromkeys((*train, *test)))
     require_annotations([name for name in names if name.startswith(PUBLISHED)])
+    checks = {}
     for name in names:
         source = None if name.startswith(PUBLISHED) else _source(name)
-        if source is None:
-            continue
-        source.data = read_annotations(source.annotation_file)
-        # A folder that detectron2 fetches from elsewhere.
-        is_local = "://" not in source.image_root
-        checks[name] = check_source(
-            source, max_pixels=max_pixels, read_images=read_images and is_local, progress=True
-        )
-    for name in train:
-        others = [checks[x] for x in test if x in checks]
-        if name in checks:
-            checks[name].leaks = [x for other in others for x in check_leaks(checks[name], other)]
-    _require_no_errors(checks, test)
-    for name, check in checks.items():
-        warnings = [finding for finding in check.findings if finding.severity == "warning"]
-        if warnings:
-            _logger.warning(
-                f"Data set '{name}': {one_line(warnings)}. All: {_command(name, checks, test)}"
+        if source is not None:
+            checks[name] = check_source(
+                source,
+                max_pixels=max_pixels,
+                # Of a folder elsewhere nothing is known before detectron2 fetches a picture.
+                read_images=read_images and "://" not in source.image_root,
+                progress=True,
             )
+    for name in set(train) & set(checks):
+        others = [checks[x] for x in test if x in checks]
+        checks[name].leaks = [x for other in others for x in check_leaks(checks[name], other)]
+    _require_no_errors(checks, test)
+    _log_warnings(checks, test)
+    for name, check in checks.items():
         path = os.path.join(output_dir, "data", f"check_{name}.json")
         if output_dir and (read_images or not os.path.exists(path)):
             write_json(to_dict(check), path)
 
 
 def _source(name: str) -> Source | None:
-    """A registered data set in COCO format, whose data are not read yet; None for others."""
+    """A registered data set in COCO format; None for others."""
     metadata = MetadataCatalog.get(name)
     path, root = metadata.get("json_file"), metadata.get("image_root") or ""
     # Of addresses (s3://, https://) nothing is known before detectron2 has fetched them.
@@ -91,7 +86,7 @@ def _source(name: str) -> Source | None:
         format="coco",
         annotation_file=path,
         image_root=root,
-        data={},
+        data=read_annotations(path),
     )
 
 
@@ -117,6 +112,14 @@ def _require_no_errors(checks: dict[str, Check], test: Sequence[str]) -> None:
         ]
     if messages:
         raise AnnotationFileError("\n".join(messages))
+
+
+def _log_warnings(checks: dict[str, Check], test: Sequence[str]) -> None:
+    for name, check in checks.items():
+        found = [finding for finding in check.findings if finding.severity == "warning"]
+        if found:
+            command = _command(name, checks, test)
+            _logger.warning(f"Data set '{name}': {one_line(found)}. All of them: {command}")
 
 
 def _command(name: str, checks: dict[str, Check], test: Sequence[str]) -> str:

@@ -74,6 +74,10 @@ def test_files_without_areas_are_those_of_other_formats(folder):
     assert kinds(source) == {"missing area", "missing iscrowd"}
     source.format, source.places = "yolo", {5: "labels/p1.txt:2"}
     assert kinds(source) == set()
+    # As a COCO file they have them.
+    fixed = fix(check_source(source))
+    assert fixed.changes == {"missing area": 12, "missing iscrowd": 12}
+    assert fixed.check.source.data == sound_data()
     source.data["annotations"][4]["bbox"][2] = 0
     found = check_source(source).findings
     assert [(x.kind, x.file, x.annotation_id) for x in found] == [
