@@ -116,17 +116,21 @@ def require_num_classes(names: Sequence[str], num_classes: int) -> None:
         ValueError: a data set has another number of classes, or its annotations cannot be read.
     """
     for name in names:
-        class_names = _class_names(name)
-        if class_names is not None and len(class_names) != num_classes:
-            shown = ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
+        found = class_names(name)
+        if found is not None and len(found) != num_classes:
+            shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
             raise ValueError(
                 f"MODEL.RETINANET.NUM_CLASSES is {num_classes}, but data set '{name}' has "
-                f"{len(class_names)} classes ({shown}): set it to {len(class_names)}."
+                f"{len(found)} classes ({shown}): set it to {len(found)}."
             )
 
 
-def _class_names(name: str) -> list[str] | None:
-    """The classes of a data set; None where nothing but loading all of it could tell."""
+def class_names(name: str) -> list[str] | None:
+    """The classes of a data set; None where nothing but loading all of it could tell.
+
+    Raises:
+        ValueError: its annotation file cannot be read.
+    """
     metadata = MetadataCatalog.get(name)
     if metadata.get("thing_classes") is not None:
         return metadata.thing_classes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from .formats import coco, voc, yolo
-from .formats.source import Candidate, Source, SourceError, Split, split_of
+from .formats.source import Candidate, Source, SourceError, Split, is_split_folder, split_of
 
 __all__ = ["Source", "SourceError", "open_source"]
 
@@ -82,7 +82,7 @@ def _candidates(folder: str) -> list[Candidate]:
     formats = {candidate.format for candidate in found}
     for name in sorted(os.listdir(folder)):
         inner = os.path.join(folder, name)
-        if split_of(name) and os.path.isdir(inner):
+        if is_split_folder(inner) and os.path.isdir(inner):
             found += [
                 x._replace(split=split_of(name), name=os.path.join(name, x.name))
                 for reader in _READERS

@@ -138,8 +138,8 @@ class UnbrokenLog(HookBase):
         if comm.is_main_process():
             self._cut(first_missing)
         for writer in self._writers:
-            # Else they would write the restored values once more.
-            if hasattr(writer, "_last_write"):
+            # Else they would write the restored values once more. That of the terminal is no step.
+            if isinstance(getattr(writer, "_last_write", None), int):
                 writer._last_write = first_missing // WRITER_PERIOD * WRITER_PERIOD - 1
         self._catch_up()
         if is_due:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -56,3 +57,10 @@ def split_of(name: str) -> Split | None:
     """The split that a file or folder name says: "instances_train2017.json" is of "train"."""
     words = {_WORDS[word] for word in re.findall("[a-z]+", name.lower()) if word in _WORDS}
     return words.pop() if len(words) == 1 else None
+
+
+def is_split_folder(path: str) -> bool:
+    """Whether a folder is named after a split and nothing else: "train", "valid2017"."""
+    name = os.path.basename(path).lower()
+    # As CVAT names it.
+    return bool(split_of(name)) and re.sub(r"\d+$|^obj_|_data$", "", name) in _WORDS

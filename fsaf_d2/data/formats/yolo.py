@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from ..findings import Finding
 from ..image_folder import ImageFolder
 from .files import PICTURES, find_entry, list_files, list_pictures, picture_size, read_text
-from .source import Candidate, Source, SourceError, split_of
+from .source import Candidate, Source, SourceError, is_split_folder, split_of
 from .yolo_yaml import NAMES_FILES, find_names, load_names, read_settings, split_folders
 
 _REMEDY = (
@@ -32,7 +32,7 @@ def find(folder: str) -> list[Candidate]:
         return found
     images, labels = find_entry(folder, "images"), find_entry(folder, "labels")
     if images and labels and os.path.isdir(images) and os.path.isdir(labels):
-        parts = [x for x in sorted(os.listdir(images)) if split_of(x)]
+        parts = [x for x in sorted(os.listdir(images)) if is_split_folder(x)]
         found = [
             _candidate(os.path.join(images, x), os.path.join(labels, x), f"images/{x}", split_of(x))
             for x in parts

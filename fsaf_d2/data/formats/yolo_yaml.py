@@ -14,7 +14,7 @@ import yaml
 from ...config import plain_yaml
 from ..image_folder import ImageFolder
 from .files import find_entry, list_files, read_text
-from .source import SourceError, split_of
+from .source import SourceError, is_split_folder
 
 # Names of the classes, one in each line.
 NAMES_FILES = ("classes.txt", "obj.names", "classes.names")
@@ -122,17 +122,13 @@ def find_names(images: str, labels: str) -> list[str]:
     """The names of the classes of a folder of pictures and the folder of their labels.
 
     They may stand in ``classes.txt`` or a YAML file: in either folder, in those up to the one that
-    holds ``images/``, and, where that is named after a split, in the one above it.
+    holds ``images/`` and ``labels/``, and, where that is named after a split, in the one above it.
 
     Raises:
         SourceError: there are none, or different ones.
     """
-    places = [os.path.abspath(labels), os.path.abspath(images)]
-    if "images" in places[-1].split(os.sep):
-        while os.path.basename(places[-1]) != "images":
-            places.append(os.path.dirname(places[-1]))
-        places.append(os.path.dirname(places[-1]))
-    if split_of(os.path.basename(places[-1])):
+    places = [*_up_to("labels", labels), *_up_to("images", images)]
+    if is_split_folder(places[-1]):
         places.append(os.path.dirname(places[-1]))
     found = {path: names for place in dict.fromkeys(places) for path, names in _names_in(place)}
     if not found:
@@ -145,6 +141,16 @@ def find_names(images: str, labels: str) -> list[str]:
         if found[other] != found[first]:
             raise SourceError(f"'{first}' and '{other}' give different names of classes.")
     return found[first]
+
+
+def _up_to(name: str, folder: str) -> list[str]:
+    """A folder, and those around it up to the one that holds the nearest of this name."""
+    places = [os.path.abspath(folder)]
+    if name in places[0].split(os.sep):
+        while os.path.basename(places[-1]) != name:
+            places.append(os.path.dirname(places[-1]))
+        places.append(os.path.dirname(places[-1]))
+    return places
 
 
 def _names_in(folder: str) -> list[tuple[str, list[str]]]:
