@@ -158,6 +158,11 @@ def annotation_id_twice(data, images):
     data["annotations"][5]["id"] = 5
 
 
+@breaks("annotation id 0", "id 0", _with(4, id=13), severity="warning")
+def annotation_id_0(data, images):
+    data["annotations"][4]["id"] = 0
+
+
 @breaks("duplicate category id", "'categories' have the id 2", _same)
 def category_entry_twice(data, images):
     data["categories"].append(dict(data["categories"][1]))

@@ -22,6 +22,7 @@ from fsaf_d2 import load_config
 # isort: split
 from detectron2.config import CfgNode
 
+from fsaf_d2.data.canonical import write_json
 from fsaf_d2.data.check_coverage import coverage
 from fsaf_d2.data.check_fix import fix
 from fsaf_d2.data.check_leaks import check_leaks
@@ -31,7 +32,6 @@ from fsaf_d2.data.check_output import (
     fixed_text,
     to_dict,
     to_file,
-    write_json,
 )
 from fsaf_d2.data.check_source import Check, check_source
 from fsaf_d2.data.mapper import MAX_PIXELS
@@ -118,11 +118,12 @@ def _run(args: argparse.Namespace, cfg: CfgNode | None, sources: dict[str, Sourc
         plot_statistics(reports[name]["statistics"], path, title=check.source.path)
         print(f"Histograms: {path}\n")
     if args.json:
-        write_json(reports["train"] | ({"validation": reports["val"]} if val else {}), args.json)
+        validation = {"validation": reports["val"]} if val else {}
+        write_json(os.path.abspath(args.json), reports["train"] | validation)
     num_errors = sum(check.num_errors for check in checks.values())
     if args.fix:
         fixed = fix(train, val, **options)
-        write_json(to_file(fixed), args.fix)
+        write_json(os.path.abspath(args.fix), to_file(fixed))
         print(fixed_text(fixed, args.fix))
         num_errors += fixed.check.num_errors - train.num_errors
     return int(num_errors > 0)

@@ -244,6 +244,8 @@ def category_shift(used: set[int], known: set[int]) -> int:
 
 def _field_flaws(annotation: dict, box: object) -> Iterator[tuple[str, str]]:
     """What is wrong with the values of an annotation: kind and value."""
+    if is_integer(annotation.get("id")) and annotation["id"] == 0:
+        yield "annotation id 0", "id 0"
     fault = box_fault(box)
     if fault:
         yield fault, f"bbox {box!r:.99}"

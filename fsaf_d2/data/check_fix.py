@@ -19,6 +19,7 @@ from .findings import Flaw
 MENDS = {
     "duplicate annotation id": "given a new id",
     "entry without id": "given an id",
+    "annotation id 0": "given a new id",
     "duplicate image id": "removed, being the same entry twice",
     "duplicate category id": "removed, being the same entry twice",
     "duplicate category name": "the category that nothing uses removed",
@@ -122,6 +123,7 @@ class _Mender:
         self._each("missing iscrowd", lambda entry, _: entry.update(iscrowd=0))
         self._each("duplicate annotation id", self._renumber)
         self._each("entry without id", self._renumber)
+        self._each("annotation id 0", self._renumber)
         self._each("image size missing", self._write_size)
         self._each("wrong image size", self._write_size)
         shift = self.check.entries.category_shift

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 
 from tabulate import tabulate
 
@@ -37,15 +35,6 @@ def to_dict(check: Check, limit: int | None = SHOWN) -> dict:
         "findings": summarise(check.findings, limit),
         "statistics": statistics(check),
     }
-
-
-def write_json(content: dict, path: str | os.PathLike[str]) -> None:
-    """Write a JSON file, all of it or nothing; its folder is made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(part, path)
 
 
 def as_text(content: dict) -> str:

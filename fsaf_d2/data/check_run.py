@@ -9,11 +9,13 @@ from collections.abc import Sequence
 
 from detectron2.data import MetadataCatalog
 
+from .canonical import write_json
 from .check_leaks import check_leaks
-from .check_output import one_line, to_dict, write_json
+from .check_output import one_line, to_dict
 from .check_source import Check, check_source
 from .checks import AnnotationFileError, read_annotations, require_annotations
 from .mapper import MAX_PIXELS
+from .own import EVAL, FILES, VAL
 from .sources import Source
 
 # detectron2's own, which are as they were published: boxes without a size among others. Of them
@@ -70,7 +72,7 @@ def require_sound_data(
     for name, check in checks.items():
         path = os.path.join(output_dir, "data", f"check_{name}.json")
         if output_dir and (read_images or not os.path.exists(path)):
-            write_json(to_dict(check), path)
+            write_json(path, to_dict(check))
 
 
 def _source(name: str) -> Source | None:
@@ -81,13 +83,21 @@ def _source(name: str) -> Source | None:
     if metadata.get("evaluator_type") != "coco" or not path or not os.path.isfile(path):
         return None
     path, root = os.fspath(path), os.fspath(root)
+    data = read_annotations(path)
     return Source(
-        path=metadata.get("source_path") or f"{path}:{root}",
-        format="coco",
+        _origin(name, data) or f"{path}:{root}",
+        "coco",
         annotation_file=path,
         image_root=root,
-        data=read_annotations(path),
+        data=data,
     )
+
+
+def _origin(name: str, data: object) -> str | None:
+    """The path that data of one's own were given by, which have been written anew."""
+    info = data.get("info") if name in FILES and isinstance(data, dict) else None
+    source = info.get("source") if isinstance(info, dict) else None
+    return source if isinstance(source, str) else None
 
 
 def _require_no_errors(checks: dict[str, Check], test: Sequence[str]) -> None:
@@ -125,4 +135,5 @@ def _log_warnings(checks: dict[str, Check], test: Sequence[str]) -> None:
 def _command(name: str, checks: dict[str, Check], test: Sequence[str]) -> str:
     others = [x for x in test if x in checks and x != name and checks[name].leaks]
     paths = [shlex.quote(checks[x].source.path) for x in (name, *others[:1])]
-    return f"python tools/check_data.py {' --val '.join(paths)}"
+    split = " --split val" if name in (VAL, EVAL) else ""
+    return f"python tools/check_data.py {' --val '.join(paths)}{split}"

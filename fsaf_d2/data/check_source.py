@@ -19,7 +19,7 @@ SMALL, LARGE = 32**2, 96**2
 # Sides of boxes, the roots of their areas, that histograms are parted at: 4 to an octave.
 SIDES = 2 ** np.arange(0, 12.25, 0.25)
 # What other formats have no place for.
-COCO_FIELDS = ("missing area", "missing iscrowd")
+COCO_FIELDS = ("missing area", "missing iscrowd", "annotation id 0")
 COCO_FORMATS = ("coco", "roboflow")
 MOST_SIZES = 20
 

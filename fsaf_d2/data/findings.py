@@ -37,6 +37,10 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
     "entry without id": ("error", "Give it an 'id' that is a whole number."),
     "duplicate image id": ("error", "Give each picture an id of its own."),
     "duplicate annotation id": ("error", "Give each annotation an id of its own."),
+    "annotation id 0": (
+        "warning",
+        "Evaluation by pycocotools takes it for no match, and the object for missed: give another.",
+    ),
     "duplicate category id": ("error", "Give each category an id of its own."),
     "category without name": ("error", "Give it a 'name' that is a text."),
     "duplicate category name": ("error", "Make them one category, or give them two names."),

@@ -13,7 +13,7 @@ from fsaf_d2.data.check_run import require_sound_data
 from fsaf_d2.data.checks import AnnotationFileError
 from fsaf_d2.training import prepare
 
-NAMES = ("checked_train", "checked_val", "coco_2017_checked")
+NAMES = ("checked_train", "checked_val", "coco_2017_checked", "own_val")
 
 
 @pytest.fixture
@@ -129,6 +129,15 @@ def test_other_formats_are_left_alone(folder):
     DatasetCatalog.register("checked_train", list)
     require_sound_data(["checked_train"], [], output_dir=folder / "out")
     assert not (folder / "out").exists()
+
+
+def test_data_of_ones_own_are_named_as_they_were_given(folder):
+    data = {**with_flaw(bbox=[1, 2, 0, 4]), "info": {"source": "my data"}}
+    own = register(folder, "own_val", data)
+    with pytest.raises(AnnotationFileError, match=r"check_data\.py 'my data' --split val"):
+        require_sound_data([], ["own_val"])
+    with pytest.raises(AnnotationFileError, match=rf"'{own}/own\.json': annotation 5"):
+        require_sound_data(["own_val"], [])
 
 
 def test_preparing_a_run_checks_its_data(folder):
