@@ -63,6 +63,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
         eval_only=args.eval_only,
         num_gpus=args.num_gpus,
         num_machines=args.num_machines,
+        resume=args.resume,
     )
     cfg.freeze()
     return cfg

@@ -75,7 +75,7 @@ def match_anchors(
     """
     lowest = min(low for low, label in zip(thresholds, labels[1:]) if label != 0)
     pair_object, pair_anchor = _near_pairs(kinds, objects.boxes, grid, lowest)
-    iou = _paired_iou(objects.boxes[pair_object], kinds.boxes(pair_anchor, grid))
+    iou = paired_iou(objects.boxes[pair_object], kinds.boxes(pair_anchor, grid))
 
     best_of_object = iou.new_zeros(len(objects.boxes)).scatter_reduce(0, pair_object, iou, "amax")
     kept = (iou > 0) & (iou == best_of_object[pair_object]) & keep_best
@@ -205,7 +205,7 @@ def _best_objects(
         offset = torch.arange(len(pair)) - (count.cumsum(0) - count)[pair]
         anchor = order[starts[tile[part]][pair] + offset]
         pair_object = object_index[part][pair]
-        iou = _paired_iou(objects.boxes[pair_object], boxes[anchor])
+        iou = paired_iou(objects.boxes[pair_object], boxes[anchor])
         best_iou, best = _keep_best(best_iou, best, anchor, pair_object, iou)
     return best
 
@@ -225,7 +225,7 @@ def _keep_best(
     return highest, best.scatter_reduce(0, place, first, "amin")
 
 
-def _paired_iou(boxes: Tensor, anchors: Tensor) -> Tensor:
+def paired_iou(boxes: Tensor, anchors: Tensor) -> Tensor:
     """IoU of pairs, in the operations of detectron2's pairwise_iou and so to the last bit its."""
     size = torch.minimum(boxes[..., 2:], anchors[..., 2:])
     size = (size - torch.maximum(boxes[..., :2], anchors[..., :2])).clamp(min=0)

@@ -246,7 +246,7 @@ def assign_points(
         levels: (M,), the selected level of each object, on the device of the result.
         effective_cells, ignore_cells: (M, L, 4), see :func:`region_cells`.
     """
-    object_index = _smallest_objects(levels, effective_cells, objects, grid, num_images)
+    object_index = smallest_objects(levels, effective_cells, objects, grid, num_images)
     planes, plane_index = torch.unique(
         objects.image_index * num_classes + objects.classes, return_inverse=True
     )
@@ -260,7 +260,7 @@ def assign_points(
     return PointTargets(object_index, to_device(planes, levels.device), labels[:-1])
 
 
-def _smallest_objects(
+def smallest_objects(
     levels: Tensor, effective_cells: Tensor, objects: Objects, grid: Grid, num_images: int
 ) -> Tensor:
     """Find the smallest object whose effective region a location is in: (N, R), M for none."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .builtin import SOURCES, data_root
-from .image_folder import ImageFolder
+from .check_entries import check_entries
 
 
 class AnnotationFileError(ValueError):
@@ -77,20 +76,33 @@ def check_annotations(
             file, the entry and, for a picture, its name.
         OSError: the file cannot be read.
     """
-    here = f"Annotation file '{os.fspath(annotation_file)}'"
+    path = os.fspath(annotation_file)
+    # As detectron2, which lets the old files of that name repeat ids.
+    unique = "minival" not in path
+    data = read_annotations(path)
+    entries = check_entries(data, path, os.fspath(image_root), unique_annotations=unique)
+    for flaw in entries.flaws:
+        if flaw.finding.severity == "error":
+            raise AnnotationFileError(
+                f"Annotation file '{path}': {flaw.sentence}. {flaw.finding.remedy}"
+            )
+
+
+def read_annotations(annotation_file: str | os.PathLike[str]) -> object:
+    """Read a JSON file.
+
+    Raises:
+        AnnotationFileError: it is no JSON.
+        OSError: it cannot be read.
+    """
     try:
         with open(annotation_file, encoding="utf-8") as file:
-            data = json.load(file)
+            return json.load(file)
     except (ValueError, RecursionError) as error:
         raise AnnotationFileError(
-            f"{here} is not JSON ({type(error).__name__}: {error})."
+            f"Annotation file '{os.fspath(annotation_file)}' is not JSON "
+            f"({type(error).__name__}: {error})."
         ) from error
-    try:
-        # As detectron2, which lets the old files of that name repeat ids.
-        unique = "minival" not in os.fspath(annotation_file)
-        _check_coco(data, ImageFolder(os.fspath(image_root)), unique)
-    except _Offence as offence:
-        raise AnnotationFileError(f"{here}: {offence}") from offence
 
 
 def require_num_classes(names: Sequence[str], num_classes: int) -> None:
@@ -148,74 +160,3 @@ def _missing_message(name: str, kind: str, path: str) -> str:
             "DATASETS.TRAIN and DATASETS.TEST."
         )
     return message
-
-
-class _Offence(Exception):
-    """What is wrong with an annotation file, without its name."""
-
-
-def _check_coco(data: object, folder: ImageFolder, unique_annotations: bool) -> None:
-    if not isinstance(data, dict):
-        raise _Offence("it must be a mapping with 'images', 'annotations' and 'categories'.")
-    categories = {entry["id"]: entry for entry in _entries(data, "categories")}
-    for key, category in categories.items():
-        if not isinstance(category.get("name"), str):
-            raise _Offence(f"category {key} has no 'name' that is a text.")
-    images = {entry["id"]: entry for entry in _entries(data, "images")}
-    for key, image in images.items():
-        name = image.get("file_name")
-        if not isinstance(name, str) or not name:
-            raise _Offence(f"image {key} has no 'file_name' that is a text.")
-        for side in ("width", "height"):
-            if not (_is_integer(image.get(side)) and image[side] > 0):
-                raise _Offence(f"image {key} ({name!r:.99}) has no '{side}' above 0 in pixels.")
-        if not folder.holds(name):
-            raise _Offence(
-                f"image {key} has the file name {name!r:.99}, which is not that of a file in the "
-                f"image folder '{folder.root}'. Links that lead out of it are refused too."
-            )
-    # Files of test pictures have none.
-    if "annotations" not in data:
-        return
-    for annotation in _entries(data, "annotations", unique=unique_annotations):
-        key = annotation["id"]
-        for reference, known in (("image_id", images), ("category_id", categories)):
-            value = annotation.get(reference)
-            if not _is_integer(value) or value not in known:
-                raise _Offence(
-                    f"annotation {key} has the {reference} {value!r:.99}, which is not that of any "
-                    f"of the {'images' if known is images else 'categories'}."
-                )
-        box = annotation.get("bbox")
-        if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
-            raise _Offence(
-                f"annotation {key} of image {annotation['image_id']} has the bbox {box!r:.99}, not "
-                "four finite numbers (x, y, width, height in pixels)."
-            )
-
-
-def _entries(data: dict, name: str, *, unique: bool = True) -> list[dict]:
-    """A list of the file, each of whose entries has an id."""
-    entries = data.get(name)
-    if not isinstance(entries, list):
-        raise _Offence(f"it has no list '{name}'.")
-    ids = set()
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not _is_integer(entry.get("id")):
-            raise _Offence(f"entry {index} of '{name}' has no 'id' that is a whole number.")
-        if unique and entry["id"] in ids:
-            raise _Offence(f"two entries of '{name}' have the id {entry['id']}.")
-        ids.add(entry["id"])
-    return entries
-
-
-def _is_integer(value: object) -> bool:
-    # JSON's true and false are whole numbers to Python.
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_finite(value: object) -> bool:
-    try:
-        return (_is_integer(value) or isinstance(value, float)) and math.isfinite(value)
-    except OverflowError:
-        return False

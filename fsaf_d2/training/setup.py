@@ -11,7 +11,8 @@ from detectron2.utils import comm
 
 from ..config import load_config
 from ..config_keys import warnings_of_dead_keys
-from ..data.checks import require_annotations, require_datasets, require_num_classes
+from ..data.check_run import require_sound_data
+from ..data.checks import require_datasets, require_num_classes
 from ..data.own import derive_num_classes, register_own_data
 from .batch_scaling import scale_to_batch
 from .checkpoints import UnwritableOutput, why_unwritable
@@ -19,7 +20,14 @@ from .launch import torchrun_process
 from .weights import SafeCheckpointer, WeightsFileError
 
 
-def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1, num_machines: int = 1) -> None:
+def prepare(
+    cfg: CfgNode,
+    *,
+    eval_only: bool,
+    num_gpus: int = 1,
+    num_machines: int = 1,
+    resume: bool = False,
+) -> None:
     """Choose the device, and check that weights, data sets and GPUs are there.
 
     Without a GPU, ``MODEL.DEVICE`` becomes ``cpu`` and one line says so; of torchrun's processes
@@ -32,11 +40,12 @@ def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1, num_machines: i
         eval_only: only the data sets of ``DATASETS.TEST`` are needed.
         num_gpus: processes that detectron2's launch starts on this machine, one GPU each.
         num_machines: on which it does so.
+        resume: a run goes on that has looked at all picture files when it began.
 
     Raises:
         FileNotFoundError: weights or a data set are missing.
-        ValueError: a data set is not registered, has another number of classes or annotations that
-            are broken or lead out of its image folder, there are fewer GPUs than asked for, both
+        ValueError: a data set is not registered, has another number of classes or errors (see
+            :func:`..data.check_run.require_sound_data`), there are fewer GPUs than asked for, both
             torchrun and detectron2's launch are to start processes, the processes cannot share the
             batch equally, or mixed precision is to be trained on the CPU.
         UnwritableOutput: nothing can be written to ``OUTPUT_DIR``.
@@ -77,7 +86,13 @@ def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1, num_machines: i
     require_datasets(names)
     # The others of torchrun's processes on a machine wait for the first, and end with it.
     if process is None or process.local_rank == 0:
-        require_annotations(names)
+        require_sound_data(
+            () if eval_only else cfg.DATASETS.TRAIN,
+            cfg.DATASETS.TEST,
+            output_dir=cfg.OUTPUT_DIR if speaks else "",
+            max_pixels=cfg.INPUT.MAX_PIXELS,
+            read_images=not resume,
+        )
     lines += derive_num_classes(cfg, names)
     if speaks and lines:
         print("\n".join(lines))

@@ -1,0 +1,163 @@
+"""Which objects of a data set the anchors and locations of a config reach."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.anchor_generator import build_anchor_generator
+from torch import Tensor
+
+from ..assignment.anchor_matching import AnchorKinds
+from ..assignment.coverage import (
+    best_anchor_ious,
+    count_effective_locations,
+    count_own_locations,
+)
+from ..assignment.feature_selection import Objects
+from ..assignment.regions import Grid
+from .check_source import Check, size_groups
+
+# From which on an anchor is an object's (arXiv 1708.02002, Sec. 4).
+IOU = 0.5
+# detectron2 pads pictures to multiples of the coarsest stride of the backbone without its FPN.
+DIVISIBILITY = 32
+# Locations looked at at a time.
+MAX_LOCATIONS = 1 << 22
+
+
+class _Resized(NamedTuple):
+    """Objects as the network gets them in a test."""
+
+    objects: Objects
+    sizes: Tensor  # (M, 2) width and height of each one's picture
+
+
+def coverage(check: Check, cfg: CfgNode) -> dict:
+    """Count the objects that no anchor reaches, and what locations objects have without anchors.
+
+    Pictures are resized as in a test (``INPUT.MIN_SIZE_TEST``, ``INPUT.MAX_SIZE_TEST``). Objects
+    are parted by their area in the annotation file, as evaluation does. Boxes that cannot be used
+    and crowds are left out.
+
+    Returns:
+        ``min_size_test``, ``max_size_test``, ``iou``, and ``groups``: for "all", "small", "medium"
+        and "large" a dict of ``objects``; ``no_anchor``, those whose best anchor has a lower IoU;
+        ``mean_best_iou``; ``least_locations``, that any of them has on any level for the
+        anchor-free branch; ``shared``, those that lose locations to smaller objects on the level
+        that their size chooses (FSAF Eq. 3), and ``covered``, those that lose all of them. The
+        mean and the least are None without objects.
+
+    Raises:
+        ValueError: the config's levels are not those of an FPN (p3, p4, ...).
+    """
+    resized, group = _resize(check, cfg)
+    strides = [_stride(name) for name in cfg.MODEL.RETINANET.IN_FEATURES]
+    kinds = _anchor_kinds(cfg, strides)
+    strides = torch.tensor(strides)
+    padded = -(-resized.sizes // DIVISIBILITY) * DIVISIBILITY
+    map_sizes = -(-padded[:, None] // strides[:, None])
+    iou = best_anchor_ious(kinds, resized.objects.boxes, strides, map_sizes)
+    least, owned, kept = _locations(resized, strides, cfg)
+    groups = {"all": torch.ones(len(iou), dtype=torch.bool)}
+    groups.update((name, group == index) for index, name in enumerate(("small", "medium", "large")))
+    return {
+        "min_size_test": cfg.INPUT.MIN_SIZE_TEST,
+        "max_size_test": cfg.INPUT.MAX_SIZE_TEST,
+        "iou": IOU,
+        "groups": {
+            name: {
+                "objects": int(mask.sum()),
+                "no_anchor": int((iou[mask] < IOU).sum()),
+                "mean_best_iou": iou[mask].mean().item() if mask.any() else None,
+                "least_locations": int(least[mask].min()) if mask.any() else None,
+                "shared": int((kept < owned)[mask].sum()),
+                "covered": int((kept == 0)[mask].sum()),
+            }
+            for name, mask in groups.items()
+        },
+    }
+
+
+def _resize(check: Check, cfg: CfgNode) -> tuple[_Resized, Tensor]:
+    """The objects as a test has them, in the order of their images, and their sizes, 0 to 2."""
+    entries, boxes = check.entries, check.boxes
+    usable = boxes.is_usable & ~entries.is_crowd & np.isfinite(boxes.sizes).all(axis=1)
+    chosen = np.flatnonzero(usable)
+    chosen = chosen[np.argsort(entries.image_index[chosen], kind="stable")]
+    corners = boxes.clipped()[chosen]
+    corners[:, 2:] += corners[:, :2]
+    shapes, index = np.unique(boxes.sizes[chosen], axis=0, return_inverse=True)
+    new_shapes = np.array([_new_size(*shape, cfg) for shape in shapes]).reshape(-1, 2)
+    index = index.reshape(-1)
+    sizes = new_shapes[index]
+    corners *= np.tile(sizes / shapes[index], 2)
+    _, image_index = np.unique(entries.image_index[chosen], return_inverse=True)
+    objects = Objects(
+        torch.from_numpy(corners).float(),
+        torch.from_numpy(entries.category_index[chosen]).clamp(min=0),
+        torch.from_numpy(image_index.reshape(-1)),
+    )
+    group = torch.from_numpy(size_groups(check)[chosen])
+    return _Resized(objects, torch.from_numpy(sizes).long()), group
+
+
+def _new_size(width: float, height: float, cfg: CfgNode) -> tuple[int, int]:
+    if cfg.INPUT.MIN_SIZE_TEST == 0:
+        return int(width), int(height)
+    new_height, new_width = ResizeShortestEdge.get_output_shape(
+        int(height), int(width), cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    )
+    return max(new_width, 1), max(new_height, 1)
+
+
+def _stride(name: str) -> int:
+    if not re.fullmatch(r"p\d", name):
+        raise ValueError(
+            f"MODEL.RETINANET.IN_FEATURES has {name!r}, of which the stride is not known: levels "
+            "of an FPN are named p3, p4 and so on."
+        )
+    return 2 ** int(name[1:])
+
+
+def _anchor_kinds(cfg: CfgNode, strides: list[int]) -> AnchorKinds:
+    generator = build_anchor_generator(cfg, [ShapeSpec(stride=stride) for stride in strides])
+    cell_anchors = torch.cat([boxes.cpu() for boxes in generator.cell_anchors])
+    return AnchorKinds(cell_anchors, generator.num_anchors[0], generator.offset)
+
+
+def _locations(resized: _Resized, strides: Tensor, cfg: CfgNode) -> tuple[Tensor, Tensor, Tensor]:
+    """Count the locations of objects: (M,) the least of any level, of their own level, and kept.
+
+    Pictures are laid on canvases of whole cells of the coarsest level. What a larger canvas adds is
+    beyond the picture, where no object's centre is.
+    """
+    objects, coarsest = resized.objects, int(strides[-1])
+    least, owned, kept = (torch.zeros(len(objects.boxes), dtype=torch.int64) for _ in range(3))
+    canvases = -(-resized.sizes // coarsest) * coarsest
+    for canvas in torch.unique(canvases, dim=0):
+        grid = Grid.of(strides, canvas.flip(0) // strides[:, None], torch.device("cpu"))
+        of_canvas = (canvases == canvas).all(dim=1).nonzero().squeeze(1)
+        images, image_index = torch.unique(objects.image_index[of_canvas], return_inverse=True)
+        step = max(MAX_LOCATIONS // grid.num_locations, 1)
+        ends = torch.searchsorted(image_index, torch.arange(0, len(images) + step, step))
+        for first, last in zip(ends[:-1].tolist(), ends[1:].tolist()):
+            index = of_canvas[first:last]
+            local = image_index[first:last] - image_index[first]
+            part = Objects(objects.boxes[index], objects.classes[index], local)
+            scale = cfg.MODEL.FSAF.EFFECTIVE_SCALE
+            least[index] = count_effective_locations(part, scale, grid).amin(dim=1)
+            owned[index], kept[index] = count_own_locations(
+                part,
+                scale,
+                grid,
+                num_images=int(local.max()) + 1,
+                canonical_level=cfg.MODEL.FSAF.CANONICAL_LEVEL,
+                canonical_box_size=cfg.MODEL.FSAF.CANONICAL_BOX_SIZE,
+            )
+    return least, owned, kept

@@ -1,0 +1,228 @@
+"""tools/check_data.py: what it says, its exit code, and what --fix makes, for each kind of flaw."""
+
+import json
+import re
+
+import pytest
+from broken_data import BREAKS, sound_data, write_pictures, write_source
+
+from fsaf_d2.data.findings import KINDS
+from tools import check_data
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Sound data with pictures, and no histograms, which take most of the time."""
+    monkeypatch.setattr(check_data, "plot_statistics", lambda *args, **kwargs: None)
+    write_pictures(tmp_path / "images", sound_data())
+    return tmp_path
+
+
+def run(folder, data, *options):
+    """Exit code and report of a check."""
+    source = write_source(folder, data)
+    code = check_data.main([source.path, "--json", str(folder / "report.json"), *options])
+    return code, json.loads((folder / "report.json").read_text())
+
+
+def test_sound_data(folder, capsys):
+    code, report = run(folder, sound_data())
+    assert code == 0 and report["findings"] == {}
+    assert "Nothing is wrong." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_each_flaw_is_found(folder, capsys, name):
+    case, data = BREAKS[name], sound_data()
+    case.apply(data, folder / "images")
+    code, report = run(folder, data)
+    found = report["findings"]
+    assert set(found) - case.others == {case.kind}
+    assert found[case.kind]["severity"] == case.severity == KINDS[case.kind][0]
+    first = found[case.kind]["first"][0]
+    assert re.search(case.value, first["value"]) and first["remedy"] == KINDS[case.kind][1]
+    assert code == (case.severity == "error")
+    told = capsys.readouterr().out
+    assert f"{case.severity}: {case.kind} ({found[case.kind]['count']})" in told
+    assert first["value"][:60] in told and str(first["annotation_id"] or "") in told
+
+
+def rounded(data):
+    """Data in which boxes are compared to a thousandth of a pixel."""
+    for annotation in data["annotations"]:
+        annotation["bbox"] = pytest.approx(annotation["bbox"], abs=2e-3)
+    return data
+
+
+@pytest.mark.parametrize("name", [name for name in BREAKS if BREAKS[name].mended])
+def test_what_is_mended_passes_with_nothing_else_changed(folder, name):
+    case, data = BREAKS[name], {**sound_data(), "info": {"year": 2026}}
+    case.apply(data, folder / "images")
+    out = folder / "mended.json"
+    code, _ = run(folder, data, "--fix", str(out))
+    assert code == 0
+    # The file that was checked is as it was.
+    assert (folder / "own.json").read_text() == json.dumps(data)
+    mended = json.loads(out.read_text())
+    expected = {**case.mended(sound_data()), "info": {"year": 2026}}
+    assert mended == rounded(expected)
+    assert check_data.main([f"{out}:{folder / 'images'}", "--json", str(folder / "r.json")]) == 0
+    assert json.loads((folder / "r.json").read_text())["findings"] == {}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, x in BREAKS.items() if not x.mended and x.severity == "error"]
+)
+def test_what_is_not_certain_stays(folder, capsys, name):
+    case, data = BREAKS[name], sound_data()
+    case.apply(data, folder / "images")
+    out = folder / "mended.json"
+    code, _ = run(folder, data, "--fix", str(out))
+    assert code == 1
+    outcome = capsys.readouterr().out.rpartition("Errors are left: ")[2]
+    assert f" x {case.kind}" in outcome
+
+
+@pytest.fixture
+def two_sets(folder):
+    """Training and validation data with other pictures."""
+    for image in (val := sound_data())["images"]:
+        image["file_name"] = f"v{image['file_name']}"
+    write_pictures(folder / "images", val, seed=1)
+    return folder, write_source(folder, val, "val.json")
+
+
+def leaks(folder, val, *options):
+    code, report = run(folder, sound_data(), "--val", val.path, *options)
+    return code, {kind: x["first"] for kind, x in report["findings"].items()}
+
+
+def test_no_leak(two_sets):
+    assert leaks(*two_sets) == (0, {})
+
+
+def test_the_same_file_in_training_and_validation(two_sets):
+    folder, val = two_sets
+    (folder / "images/vp3.png").write_bytes((folder / "images/p1.png").read_bytes())
+    code, found = leaks(folder, val, "--fix", str(folder / "mended.json"))
+    assert code == 0 and list(found) == ["leak"]
+    assert found["leak"][0]["file"] == "p1.png" and "vp3.png" in found["leak"][0]["value"]
+    assert leaks(folder, val)[0] == 1
+    mended = json.loads((folder / "mended.json").read_text())
+    assert [image["id"] for image in mended["images"]] == [1, 3, 4]
+    assert {x["image_id"] for x in mended["annotations"]} == {1, 3, 4}
+
+
+def test_files_of_equal_length_are_not_the_same(two_sets):
+    folder, val = two_sets
+    content = bytearray((folder / "images/p1.png").read_bytes())
+    content[-20] ^= 1
+    (folder / "images/vp3.png").write_bytes(content)
+    assert "leak" not in leaks(folder, val)[1]
+
+
+def test_the_same_name_and_boxes_with_other_contents(two_sets):
+    folder, val = two_sets
+    (folder / "images/val").mkdir()
+    for i in range(4):
+        (folder / f"images/vp{i}.png").rename(folder / f"images/val/p{i}.png")
+        val.data["images"][i]["file_name"] = f"val/p{i}.png"
+    # Many sets number their pictures from 1: other boxes are of other pictures.
+    for index in (0, 4, 8):
+        val.data["annotations"][index]["bbox"][0] += 5
+    code, found = leaks(folder, write_source(folder, val.data, "val.json"))
+    assert code == 0 and list(found) == ["same name in validation"]
+    assert [x["file"] for x in found["same name in validation"]] == ["p3.png"]
+
+
+@pytest.mark.parametrize("name", ["own.json", "copy.json"])
+def test_one_data_set_for_both(folder, name):
+    val = write_source(folder, sound_data(), name)
+    assert leaks(folder, val)[0] == 0
+    assert list(leaks(folder, val)[1]) == ["same data for validation"]
+
+
+def test_validation_data_are_checked_too(two_sets, capsys):
+    folder, val = two_sets
+    val.data["annotations"][4]["bbox"][2] = 0
+    val = write_source(folder, val.data, "val.json")
+    code, report = run(folder, sound_data(), "--val", val.path)
+    assert code == 1 and report["findings"] == {}
+    assert list(report["validation"]["findings"]) == ["zero-sized box"]
+    # Mending the training data does not mend these.
+    assert run(folder, sound_data(), "--val", val.path, "--fix", str(folder / "m.json"))[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "but no file"),
+        ("{", "is not JSON"),
+        ("[]", "not in COCO format"),
+        ('{"images": []}', "it has no list 'annotations'"),
+    ],
+)
+def test_what_cannot_be_read_takes_one_sentence(folder, capsys, content, words):
+    if content:
+        (folder / "own.json").write_text(content)
+    assert check_data.main([f"{folder}/own.json:{folder}/images"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("check_data: error: ") and words in told and told.count("\n") == 1
+
+
+def test_a_config_that_is_missing(folder, capsys):
+    source = write_source(folder, sound_data())
+    assert check_data.main([source.path, "--config-file", "nowhere.yaml"]) == 2
+    assert "nowhere.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["own.json", "link.json", "images"])
+def test_fix_never_writes_over_what_is_there(folder, capsys, name):
+    source = write_source(folder, sound_data())
+    (folder / "link.json").symlink_to(folder / "own.json")
+    before = (folder / "own.json").read_bytes()
+    assert check_data.main([source.path, "--fix", str(folder / name)]) == 2
+    assert "--fix" in capsys.readouterr().err and (folder / "own.json").read_bytes() == before
+
+
+def test_decoding_finds_what_headers_do_not_say(folder):
+    file = folder / "images/p1.png"
+    content = bytearray(file.read_bytes())
+    content[5000:5100] = bytes(100)
+    file.write_bytes(content)
+    assert run(folder, sound_data())[0] == 0
+    code, report = run(folder, sound_data(), "--decode")
+    assert code == 1 and list(report["findings"]) == ["damaged image"]
+
+
+def test_config_gives_the_limit_of_pixels_and_what_is_reached(folder, capsys):
+    config = folder / "config.yaml"
+    config.write_text("INPUT: {MAX_PIXELS: 3000, MIN_SIZE_TEST: 48}\nVERSION: 2\n")
+    code, report = run(folder, sound_data(), "--config-file", str(config))
+    assert code == 1 and list(report["findings"]) == ["huge image"]
+    groups = report["coverage"]["groups"]
+    assert groups["all"]["objects"] == groups["small"]["objects"] == 12
+    # detectron2's own anchors begin at 32 pixels, the boxes have 15 at the most.
+    assert groups["all"]["no_anchor"] == 12 and groups["all"]["least_locations"] == 1
+    assert "12 (100.0 %)" in capsys.readouterr().out
+
+
+def test_only_the_first_twenty_are_shown_and_all_are_in_the_file(folder, capsys):
+    data = sound_data()
+    data["annotations"] += [{**data["annotations"][4], "id": 100 + i} for i in range(30)]
+    _, report = run(folder, data)
+    assert len(report["findings"]["duplicate box"]["first"]) == 30
+    told = capsys.readouterr().out
+    assert "the first 20 of 30" in told and " 119 " in told and " 120 " not in told
+
+
+def test_histograms_are_written(tmp_path, capsys, monkeypatch):
+    write_pictures(tmp_path / "images", sound_data())
+    source = write_source(tmp_path, sound_data(), "train.json")
+    monkeypatch.chdir(tmp_path)
+    assert check_data.main([source.path]) == 0
+    assert (tmp_path / "output/data_train.png").read_bytes().startswith(b"\x89PNG")
+    options = ["--json", str(tmp_path / "report/f.json"), "--plot", str(tmp_path / "plot.png")]
+    assert check_data.main([source.path, *options]) == 0
+    assert (tmp_path / "plot.png").is_file()
+    assert "Histograms: " in capsys.readouterr().out

@@ -1,0 +1,147 @@
+#!/usr/bin/env python
+"""Check a data set: its annotations, and the header of every picture. Nothing is trained.
+
+    python tools/check_data.py annotations.json:images/
+    python tools/check_data.py FOLDER --val FOLDER --config-file configs/fsaf_R_50_FPN_1x.yaml
+    python tools/check_data.py annotations.json:images/ --fix mended.json
+
+The path is a COCO file with its image folder, or a folder in COCO's, Roboflow's, Pascal VOC's or
+YOLO's layout. Exit code 1: there are errors; 2: the path cannot be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+# First, as it says how to get detectron2 where that is missing.
+from fsaf_d2 import load_config
+
+# isort: split
+from detectron2.config import CfgNode
+
+from fsaf_d2.data.canonical import write_json
+from fsaf_d2.data.check_coverage import coverage
+from fsaf_d2.data.check_fix import fix
+from fsaf_d2.data.check_leaks import check_leaks
+from fsaf_d2.data.check_output import (
+    as_text,
+    coverage_text,
+    fixed_text,
+    to_dict,
+    to_file,
+)
+from fsaf_d2.data.check_source import Check, check_source
+from fsaf_d2.data.mapper import MAX_PIXELS
+from fsaf_d2.data.sources import Source, open_source
+from fsaf_d2.visualization.data_statistics import plot_statistics
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the script with these command-line arguments; returns the exit status."""
+    args = _parser().parse_args(arguments)
+    try:
+        cfg = load_config(args.config_file) if args.config_file else None
+        sources = {"train": open_source(args.path, split=args.split)}
+        if args.val:
+            sources["val"] = open_source(args.val, split="val")
+        if args.fix:
+            _require_new(args.fix, sources.values())
+        return _run(args, cfg, sources)
+    except (ValueError, OSError) as error:
+        print(f"check_data: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    lines = __doc__.splitlines()
+    parser = argparse.ArgumentParser(
+        description=lines[0],
+        epilog="\n".join(lines[1:]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("path", help="COCO file and image folder (ann.json:images/), or a folder")
+    parser.add_argument("--val", metavar="PATH", help="validation data: checked too, and for leaks")
+    parser.add_argument(
+        "--split",
+        default="train",
+        choices=("train", "val", "test"),
+        help="which part of a folder that holds several (default: train)",
+    )
+    parser.add_argument(
+        "--fix", metavar="OUT", help="write a COCO file with what is certain mended"
+    )
+    parser.add_argument("--json", metavar="F", help="write all findings and figures to a JSON file")
+    parser.add_argument(
+        "--plot",
+        metavar="PNG",
+        help="histograms of classes and sizes (default: data_NAME.png beside --json, else in "
+        "output/)",
+    )
+    parser.add_argument(
+        "--config-file",
+        metavar="C",
+        help="say which objects this config's anchors and locations reach",
+    )
+    parser.add_argument(
+        "--decode", action="store_true", help="decode every picture to its end (slow)"
+    )
+    return parser
+
+
+def _require_new(path: str, sources: list[Source]) -> None:
+    """Make sure that nothing which is read is written over."""
+    for source in sources:
+        for inside in (source.annotation_file, *source.places.values()):
+            own = inside if os.path.exists(inside) else inside.rpartition(":")[0]
+            if os.path.exists(path) and os.path.exists(own) and os.path.samefile(path, own):
+                raise ValueError(f"--fix {path} would write over the data: give another name.")
+    if os.path.isdir(path):
+        raise ValueError(f"--fix {path} is a folder: give the name of a file.")
+
+
+def _run(args: argparse.Namespace, cfg: CfgNode | None, sources: dict[str, Source]) -> int:
+    options = {"max_pixels": cfg.INPUT.MAX_PIXELS if cfg else MAX_PIXELS, "decode": args.decode}
+    checks = {x: check_source(y, progress=True, **options) for x, y in sources.items()}
+    train, val = checks["train"], checks.get("val")
+    if val:
+        train.leaks = check_leaks(train, val)
+    reports = {name: to_dict(check, limit=None) for name, check in checks.items()}
+    for name, check in checks.items():
+        print(as_text(reports[name]), end="\n\n")
+        if cfg and check.boxes.layout.certain:
+            reports[name]["coverage"] = coverage(check, cfg)
+            print(coverage_text(reports[name]["coverage"]), end="\n\n")
+        path = _plot_path(args, check, name)
+        plot_statistics(reports[name]["statistics"], path, title=check.source.path)
+        print(f"Histograms: {path}\n")
+    if args.json:
+        validation = {"validation": reports["val"]} if val else {}
+        write_json(os.path.abspath(args.json), reports["train"] | validation)
+    num_errors = sum(check.num_errors for check in checks.values())
+    if args.fix:
+        fixed = fix(train, val, **options)
+        write_json(os.path.abspath(args.fix), to_file(fixed))
+        print(fixed_text(fixed, args.fix))
+        num_errors += fixed.check.num_errors - train.num_errors
+    return int(num_errors > 0)
+
+
+def _plot_path(args: argparse.Namespace, check: Check, name: str) -> Path:
+    if args.plot:
+        path = Path(args.plot)
+        ending = "_val" if name == "val" else ""
+        return path.with_name(f"{path.stem}{ending}{path.suffix or '.png'}")
+    folder = Path(args.json).parent if args.json else Path("output")
+    own = Path(os.path.abspath(check.source.annotation_file))
+    # Files and folders that formats name are called as what they are in.
+    while own.stem.strip("_").split(".")[0].lower() in ("annotations", "labels", "data"):
+        own = own.parent
+    ending = "" if name == "train" or own.stem == "val" else "_val"
+    return folder / f"data_{own.stem}{ending}.png"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
