@@ -107,16 +107,15 @@ class BoxEvaluation(COCOeval):
 
     def _pairs(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Places in ``order`` and the objects, for each class and picture that have both."""
-        num_images, truth = len(self._truth.image_ids), self._truth
-        order = self.order
-        found = self._classes[order] * num_images + self._found.image_index[order]
+        truth, num_images = self._truth, len(self._truth.image_ids)
+        found = self._classes[self.order] * num_images + self._found.image_index[self.order]
         keys = truth.class_index * num_images + truth.image_index
         objects = np.argsort(keys, kind="stable")
-        for key, start in zip(*np.unique(keys[objects], return_index=True)):
-            first, last = np.searchsorted(found, [key, key + 1])
-            if first < last:
-                stop = np.searchsorted(keys[objects], key, side="right")
-                yield slice(first, last), objects[start:stop]
+        groups, starts, counts = np.unique(keys[objects], return_index=True, return_counts=True)
+        first, last = (np.searchsorted(found, groups, side=side) for side in ("left", "right"))
+        for i in np.flatnonzero(first < last):
+            there = objects[starts[i] : starts[i] + counts[i]]
+            yield slice(first[i], last[i]), there
 
     def _by_class_and_size(self, object_ignored: np.ndarray) -> Iterator[dict]:
         classes, scores = self._classes[self.order], self._found.scores[self.order]
@@ -187,11 +186,19 @@ def match(
     shape = (len(ignored), len(thresholds))
     matches = np.full((*shape, len(ious)), -1)
     is_ignored = np.zeros(matches.shape, dtype=bool)
-    free = np.ones((*shape, ious.shape[1]), dtype=bool)
     needed = np.minimum(thresholds, 1 - 1e-10)[:, None]
     overlaps = ious >= needed.min()
+    # Most detections overlap one object that no other one overlaps: all of these at once.
+    alone = (overlaps.sum(axis=1) == 1) & (overlaps & (overlaps.sum(axis=0) == 1)).any(axis=1)
+    simple = np.flatnonzero(alone)
+    best = overlaps[simple].argmax(axis=1)
+    taken = ious[simple, best] >= needed
+    matches[:, :, simple] = np.where(taken, best, -1)
+    is_ignored[:, :, simple] = taken & ignored[:, None, best]
+
+    free = np.ones((*shape, ious.shape[1]), dtype=bool)
     rows = np.indices(shape, sparse=True)
-    for d in np.flatnonzero(overlaps.any(axis=1)):
+    for d in np.flatnonzero(overlaps.any(axis=1) & ~alone):
         near = np.flatnonzero(overlaps[d])[::-1]  # the last of equals comes first
         possible = free[:, :, near] & (ious[d, near] >= needed)
         counted = possible & ~ignored[:, None, near]

@@ -21,7 +21,7 @@ SUSPICIOUS = 20.0
 # An explanation must give this many times the AP, and this much more.
 FACTOR, GAIN = 2.0, 10.0
 # Mistakes are looked for in so many pictures.
-NUM_IMAGES = 300
+NUM_IMAGES = 200
 # Below it the detector is sure of nothing.
 LOW_SCORE = 0.3
 # detectron2's usual size of the network's input: short side and the limit of the long one.
