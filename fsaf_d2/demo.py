@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +16,7 @@ from tabulate import tabulate
 
 from .data.builtin import data_root
 from .data.digits import make_digits
+from .evaluation import overall_table
 from .training import Trainer, prepare
 from .training.hooks import ProgressLine
 from .visualization import plot_training
@@ -51,8 +52,9 @@ def run_demo(cfg: CfgNode) -> dict[str, float]:
         print(f"2/4 Training: {cfg.SOLVER.MAX_ITER} steps of {cfg.SOLVER.IMS_PER_BATCH} pictures")
         trainer = _train(cfg)
         print(f"3/4 Evaluation on {NUM_VAL} pictures")
-        metrics = _evaluate(cfg, trainer)
-        print(_table(metrics, MetadataCatalog.get(dataset_name).thing_classes))
+        results = trainer.test(cfg, trainer.model)
+        metrics = results["bbox"]
+        print(_table(results, MetadataCatalog.get(dataset_name).thing_classes))
 
         print("4/4 Pictures")
         picture, plot = output / "detections.png", output / "training.png"
@@ -79,18 +81,12 @@ def _train(cfg: CfgNode) -> Trainer:
     return trainer
 
 
-def _evaluate(cfg: CfgNode, trainer: Trainer) -> dict[str, float]:
-    # pycocotools prints as it goes.
-    with open(os.devnull, "w") as devnull, contextlib.redirect_stdout(devnull):
-        return trainer.test(cfg, trainer.model)["bbox"]
-
-
-def _table(metrics: dict[str, float], class_names: list[str]) -> str:
-    overall = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
-    values = [[f"{metrics[name]:.1f}" for name in overall]]
-    table = tabulate(values, headers=overall, tablefmt="github", disable_numparse=True)
+def _table(results: dict[str, dict[str, float]], class_names: list[str]) -> str:
+    metrics = results["bbox"]
+    branches = {name: figures for name, figures in results.items() if name != "bbox"}
+    table = overall_table({"joint": metrics, **branches})
     per_class = tabulate(
-        [[f"{metrics[f'AP-{name}']:.1f}" for name in class_names]],
+        [[f"{metrics.get(f'AP-{name}', math.nan):.1f}" for name in class_names]],
         headers=[f"AP of {name}" for name in class_names],
         tablefmt="github",
         disable_numparse=True,

@@ -75,13 +75,13 @@ def test_trains_evaluates_and_resumes(data_root, tmp_path):
         *("MODEL.WEIGHTS", tmp_path / "model_final.pth", "OUTPUT_DIR", tmp_path / "evaluated"),
     )
     assert evaluated.returncode == 0, evaluated.stderr
-    assert (tmp_path / "evaluated/inference/digits_val/coco_instances_results.json").exists()
+    assert (tmp_path / "evaluated/inference/digits_val/predictions.json").exists()
 
     def ap_line(stdout: str) -> str:
         lines = [
             line.split("copypaste: ")[1] for line in stdout.splitlines() if "copypaste:" in line
         ]
-        return lines[-1]
+        return lines[lines.index("Task: bbox") + 2]
 
     assert ap_line(evaluated.stdout) == ap_line(resumed.stdout)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import logging
 import os
 import shutil
@@ -18,7 +17,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, defaults, hooks
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.solver import build_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
@@ -27,7 +26,9 @@ from torch.utils.data import DataLoader
 
 from ..data.loader import TrainingLoader, build_training_loader
 from ..data.mapper import build_mapper
+from ..detectors import each_branch
 from ..detectors.fsaf import FSAF
+from ..evaluation import BoxEvaluator
 from .advice import write_advice
 from .checkpoints import RunCheckpointer, random_state, set_random_state
 from .ema import MovingAverage
@@ -311,16 +312,23 @@ class Trainer(DefaultTrainer):
         return list(MetadataCatalog.get(names[0]).get("thing_classes", [])) if names else []
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
-        """Build the COCO box evaluator; its files go to ``OUTPUT_DIR/inference/<data set>``."""
-        return COCOEvaluator(
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> BoxEvaluator:
+        """Build the evaluator; its files go to ``OUTPUT_DIR/inference/<data set>``."""
+        return BoxEvaluator(
             dataset_name,
-            tasks=("bbox",),
-            output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
-            max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
-            # The fast evaluation is one of the compiled operators, which need not be there.
-            use_fast_impl=importlib.util.find_spec("detectron2._C") is not None,
+            os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
+            max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+            level_names=cfg.MODEL.RETINANET.IN_FEATURES,
+            score_thresh=cfg.MODEL.RETINANET.SCORE_THRESH_TEST,
         )
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
+    ) -> dict:
+        """Evaluate on ``DATASETS.TEST``, both branches together and each alone from one pass."""
+        with each_branch(model):
+            return super().test(cfg, model, evaluators)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load ``MODEL.WEIGHTS``, or go on from the newest whole checkpoint if ``resume``.

@@ -1,0 +1,7 @@
+"""How good is a detector, and where does it fail?"""
+
+from .evaluator import BoxEvaluator
+from .files import evaluate_predictions
+from .tables import evaluation_text, overall_table
+
+__all__ = ["BoxEvaluator", "evaluate_predictions", "evaluation_text", "overall_table"]
