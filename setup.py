@@ -37,6 +37,7 @@ setup(
         "tensorboard",
         "torch>=2.6",
         "torchvision>=0.21",
+        "tqdm",
     ],
     extras_require={
         "demo": DEMO,

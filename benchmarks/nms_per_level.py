@@ -17,14 +17,13 @@ import sys
 import time
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from fsaf_d2 import load_config
-from fsaf_d2.training import Trainer, prepare
+from fsaf_d2.training import SafeCheckpointer, Trainer, load_weights, prepare
 
 SETTINGS = (False, True)
 
@@ -44,7 +43,7 @@ def timed_detections(model, images, features, predictions, nms_per_level: bool):
 def measure(cfg: CfgNode) -> list[list[str]]:
     """Evaluate both settings. Returns a row (setting, AP, AP50, ms, ratio) for each."""
     model = Trainer.build_model(cfg).eval()
-    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    load_weights(SafeCheckpointer(model), cfg.MODEL.WEIGHTS, resume=False)
     (dataset_name,) = cfg.DATASETS.TEST
     evaluators = {setting: Trainer.build_evaluator(cfg, dataset_name) for setting in SETTINGS}
     for evaluator in evaluators.values():

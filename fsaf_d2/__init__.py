@@ -26,4 +26,13 @@ register_builtin_datasets()
 
 __version__ = "0.1.0"
 
-__all__ = ["FSAF", "FSAFHead", "add_fsaf_config", "load_config"]
+__all__ = ["FSAF", "FSAFHead", "add_fsaf_config", "load_config", "load_detector"]
+
+
+def __getattr__(name: str) -> object:
+    # It draws, and so brings matplotlib, which training need not wait for.
+    if name == "load_detector":
+        from .prediction import load_detector
+
+        return load_detector
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,6 +12,12 @@ from detectron2.config import CfgNode, get_cfg
 
 # What the aliases of a config file may unfold to; a whole config has less than a thousandth of it.
 MAX_NODES = 1 << 20
+# Of a config that lies in a checkpoint: what builds a detector and says how it reads pictures.
+_SECTIONS_TO_PREDICT = ("MODEL", "INPUT", "TEST")
+# Parts of other detectors, which also differ between the versions of detectron2.
+_OTHER_DETECTORS = ("ROI_", "RPN", "PROPOSAL_GENERATOR", "SEM_SEG_HEAD", "PANOPTIC_FPN")
+# For whoever runs the model to say, not for whoever trained it.
+_NOT_OF_A_CHECKPOINT = {"MODEL": ("WEIGHTS", "COMPILE"), "INPUT": ("MAX_PIXELS",)}
 
 
 def add_fsaf_config(cfg: CfgNode) -> None:
@@ -105,6 +111,75 @@ def load_config(config_file: str | os.PathLike[str], overrides: Sequence[str] = 
     add_fsaf_config(cfg)
     if config_file:
         _merge_file(cfg, os.fspath(config_file))
+    _merge_overrides(cfg, overrides)
+    return cfg
+
+
+def load_stored_config(text: str, source: str, overrides: Sequence[str] = ()) -> CfgNode:
+    """Read the YAML text of a config that lies in another file, to run a model that is trained.
+
+    Nothing is executed, opened or fetched. Only ``MODEL``, ``INPUT`` and ``TEST`` are read, so that
+    settings of a training cannot stand in the way. ``MODEL.WEIGHTS``, ``MODEL.COMPILE`` and
+    ``INPUT.MAX_PIXELS`` keep their defaults.
+
+    Args:
+        text: what :meth:`CfgNode.dump` gave.
+        source: the file that it was found in, for messages.
+        overrides: alternating keys and values, of any section.
+
+    Raises:
+        ValueError: the text is not plain YAML, names a ``_BASE_``, or has a key that is unknown
+            here or a value of another type; or an override is wrong.
+    """
+    here = f"The config in '{source}'"
+    cfg = get_cfg()
+    add_fsaf_config(cfg)
+    try:
+        cfg.merge_from_other_cfg(CfgNode(_parts_to_predict(_read_plain(text))))
+    except yaml.constructor.ConstructorError as error:
+        raise ValueError(
+            f"{here} is refused: it is not plain YAML. Tags such as !!python could run code and "
+            f"are never read.\n{error}"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{here} is not YAML:\n{error}") from error
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{here} cannot be used: {_message(error, cfg).rstrip('.')}. --config-file puts one of "
+            "your own in its place."
+        ) from error
+    except (RecursionError, MemoryError) as error:
+        raise ValueError(f"{here} is refused: it is nested too deeply.") from error
+    _merge_overrides(cfg, overrides)
+    return cfg
+
+
+def _read_plain(text: str) -> dict:
+    if _unfolded_size(yaml.compose(text, yaml.SafeLoader), {}) > MAX_NODES:
+        raise ValueError(f"it unfolds its YAML aliases (*name) to more than {MAX_NODES} values.")
+    content = yaml.safe_load(text)
+    if not isinstance(content, dict):
+        raise ValueError("it must be a mapping of keys to values.")
+    if "_BASE_" in content:
+        raise ValueError("it names a _BASE_, which is never opened for a checkpoint.")
+    return content
+
+
+def _parts_to_predict(content: dict) -> dict:
+    sections = {name: content[name] for name in _SECTIONS_TO_PREDICT if name in content}
+    for section, values in sections.items():
+        if not isinstance(values, dict):
+            raise ValueError(f"{section} must be a mapping of keys to values.")
+        left_out = _NOT_OF_A_CHECKPOINT.get(section, ())
+        sections[section] = {
+            key: value
+            for key, value in values.items()
+            if key not in left_out and not str(key).startswith(_OTHER_DETECTORS)
+        }
+    return sections
+
+
+def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if len(overrides) % 2:
         raise ValueError(
             "Overrides come in pairs KEY VALUE, behind all options such as --eval-only, but this "
@@ -114,7 +189,6 @@ def load_config(config_file: str | os.PathLike[str], overrides: Sequence[str] = 
         cfg.merge_from_list(list(overrides))
     except (AssertionError, KeyError, ValueError) as error:
         raise ValueError(f"Bad override on the command line: {_message(error, cfg)}") from error
-    return cfg
 
 
 def _merge_file(cfg: CfgNode, config_file: str) -> None:

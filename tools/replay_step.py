@@ -12,14 +12,13 @@ import argparse
 import sys
 
 import torch
-import yaml
-from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from tabulate import tabulate
 
-from fsaf_d2 import add_fsaf_config
+from fsaf_d2.config import load_stored_config
 from fsaf_d2.training.checkpoints import set_random_state
 from fsaf_d2.training.non_finite import diagnose, restore_batch
+from fsaf_d2.training.weights import load_file
 
 
 def main() -> None:
@@ -29,13 +28,11 @@ def main() -> None:
     parser.add_argument("--device", help="in place of the run's")
     args = parser.parse_args()
     try:
-        box = torch.load(args.file, weights_only=True, map_location="cpu")
+        box = load_file(args.file)
         batch = restore_batch(box["batch"])
+        cfg = load_stored_config(box["config"], args.file)
     except Exception as error:
         sys.exit(f"{args.file} is no record of a step ({type(error).__name__}: {error}).")
-    cfg = get_cfg()
-    add_fsaf_config(cfg)
-    cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(box["config"])))
     cfg.MODEL.DEVICE = args.device or (cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu")
     model = build_model(cfg).train()
     model.load_state_dict(box["model"])

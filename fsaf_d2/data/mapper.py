@@ -10,6 +10,7 @@ import contextlib
 import copy
 import io
 import math
+import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -32,6 +33,8 @@ _JPEG_END = b"\xff\xd9"
 
 # Of a picture, 400 MB in memory; INPUT.MAX_PIXELS.
 MAX_PIXELS = 2**27
+# Grey of more than 8 bits: Pillow cuts it off at 255, so that most of it becomes white.
+_DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 # Pillow knows more, some of which it has other programs read (EPS).
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000")
 
@@ -78,12 +81,13 @@ class LimitedMapper(DatasetMapper):
         """Map as detectron2's.
 
         Raises:
-            OSError: the picture cannot be read or is too large; the message names it.
+            OSError: the picture cannot be read, is too large or has more than 8 bits of grey; the
+                message names it.
         """
         file_name = dataset_dict["file_name"]
         with _naming(file_name), PathManager.open(file_name, "rb") as file:
             _require_size(file, self.max_pixels)
-        with _without_pillows_limit():
+        with _without_pillows_limit:
             return super().__call__(dataset_dict)
 
 
@@ -117,7 +121,7 @@ class OpenCVMapper(LimitedMapper):
             ``instances``.
 
         Raises:
-            OSError: the picture cannot be read or is too large; the message names it.
+            OSError: as :func:`read_image`.
             detectron2.data.detection_utils.SizeMismatchError: it has another size than annotated.
         """
         if (
@@ -187,8 +191,8 @@ def read_image(file_name: str, image_format: str, max_pixels: int = MAX_PIXELS) 
         uint8 of shape (height, width, 3), contiguous, turned as its EXIF orientation says.
 
     Raises:
-        OSError: the file cannot be read, is no picture or has too many pixels; the message names
-            it.
+        OSError: the file cannot be read, is no picture, has too many pixels or more than 8 bits of
+            grey; the message names it.
     """
     with _naming(file_name):
         with PathManager.open(file_name, "rb") as file:
@@ -201,13 +205,13 @@ def read_image(file_name: str, image_format: str, max_pixels: int = MAX_PIXELS) 
             if image is not None:
                 return image if image_format == "BGR" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         # detectron2 makes BGR a reversed view, which Pillow and NumPy are slow to copy later.
-        with _without_pillows_limit():
+        with _without_pillows_limit:
             image = utils.read_image(file_name, "RGB")
         return cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image_format == "BGR" else image
 
 
 def _require_size(file: BinaryIO, max_pixels: int) -> bool:
-    """Make sure that a picture, of which only the header is read, has no more pixels.
+    """Make sure that a picture, of which only the header is read, has no more pixels or bits.
 
     Returns:
         whether it is of a kind that OpenCV is known to decode as Pillow does.
@@ -215,12 +219,17 @@ def _require_size(file: BinaryIO, max_pixels: int) -> bool:
     Raises:
         OSError: it has more, or is no picture.
     """
-    with _without_pillows_limit(), Image.open(file, formats=_FORMATS) as header:
+    with _without_pillows_limit, Image.open(file, formats=_FORMATS) as header:
         if math.prod(header.size) > max_pixels:
             width, height = header.size
             raise OSError(
                 f"it has {width} x {height} pixels, more than the {max_pixels} that "
                 "INPUT.MAX_PIXELS allows"
+            )
+        if header.mode in _DEEP_MODES:
+            raise OSError(
+                f"its grey has more than 8 bits (Pillow's mode {header.mode}), for which there is "
+                "more than one way to 8: convert it as the pictures of the training were"
             )
         if header.format != "JPEG" or header.mode not in ("RGB", "L"):
             return False
@@ -244,14 +253,28 @@ def _naming(file_name: str) -> Iterator[None]:
         ) from error
 
 
-@contextlib.contextmanager
-def _without_pillows_limit() -> Iterator[None]:
-    """Let the limit of this project be the only one."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+class _PillowsLimit:
+    """Lifts Pillow's limit while any thread needs it, so that this project's is the only one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._limit: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_without_pillows_limit = _PillowsLimit()
 
 
 def to_planes(image: np.ndarray) -> torch.Tensor:

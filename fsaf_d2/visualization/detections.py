@@ -16,6 +16,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
+try:
+    import cv2
+except ImportError:
+    cv2 = None
+
 if TYPE_CHECKING:
     from detectron2.structures import Boxes, Instances
 
@@ -91,7 +96,7 @@ def draw_detections(
         level = level_names[levels[i]].upper()
         label = f"{name} {float(detections.scores[i]):.2f} {level} {branch}"
         taken.append(_draw_label(axes, label, boxes[i], level_color(levels[i]), taken))
-    return _pixels(axes.figure)
+    return _drawn(axes)
 
 
 def draw_truth(
@@ -114,7 +119,7 @@ def draw_truth(
     taken: list[tuple[float, float, float, float]] = []
     for box, name in zip(boxes * scale, names, strict=True):
         taken.append(_draw_label(axes, name, box, TRUTH_COLOR, taken))
-    return _pixels(axes.figure)
+    return _drawn(axes)
 
 
 def detection_grid(
@@ -170,14 +175,32 @@ def draw_caption(text: str, width: int) -> np.ndarray:
 
 
 def _canvas(image: np.ndarray, scale: float) -> Axes:
-    """Axes in pixels over the magnified image, which fills its figure."""
+    """Axes in pixels over the magnified image, which fills its figure; see :func:`_drawn`."""
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     figure = _figure(width, height)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
-    magnified = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-    figure.figimage(np.asarray(magnified), zorder=-1)
+    # Into the canvas itself: as an image of matplotlib's it would be resampled once more.
+    pixels = np.asarray(figure.canvas.get_renderer().buffer_rgba())
+    pixels[:, :, :3] = _resized(image, width, height)
+    pixels[:, :, 3] = 255
     return axes
+
+
+def _resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    if cv2 is None:
+        size = (width, height)
+        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    # Cubic interpolation between single pixels would show noise where many make up one.
+    interpolation = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_CUBIC
+    return cv2.resize(image, (width, height), interpolation=interpolation)
+
+
+def _drawn(axes: Axes) -> np.ndarray:
+    """Draw what axes of :func:`_canvas` hold over the image: (H, W, 3) uint8 RGB."""
+    renderer = axes.figure.canvas.get_renderer()
+    axes.draw(renderer)
+    return np.asarray(renderer.buffer_rgba())[:, :, :3].copy()
 
 
 def _figure(width: int, height: int) -> Figure:
@@ -203,7 +226,8 @@ def _draw_box(
     for line_color, line_width, alpha in (("black", width + 1.5, 0.5), (color, width, 1.0)):
         # Dashes are given in line widths: divided by them, those of seam and line coincide.
         dashes = (0, tuple(length / line_width for length in DASH_LENGTHS))
-        axes.add_patch(
+        # add_patch would work out limits for the axes, too.
+        axes.add_artist(
             Rectangle(
                 (x1, y1),
                 x2 - x1,
@@ -247,7 +271,7 @@ def _draw_label(
         y = max(0.0, min(y, canvas_height - height))
         places.append((x, y, x + width, y + height))
     place = min(places, key=lambda place: sum(_overlap(place, other) for other in taken))
-    axes.add_patch(Rectangle(place[:2], width, height, facecolor=color, edgecolor="none"))
+    axes.add_artist(Rectangle(place[:2], width, height, facecolor=color, edgecolor="none"))
     axes.text(
         (place[0] + place[2]) / 2,
         (place[1] + place[3]) / 2,

@@ -13,11 +13,11 @@ from detectron2.data import (
     build_detection_test_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, BoxMode
 from torch import nn
 from torch.utils.data import Subset
 
+from ..data.mapper import build_mapper, read_image
 from .detections import detection_grid, draw_detections
 
 
@@ -42,12 +42,16 @@ def draw_samples(
 
     Returns:
         how many detections were drawn.
+
+    Raises:
+        OSError: a picture cannot be read or is too large, or the output cannot be written.
     """
     records = get_detection_dataset_dicts([dataset_name], filter_empty=False)
     chosen = np.linspace(0, len(records) - 1, min(num_images, len(records))).round().astype(int)
     class_names = MetadataCatalog.get(dataset_name).thing_classes
     level_names = cfg.MODEL.RETINANET.IN_FEATURES
-    loader = build_detection_test_loader(cfg, dataset_name)
+    mapper = build_mapper(cfg, is_train=False)
+    loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
     inputs = Subset(loader.dataset, chosen.tolist())
 
     was_training = model.training
@@ -60,7 +64,7 @@ def draw_samples(
         num_drawn += len(found)
         pictures.append(
             draw_detections(
-                read_image(record["file_name"], format="RGB"),
+                read_image(record["file_name"], "RGB", cfg.INPUT.MAX_PIXELS),
                 found,
                 class_names=class_names,
                 level_names=level_names,

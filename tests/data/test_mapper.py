@@ -76,7 +76,6 @@ OTHERS = {
     "PNG palette": encoded(photo().convert("P"), "PNG"),
     "PNG transparent": encoded(photo().convert("P"), "PNG", transparency=3),
     "PNG alpha": encoded(photo().convert("RGBA"), "PNG"),
-    "PNG 16 bits": png_of_16_bits(20, 30),
     "PNG 16 bits colour": png_of_16_bits(20, 30, 3),
     "WebP": encoded(photo(), "WEBP"),
     "BMP": encoded(photo(), "BMP"),
@@ -104,6 +103,22 @@ def test_opencv_decodes_what_it_decodes_alike(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(utils, "read_image", lambda *args: calls.append(args) or theirs(*args))
     read_image(str(file), "BGR")
     assert len(calls) == (kind in OTHERS)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_deep_grey_is_refused_which_pillow_makes_white(tmp_path, dtype, file_format):
+    if file_format == "PNG" and dtype != np.uint16:
+        pytest.skip("there is no such PNG")
+    file = tmp_path / "deep.png"
+    Image.fromarray(np.full((20, 30), 1000, dtype)).save(file, file_format)
+    assert (utils.read_image(str(file), "RGB") == 255).all()
+    with pytest.raises(OSError, match=r"deep\.png' .*more than 8 bits"):
+        read_image(str(file), "BGR")
+    for image_format in ("BGR", "L"):
+        mapper = build_mapper(tiny_cfg("INPUT.FORMAT", image_format), is_train=False)
+        with pytest.raises(OSError, match=r"deep\.png' .*more than 8 bits"):
+            mapper({"file_name": str(file), "height": 20, "width": 30})
 
 
 WHOLE = encoded(photo())

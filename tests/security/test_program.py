@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,3 +96,32 @@ def test_code_in_weights_is_run_only_if_trusted(tmp_path, mode, trusted):
     assert f"{weights.name}' could not be loaded" in result.stderr
     assert marker.exists() == trusted
     assert ("--trust-weights: code in" in result.stdout) == trusted
+
+
+# What reads weights, pictures and YAML without the limits of this project, and where it is meant.
+UNLIMITED = {
+    r"\bDetectionCheckpointer\(": {"fsaf_d2/training/weights.py"},
+    r"\bDefaultPredictor\(": set(),
+    r"\bpickle\.loads?\(": set(),
+    r"\btorch\.load\(": {"fsaf_d2/training/weights.py", "tools/soak.py"},
+    r"\bimport read_image|utils\.read_image\(": {
+        "fsaf_d2/data/mapper.py",
+        "benchmarks/data_loading.py",
+    },
+    r"\b(cv2\.imread|Image\.open)\(": {"fsaf_d2/data/mapper.py"},
+    r"\byaml\.(unsafe_|full_)?load\(": set(),
+}
+
+
+@pytest.mark.parametrize("pattern", UNLIMITED)
+def test_nothing_is_read_without_limits_elsewhere(pattern):
+    files = [ROOT / "train_net.py"]
+    for folder in ("fsaf_d2", "tools", "benchmarks"):
+        files += (ROOT / folder).rglob("*.py")
+    found = {
+        str(file.relative_to(ROOT))
+        for file in files
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if re.search(pattern, line) and not re.search(r"mapper import.*read_image", line)
+    }
+    assert found <= UNLIMITED[pattern]

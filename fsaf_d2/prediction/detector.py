@@ -1,0 +1,219 @@
+"""A trained detector that takes pictures, in files or in memory."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from detectron2.data import transforms as T
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from ..data.mapper import MAX_PIXELS, read_image, to_planes
+from ..visualization.detections import MIN_LONGER_SIDE, draw_detections
+from .batches import by_shape
+
+Channels = Literal["BGR", "RGB"]
+# Longer side of what is drawn, in pixels: labels stay readable on a screen.
+MAX_DRAWN_SIDE = 1600
+
+
+class Prepared(NamedTuple):
+    """A picture and what the network gets of it."""
+
+    image: np.ndarray  # (H, W, 3) uint8 as it was given, upright
+    channels: Channels  # of `image`
+    resized: Tensor  # (3, h, w) uint8, in the network's channel order
+
+
+class Detector:
+    """Finds objects in pictures, with the reading and resizing of the training's evaluation.
+
+    Detections are detectron2's ``Instances`` on the CPU, in pixels of the upright picture, the
+    surest first: ``pred_boxes``, ``scores``, ``pred_classes`` (indices into ``class_names``),
+    ``pred_levels`` (indices into ``level_names``) and ``pred_anchor_free`` (whether the anchor-free
+    branch answered).
+
+    Attributes:
+        class_names: of the K classes.
+        category_ids: the K classes' ids in the data set.
+        thresholds: (K,) the score from which a detection of each class counts.
+        level_names: of the pyramid's levels, such as "p3", the finest first.
+        batch_size: pictures that pass the network together at the most.
+        max_pixels: files of more pixels are not decoded.
+        notes: sentences on what was assumed because the weights' file does not say it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        class_names: Sequence[str],
+        category_ids: Sequence[int],
+        thresholds: Sequence[float],
+        level_names: Sequence[str],
+        augmentations: Sequence[T.Augmentation],
+        input_format: Channels = "BGR",
+        max_pixels: int = MAX_PIXELS,
+        batch_size: int = 4,
+        notes: Sequence[str] = (),
+    ) -> None:
+        """
+        Args:
+            model: an FSAF detector; it is set to evaluate.
+            class_names, category_ids, thresholds: of each class.
+            level_names: of each level.
+            augmentations: how pictures are resized.
+            input_format: the network's channel order.
+            max_pixels: files of more pixels are not decoded.
+            batch_size: pictures that pass the network together at the most.
+            notes: what was assumed.
+        """
+        self.model = model.eval()
+        self.class_names = list(class_names)
+        self.category_ids = list(category_ids)
+        self.thresholds = torch.tensor(thresholds, dtype=torch.float32)
+        self.level_names = list(level_names)
+        self.batch_size = batch_size
+        self.notes = list(notes)
+        self._augmentations = T.AugmentationList(augmentations)
+        self._input_format = input_format
+        self.max_pixels = max_pixels
+
+    def __call__(
+        self,
+        pictures: str | os.PathLike | np.ndarray | Sequence[str | os.PathLike | np.ndarray],
+        *,
+        channels: Channels = "BGR",
+        min_score: float | None = None,
+    ) -> Instances | list[Instances]:
+        """Find the objects in one picture, or in each of several.
+
+        Args:
+            pictures: path of a file, or uint8 array (H, W, 3) as ``cv2.imread`` gives it; or a list
+                of these.
+            channels: order of the arrays' channels: "BGR" as OpenCV has them, or "RGB" as Pillow
+                and matplotlib have them. Files are read in the right order by themselves.
+            min_score: the least score of what is returned, for all classes. By default the
+                ``thresholds``; 0 for all that the network finds.
+
+        Returns:
+            the detections, or for a list a list of them; see the class.
+
+        Raises:
+            OSError: a file cannot be read, is no picture or is too large; the message names it.
+            ValueError: an array is not as said above.
+        """
+        if isinstance(pictures, (str, os.PathLike, np.ndarray)):
+            return self([pictures], channels=channels, min_score=min_score)[0]
+        prepared = (self.prepare(picture, channels) for picture in pictures)
+        found: dict[int, Instances] = {}
+        batches = by_shape(
+            enumerate(prepared), lambda x: self.padded_shape(x[1]), batch_size=self.batch_size
+        )
+        for batch in batches:
+            places, inputs = zip(*batch)
+            found.update(zip(places, self.detect(inputs)))
+        return [self.choose(found[place], min_score) for place in sorted(found)]
+
+    def prepare(
+        self, picture: str | os.PathLike | np.ndarray, channels: Channels = "BGR"
+    ) -> Prepared:
+        """Read a picture, if it is a file, and resize it for the network.
+
+        Raises:
+            OSError: as :meth:`__call__`.
+            ValueError: as :meth:`__call__`.
+        """
+        if channels not in ("BGR", "RGB"):
+            raise ValueError(f"channels must be 'BGR' or 'RGB', not {channels!r}.")
+        if isinstance(picture, np.ndarray):
+            is_picture = picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+            if not is_picture or 0 in picture.shape:
+                raise ValueError(
+                    "A picture must be a uint8 array of shape (height, width, 3), not "
+                    f"{picture.dtype} of {picture.shape}: cv2.imread gives it so."
+                )
+            image = np.ascontiguousarray(picture)
+        else:
+            channels = self._input_format
+            image = read_image(os.fspath(picture), channels, self.max_pixels)
+        wanted = image if channels == self._input_format else _swapped(image)
+        height, width = image.shape[:2]
+        augmented = T.AugInput(wanted)
+        try:
+            self._augmentations(augmented)
+        except (ValueError, cv2.error) as error:
+            raise ValueError(
+                f"A picture of {width} x {height} pixels cannot be resized for the network: {error}"
+            ) from error
+        return Prepared(image, channels, to_planes(augmented.image))
+
+    def padded_shape(self, prepared: Prepared) -> tuple[int, ...]:
+        """Height and width that the network pads a picture to.
+
+        Pictures of one shape may share a batch: what is found in them does not depend on it.
+        """
+        step = max(self.model.backbone.size_divisibility, 1)
+        return tuple(math.ceil(side / step) * step for side in prepared.resized.shape[1:])
+
+    @torch.no_grad()
+    def detect(self, batch: Sequence[Prepared]) -> list[Instances]:
+        """Pass pictures through the network together; all that is found, whatever its score."""
+        inputs = [
+            {"image": x.resized, "height": x.image.shape[0], "width": x.image.shape[1]}
+            for x in batch
+        ]
+        return [output["instances"].to("cpu") for output in self.model(inputs)]
+
+    def choose(self, found: Instances, min_score: float | None = None) -> Instances:
+        """The detections that reach ``min_score``, or by default their class's threshold."""
+        least = self.thresholds[found.pred_classes] if min_score is None else min_score
+        return found[found.scores >= least]
+
+    def draw(
+        self,
+        picture: str | os.PathLike | np.ndarray,
+        found: Instances,
+        *,
+        channels: Channels = "BGR",
+    ) -> np.ndarray:
+        """Draw detections with class, score, level and branch.
+
+        Args:
+            picture: as for :meth:`__call__`.
+            found: what is drawn.
+            channels: order of the channels, of ``picture`` if it is an array and of the result.
+
+        Returns:
+            uint8 (h, w, 3). Small pictures are magnified and large ones are shrunk, so that the
+            labels can be read.
+        """
+        if not isinstance(picture, np.ndarray):
+            picture = read_image(os.fspath(picture), channels, self.max_pixels)
+        drawn = draw_detections(
+            _swapped(picture) if channels == "BGR" else picture,
+            found,
+            class_names=self.class_names,
+            level_names=self.level_names,
+            scale=drawing_scale(*picture.shape[:2]),
+        )
+        return _swapped(drawn) if channels == "BGR" else drawn
+
+
+def _swapped(image: np.ndarray) -> np.ndarray:
+    """BGR as RGB, and back; a reversed view would be slow to copy later."""
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def drawing_scale(height: int, width: int) -> float:
+    """By how much a picture is magnified to be drawn on."""
+    longer = max(height, width)
+    if longer > MAX_DRAWN_SIDE:
+        return MAX_DRAWN_SIDE / longer
+    return max(1, math.ceil(MIN_LONGER_SIDE / longer))

@@ -1,0 +1,191 @@
+"""Which files are predicted on, and how their outputs are called."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+# Those that are not read by this project as well: they are pictures that fail, and are named so.
+PICTURES = frozenset(
+    (
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".png",
+        ".apng",
+        ".webp",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".jp2",
+        ".j2k",
+        ".jpx",
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jxl",
+    )
+)
+VIDEOS = frozenset(
+    (
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".3gp",
+        ".avi",
+        ".mkv",
+        ".webm",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".mts",
+        ".m2ts",
+        ".wmv",
+        ".asf",
+        ".flv",
+        ".ogv",
+    )
+)
+
+
+class InputFile(NamedTuple):
+    """A picture or a video."""
+
+    path: str  # as the user would write it
+    stem: str  # its outputs' path below their folders, without extension; no other input has it
+
+
+class Inputs(NamedTuple):
+    """What was found."""
+
+    pictures: list[InputFile]
+    videos: list[InputFile]
+    skipped: list[tuple[str, str]]  # path and reason, of what is no picture by its name
+
+
+def find_inputs(
+    given: Sequence[str | os.PathLike[str]],
+    *,
+    recursive: bool = False,
+    output: str | os.PathLike[str] | None = None,
+) -> Inputs:
+    """List the pictures and videos that are meant.
+
+    Files that are named are taken as they are. Of folders and patterns only files are taken whose
+    name ends as those of pictures or videos do; the others are listed as skipped.
+
+    Args:
+        given: files, folders and patterns such as ``photos/*.jpg``, in which ``**`` stands for any
+            folders.
+        recursive: whether folders in folders are looked into; links to folders are not followed.
+        output: a folder that is left out.
+
+    Raises:
+        FileNotFoundError: one of them does not exist, or a pattern matches nothing.
+        ValueError: the output folder is one of the folders.
+        OSError: a folder cannot be read.
+    """
+    search = _Search(recursive, output and os.path.realpath(output))
+    for name in map(os.fspath, given):
+        if os.path.exists(name):
+            search.add(name, named=True)
+            continue
+        matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
+        if not matches:
+            raise FileNotFoundError(
+                f"Input '{name}' does not exist."
+                if not glob.has_magic(name)
+                else f"No file matches the input '{name}'."
+            )
+        for match in matches:
+            search.add(match, named=False)
+    return search.result()
+
+
+class _Search:
+    def __init__(self, recursive: bool, output: str | None) -> None:
+        self._recursive = recursive
+        self._output = output
+        self._roots: set[str] = set()
+        # By absolute path, so that none comes twice.
+        self._files: dict[str, str] = {}
+        self._skipped: dict[str, str] = {}
+
+    def add(self, path: str, *, named: bool) -> None:
+        if not os.path.isdir(path):
+            self._roots.add(os.path.dirname(os.path.abspath(path)))
+            self._add_file(path, named)
+            return
+        if self._output == os.path.realpath(path):
+            raise ValueError(
+                f"'{path}' is the input folder and the output folder: choose another --output."
+            )
+        self._roots.add(os.path.abspath(path))
+        for file in self._walk(path):
+            self._add_file(file, named=False)
+
+    def _add_file(self, path: str, named: bool) -> None:
+        if not named and Path(path).suffix.lower() not in PICTURES | VIDEOS:
+            self._skipped[path] = "its name is not that of a picture or video"
+        elif not os.path.isfile(path):
+            self._skipped[path] = "it is not a file"
+        else:
+            self._files.setdefault(os.path.abspath(path), path)
+
+    def _walk(self, folder: str) -> Iterator[str]:
+        with os.scandir(folder) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
+        for entry in entries:
+            if not entry.is_dir():
+                yield entry.path
+            elif os.path.realpath(entry.path) == self._output:
+                self._skipped[entry.path] = "it is the output folder"
+            elif not self._recursive:
+                self._skipped[entry.path] = "it is a folder; --recursive looks into folders"
+            elif entry.is_symlink():
+                self._skipped[entry.path] = "it is a link to a folder"
+            else:
+                yield from self._walk(entry.path)
+
+    def result(self) -> Inputs:
+        top = os.path.commonpath(self._roots) if self._roots else ""
+        stems = _stems([os.path.relpath(path, top) for path in self._files])
+        files = [InputFile(path, stem) for path, stem in zip(self._files.values(), stems)]
+        videos = [file for file in files if _is_video(file.path)]
+        pictures = [file for file in files if not _is_video(file.path)]
+        return Inputs(pictures, videos, list(self._skipped.items()))
+
+
+def _is_video(path: str) -> bool:
+    return Path(path).suffix.lower() in VIDEOS
+
+
+def _stems(paths: Iterable[str]) -> list[str]:
+    """Paths without extension; with it, or with a number, where two would be the same."""
+    plain = [str(PurePath(path).with_suffix("")) for path in paths]
+    # As file systems do that do not tell small letters from capitals.
+    counts: dict[str, int] = {}
+    for stem in plain:
+        counts[stem.casefold()] = counts.get(stem.casefold(), 0) + 1
+    taken: set[str] = set()
+    stems = []
+    for path, stem in zip(paths, plain):
+        wanted = stem if counts[stem.casefold()] == 1 else path
+        stem, number = wanted, 1
+        while stem.casefold() in taken:
+            number += 1
+            stem = f"{wanted}_{number}"
+        taken.add(stem.casefold())
+        stems.append(stem)
+    return stems

@@ -1,0 +1,165 @@
+"""From a file of weights to a detector; nothing in the file is trusted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils.file_io import PathManager
+from torch import nn
+
+from ..config import load_config, load_stored_config
+from ..data.mapper import build_mapper
+from ..detectors import FSAF
+from ..training import SafeCheckpointer, Trainer
+from ..training.weights import load_file
+from .description import describe
+from .detector import Detector
+
+# On a CPU a batch gains nothing but for small pictures.
+BATCH_SIZES = {"cpu": 2, "cuda": 8}
+
+
+def load_detector(
+    weights: str | os.PathLike[str],
+    *,
+    config_file: str | os.PathLike[str] = "",
+    overrides: Sequence[str] = (),
+    class_names: Sequence[str] | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
+    trust: bool = False,
+) -> Detector:
+    """Load a detector from the checkpoint of a training, which says by itself how it is built.
+
+    Args:
+        weights: path of the checkpoint, or an address that detectron2 knows (``detectron2://...``).
+        config_file: the config, for weights without one, such as those of detectron2's model zoo; a
+            config in the checkpoint is then left aside.
+        overrides: alternating keys and values on top of the config.
+        class_names: of each class, for weights that do not name them.
+        device: such as "cpu" or "cuda"; by default the GPU if there is one.
+        batch_size: pictures that pass the network together; by default 8 on a GPU and 2 on a CPU.
+        trust: read the file by pickle without limits, which runs any code in it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is broken or could run code, says too little, or weights and config do
+            not fit each other; the message says which.
+    """
+    weights = os.fspath(weights)
+    content = _read(weights, trust)
+    stored = content.get("config")
+    if config_file:
+        cfg = load_config(config_file, overrides)
+    elif stored is None:
+        raise ValueError(
+            f"'{weights}' does not hold the config that it was trained with: name its file by "
+            "--config-file, and the classes by --class-names."
+        )
+    elif not isinstance(stored, str):
+        raise ValueError(f"The config in '{weights}' must be a text.")
+    else:
+        cfg = load_stored_config(stored, weights, overrides)
+    chosen = cfg.MODEL.DEVICE if "MODEL.DEVICE" in overrides else None
+    cfg.MODEL.DEVICE = _choose_device(device or chosen)
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.COMPILE = False
+
+    # Of data sets in a stranger's config nothing is looked up.
+    data_sets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if config_file else ()
+    description = describe(content, cfg, weights, class_names=class_names, data_sets=data_sets)
+    model = _build(cfg, weights)
+    notes = [*description.notes, *_load(model, content, weights)]
+    device_type = torch.device(cfg.MODEL.DEVICE).type
+    return Detector(
+        model,
+        **{**description._asdict(), "notes": notes},
+        level_names=cfg.MODEL.RETINANET.IN_FEATURES,
+        augmentations=build_mapper(cfg, is_train=False).augmentations.augs,
+        max_pixels=cfg.INPUT.MAX_PIXELS,
+        batch_size=batch_size or BATCH_SIZES.get(device_type, 2),
+    )
+
+
+def _read(weights: str, trust: bool) -> dict:
+    path = weights
+    if "://" in weights:
+        try:
+            path = PathManager.get_local_path(weights)
+        except Exception as error:
+            raise ValueError(
+                f"'{weights}' cannot be fetched ({type(error).__name__}: {error}). Addresses "
+                "need a network: give the path of a file."
+            ) from error
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"Weights '{weights}' do not exist: give the path of a checkpoint.")
+    if trust:
+        print(f"--trust-weights: code in '{path}' is run, whatever it does.", flush=True)
+    return load_file(path, trust=trust)
+
+
+def _choose_device(asked: str | None) -> str:
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(asked).type
+    except RuntimeError as error:
+        raise ValueError(f"Device {asked!r} is not known: 'cpu' or 'cuda', for example.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"Device {asked!r} was asked for, but no GPU is found: leave it out.")
+    return asked
+
+
+def _build(cfg: CfgNode, weights: str) -> nn.Module:
+    name = cfg.MODEL.META_ARCHITECTURE
+    known = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
+    if not (isinstance(known, type) and issubclass(known, FSAF)):
+        raise ValueError(
+            f"The config of '{weights}' builds {name!r:.99}, but the detectors of this project are "
+            "read here: MODEL.META_ARCHITECTURE must be 'FSAF'. It runs detectron2's RetinaNet "
+            "too: --config-file configs/ablations/anchors_only_R_50_FPN_1x.yaml"
+        )
+    try:
+        return Trainer.build_model(cfg)
+    except Exception as error:
+        raise ValueError(
+            f"The config of '{weights}' builds no detector ({type(error).__name__}: {error})."
+        ) from error
+
+
+class _ContentLoader(SafeCheckpointer):
+    """Loads what :func:`load_file` has read before there was a model to take it."""
+
+    def load_content(self, content: dict) -> tuple[list[str], list[str], list[tuple]]:
+        """Names that are missing, names that are not needed, and (name, shape, shape needed)."""
+        found = self._load_model(content)
+        return found.missing_keys, found.unexpected_keys, found.incorrect_shapes
+
+
+def _load(model: nn.Module, content: dict, weights: str) -> list[str]:
+    """Load weights; all that the model has must be there. Returns what there is to say."""
+    missing, unneeded, misshapen = _ContentLoader(model).load_content(content)
+    if misshapen:
+        name, shape, needed = misshapen[0]
+        raise ValueError(
+            f"'{weights}' does not fit the config: {len(misshapen)} weights have another shape, as "
+            f"'{name}' with {tuple(shape)} in the file and {tuple(needed)} by the config. Is it "
+            "the config, with the number of classes, that they were trained with?"
+        )
+    if missing and all(".anchor_free_" in name for name in missing):
+        raise ValueError(
+            f"'{weights}' has no weights of the anchor-free branch, as detectron2's RetinaNet. Run "
+            "the anchors alone: MODEL.FSAF.ANCHOR_FREE_BRANCH False at the end of the command."
+        )
+    if missing:
+        raise ValueError(
+            f"'{weights}' does not fit the config: {len(missing)} weights are missing "
+            f"({', '.join(missing[:3])}, ...). Is it the config that they were trained with?"
+        )
+    if not unneeded:
+        return []
+    return [f"{len(unneeded)} weights of '{weights}' are not used ({unneeded[0]!r:.99}, ...)."]

@@ -1,0 +1,163 @@
+"""What was found, as text for other programs: COCO json, csv and YOLO's txt."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+from detectron2.structures import Instances
+
+from .detector import Detector
+from .shots import Shot, Summary
+
+COLUMNS = ("file", "class", "score", "x0", "y0", "x1", "y1", "level", "branch", "frame", "seconds")
+# Programs for tables run cells that begin so.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+class JsonTable:
+    """``predictions.json``: a data set in COCO's format, with scores.
+
+    Each annotation is also a result as COCO's evaluation takes it, with ``level`` ("p3") and
+    ``anchor_free`` (whether the anchor-free branch answered) beside. Frames of videos are images
+    with ``frame`` and ``seconds``.
+    """
+
+    def __init__(self, folder: Path, detector: Detector) -> None:
+        self._detector = detector
+        self._images: list[dict] = []
+        self._count = 0
+        self._file, self._part = folder / "predictions.json", folder / ".predictions.json.part"
+        self._stream = open(self._part, "w", encoding="utf-8")  # noqa: SIM115 (till finish)
+        self._stream.write('{"annotations": [')
+
+    def add(self, shot: Shot, found: Instances) -> None:
+        """Write the detections of one picture or frame."""
+        image = {"id": len(self._images) + 1, "file_name": shot.file}
+        image["height"], image["width"] = shot.size
+        if shot.frame is not None:
+            image |= {"frame": shot.frame, "seconds": round(shot.seconds, 3)}
+        self._images.append(image)
+        for (x0, y0, x1, y1), score, kind, level, anchor_free in rows(found):
+            self._count += 1
+            annotation = {
+                "id": self._count,
+                "image_id": image["id"],
+                "category_id": self._detector.category_ids[kind],
+                "bbox": [round(value, 3) for value in (x0, y0, x1 - x0, y1 - y0)],
+                "area": round((x1 - x0) * (y1 - y0), 3),
+                "iscrowd": 0,
+                "score": round(score, 5),
+                "level": self._detector.level_names[level],
+                "anchor_free": anchor_free,
+            }
+            separator = ",\n" if self._count > 1 else "\n"
+            self._stream.write(separator + json.dumps(annotation))
+
+    def finish(self, summary: Summary) -> None:
+        """Write the rest, and give the file its name."""
+        detector = self._detector
+        least = {name: round(value, 5) for name, value in summary.least_scores.items()}
+        rest = {
+            "images": self._images,
+            "categories": [
+                {"id": number, "name": name}
+                for number, name in zip(detector.category_ids, detector.class_names)
+            ],
+            "info": {
+                "complete": summary.complete,
+                "least_scores": least,
+                "failed": [failure._asdict() for failure in summary.failures],
+            },
+        }
+        self._stream.write("\n],\n" + json.dumps(rest)[1:] + "\n")
+        self._stream.close()
+        self._part.replace(self._file)
+
+
+class CsvTable:
+    """``predictions.csv``: a line for each detection."""
+
+    def __init__(self, folder: Path, detector: Detector) -> None:
+        self._detector = detector
+        # File names need not be text.
+        options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+        self._stream = open(folder / "predictions.csv", "w", **options)  # noqa: SIM115 (till finish)
+        self._writer = csv.writer(self._stream)
+        self._writer.writerow(COLUMNS)
+
+    def add(self, shot: Shot, found: Instances) -> None:
+        """Write the detections of one picture or frame."""
+        place = ("", "") if shot.frame is None else (shot.frame, f"{shot.seconds:.3f}")
+        # A path stays one with ./ before it.
+        file = f"./{shot.file}" if shot.file.startswith(_FORMULA_STARTS) else shot.file
+        for box, score, kind, level, anchor_free in rows(found):
+            name = self._detector.class_names[kind]
+            self._writer.writerow(
+                [
+                    file,
+                    f"'{name}" if name.startswith(_FORMULA_STARTS) else name,
+                    f"{score:.5f}",
+                    *(f"{value:.2f}" for value in box),
+                    self._detector.level_names[level],
+                    "anchor-free" if anchor_free else "anchor",
+                    *place,
+                ]
+            )
+
+    def finish(self, _: Summary) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+class YoloFiles:
+    """``labels/NAME.txt`` for each picture: class, centre, width, height in shares, score.
+
+    A frame's is ``labels/clip.mp4/000012.txt``. ``classes.txt`` has the names, in the order of the
+    classes, which count from 0.
+    """
+
+    def __init__(self, folder: Path, detector: Detector) -> None:
+        self._folder = folder / "labels"
+        (folder / "classes.txt").write_text(
+            "".join(f"{name}\n" for name in detector.class_names), encoding="utf-8"
+        )
+
+    def add(self, shot: Shot, found: Instances) -> None:
+        """Write the file of one picture or frame, an empty one if nothing was found."""
+        height, width = shot.size
+        lines = []
+        for (x0, y0, x1, y1), score, kind, _, _ in rows(found):
+            shares = (x0 + x1) / 2 / width, (y0 + y1) / 2 / height
+            shares += (x1 - x0) / width, (y1 - y0) / height
+            lines.append(" ".join([str(kind), *(f"{x:.6f}" for x in shares), f"{score:.5f}"]))
+        file = output_file(self._folder, shot, ".txt")
+        file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+    def finish(self, _: Summary) -> None:
+        """Nothing is left to do."""
+
+
+def rows(found: Instances) -> list[tuple[list[float], float, int, int, bool]]:
+    """Box (x0, y0, x1, y1), score, class, level and branch of each detection."""
+    return list(
+        zip(
+            found.pred_boxes.tensor.tolist(),
+            found.scores.tolist(),
+            found.pred_classes.tolist(),
+            found.pred_levels.tolist(),
+            found.pred_anchor_free.tolist(),
+        )
+    )
+
+
+def output_file(folder: Path, shot: Shot, ending: str) -> Path:
+    """The file of a picture or frame below a folder, whose folder is made."""
+    name = shot.stem
+    if shot.frame is not None:
+        # Beside clip.mp4 there may be a folder clip, but none of the name clip.mp4.
+        name = f"{shot.stem}{Path(shot.file).suffix}/{shot.frame:06d}"
+    file = folder / f"{name}{ending}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file

@@ -1,0 +1,63 @@
+"""Checkpoints to predict with, and what to predict on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from runs import run_cfg
+
+from fsaf_d2.training import Trainer
+
+NAMES = ["cat", "dog", "bird"]
+
+
+def tiny_run(output: Path, **overrides: object) -> CfgNode:
+    """The config of a small model of three classes."""
+    options = {"MODEL__RETINANET__NUM_CLASSES": 3, **overrides}
+    return run_cfg(output, **options)
+
+
+def content_of(output: Path, **overrides: object) -> dict:
+    """A checkpoint of a model that finds something in every picture."""
+    torch.manual_seed(0)
+    cfg = tiny_run(output, **overrides)
+    model = Trainer.build_model(cfg)
+    for name, parameter in model.head.named_parameters():
+        if name.endswith("cls_score.weight"):
+            parameter.data.mul_(40)
+        elif name.endswith("cls_score.bias"):
+            parameter.data.fill_(-2 if "anchor_free" in name else -4)
+    return {"model": model.state_dict(), "config": cfg.dump(), "class_names": NAMES}
+
+
+MORE = {
+    "category_ids": [3, 7, 20],
+    "thresholds": {"cat": 0.35, "dog": 0.4, "bird": 0.5},
+    "input_format": "BGR",
+}
+
+
+def photo(height: int = 90, width: int = 120, seed: int = 0) -> np.ndarray:
+    """Smooth colours with sharp edges, BGR."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (max(height // 10, 1), max(width // 10, 1), 3), dtype=np.uint8)
+    picture = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+    picture[height // 4 : height // 2, width // 5 : width // 2] = rng.integers(0, 256, 3)
+    return picture
+
+
+def write_video(file: Path, count: int, size=(96, 128), rate: float = 10.0, codec="mp4v") -> Path:
+    """A video of so many different frames."""
+    height, width = size
+    writer = cv2.VideoWriter(
+        str(file), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), rate, (width, height)
+    )
+    assert writer.isOpened()
+    for index in range(count):
+        writer.write(photo(height, width, index))
+    writer.release()
+    return file

@@ -1,0 +1,101 @@
+"""The config in a checkpoint is text from whoever made the checkpoint."""
+
+import os
+
+import pytest
+import torch
+from models import tiny_cfg
+
+from fsaf_d2 import load_config, load_detector
+from fsaf_d2.config import load_stored_config
+
+HARMFUL = {
+    "apply": "!!python/object/apply:os.mkdir ['{marker}']",
+    "eval": '!!python/object/apply:eval [\'__import__("os").mkdir("{marker}")\']',
+    "long name": "!<tag:yaml.org,2002:python/object/apply:os.mkdir> ['{marker}']",
+    "as a key": "{{? !!python/object/apply:os.mkdir ['{marker}'] : 1}}",
+    "name": "!!python/name:os.system",
+    "own tag": "!mine 3",
+}
+
+
+@pytest.mark.parametrize("section", ["MODEL", "SOLVER", "SEED"])
+@pytest.mark.parametrize("kind", HARMFUL)
+def test_tags_are_refused_wherever_they_stand(tmp_path, kind, section):
+    text = HARMFUL[kind].format(marker=tmp_path / "marker")
+    with pytest.raises(ValueError, match=r"config in 'a\.pth' is refused: it is not plain YAML"):
+        load_stored_config(f"{section}: {text}\n", "a.pth")
+    assert os.listdir(tmp_path) == []
+
+
+LAUGHS = ["a0: &a0 [lol]"]
+LAUGHS += [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}]" for i in range(1, 40)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\n".join(LAUGHS), "unfolds its YAML aliases"),
+        ("a: &a {b: *a}", "unfolds its YAML aliases"),
+        ("_BASE_: /etc/passwd", "_BASE_.* never opened"),
+        ("_BASE_: https://example.com/base.yaml", "_BASE_.* never opened"),
+        ("MODEL: {RETINANET: {NUM_CLASES: 3}}", r"NUM_CLASES.*Did you mean .*NUM_CLASSES\?"),
+        ("MODEL: {RETINANET: {NUM_CLASSES: many}}", "Type mismatch"),
+        ("MODEL: {RETINANET: {NUM_CLASSES: 2001-01-01}}", "NUM_CLASSES"),
+        ("INPUT: {FORMATS: BGR}", r"INPUT\.FORMATS"),
+        ("MODEL: 3", "MODEL must be a mapping"),
+        ("MODEL: {RETINANET: 3}", "cannot be used"),
+        ("- 3", "must be a mapping"),
+        ("", "must be a mapping"),
+        ("a: [", "is not YAML"),
+        ("a: \0", "is not YAML"),
+        ("[" * 1500, "nested too deeply"),
+        ("MODEL: {WEIGHTS: x, DEVICE: '" + "(" * 9000 + "'}", None),
+    ],
+)
+def test_what_is_no_config_is_refused(text, message):
+    if message is None:
+        load_stored_config(text, "a.pth")
+        return
+    with pytest.raises(ValueError, match=rf"(?s)config in 'a\.pth'.*{message}"):
+        load_stored_config(text, "a.pth")
+
+
+def test_only_what_describes_the_model_is_taken():
+    cfg = tiny_cfg("TEST.DETECTIONS_PER_IMAGE", "7", "INPUT.MIN_SIZE_TEST", "99")
+    cfg.MODEL.WEIGHTS = "https://example.com/other.pth"
+    cfg.MODEL.COMPILE = True
+    cfg.INPUT.MAX_PIXELS = 2**60
+    cfg.OUTPUT_DIR = "/etc"
+    cfg.DATALOADER.NUM_WORKERS = 10**6
+    found, default = load_stored_config(cfg.dump(), "a.pth"), load_config("")
+    assert found.TEST.DETECTIONS_PER_IMAGE == 7 and found.INPUT.MIN_SIZE_TEST == 99
+    assert found.MODEL.RETINANET.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES
+    assert found.MODEL.WEIGHTS == "" and found.MODEL.COMPILE is False
+    for section, key in (("INPUT", "MAX_PIXELS"), ("DATALOADER", "NUM_WORKERS")):
+        assert found[section][key] == default[section][key]
+    assert found.OUTPUT_DIR == default.OUTPUT_DIR
+
+
+def test_overrides_go_over_it():
+    words = ["INPUT.MAX_PIXELS", "9", "MODEL.RETINANET.NUM_CLASSES", "4"]
+    cfg = load_stored_config(tiny_cfg().dump(), "a.pth", words)
+    assert cfg.INPUT.MAX_PIXELS == 9 and cfg.MODEL.RETINANET.NUM_CLASSES == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("META_ARCHITECTURE: FSAF", "META_ARCHITECTURE: GeneralizedRCNN"),
+        ("META_ARCHITECTURE: FSAF", "META_ARCHITECTURE: os.system"),
+        ("NAME: build_retinanet_resnet_fpn_backbone", "NAME: os.system"),
+        ("RES2_OUT_CHANNELS: 32", "RES2_OUT_CHANNELS: -32"),
+    ],
+)
+def test_a_config_that_builds_no_detector_is_named(tmp_path, line, message):
+    text = tiny_cfg().dump()
+    assert text.count(line) == 1
+    file = tmp_path / "a.pth"
+    torch.save({"model": {}, "config": text.replace(line, message)}, file)
+    with pytest.raises(ValueError, match=rf"The config of '{file}' builds"):
+        load_detector(file)
