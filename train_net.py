@@ -3,6 +3,7 @@
 
 python train_net.py --config-file configs/fsaf_R_50_FPN_1x.yaml --num-gpus 8
 torchrun --standalone --nproc-per-node 2 train_net.py --config-file CONFIG
+python train_net.py --config-file CONFIG --train-data my/train --val-data my/val
 python train_net.py --config-file CONFIG --resume    (behind the last whole checkpoint)
 python train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS WEIGHTS
 """
@@ -19,9 +20,12 @@ from collections.abc import Iterator
 from fsaf_d2 import load_config
 
 # isort: split
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 
+from fsaf_d2.data.own import class_list, register_own_data
+from fsaf_d2.data.sources import open_source
 from fsaf_d2.training import (
     SafeCheckpointer,
     Trainer,
@@ -29,6 +33,8 @@ from fsaf_d2.training import (
     launch,
     load_weights,
     prepare,
+    saved_classes,
+    use_own_data,
 )
 
 
@@ -51,6 +57,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     if not args.config_file:
         raise ValueError("--config-file is missing, for example configs/fsaf_R_50_FPN_1x.yaml.")
     cfg = load_config(args.config_file, args.opts)
+    take_own_data(cfg, args)
     prepare(
         cfg,
         eval_only=args.eval_only,
@@ -61,10 +68,36 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
+def take_own_data(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Set the data that ``--train-data`` and ``--val-data`` name, if any."""
+    if not args.eval_only:
+        if args.val_data and not args.train_data:
+            raise ValueError("--val-data without --train-data is for --eval-only: give both.")
+        use_own_data(cfg, args.train_data, args.val_data, resume=args.resume)
+        return
+    if args.train_data and not args.val_data:
+        raise ValueError("--eval-only needs --val-data: --train-data is for training.")
+    if args.val_data:
+        classes = saved_classes(weights_file(cfg, args), trust=args.trust_weights)
+        if classes is None and args.train_data:
+            classes = class_list(open_source(args.train_data))
+        use_own_data(cfg, val_data=args.val_data, classes=classes)
+
+
+def weights_file(cfg: CfgNode, args: argparse.Namespace) -> str:
+    """The file that is evaluated: with ``--resume`` the run's last checkpoint, if there is one."""
+    last = ""
+    if args.resume:
+        last = SafeCheckpointer(torch.nn.Identity(), cfg.OUTPUT_DIR).get_checkpoint_file()
+    return last or cfg.MODEL.WEIGHTS.split("?")[0]
+
+
 def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
     """Run one process: train, or evaluate if ``--eval-only``."""
     with one_sentence():
         default_setup(cfg, args)
+        # A process that was started anew knows of no data set.
+        register_own_data(cfg)
         if args.eval_only:
             model = Trainer.build_model(cfg)
             checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trust=args.trust_weights)
@@ -88,6 +121,17 @@ def argument_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="read MODEL.WEIGHTS, or the checkpoint to resume from, with all that is in the file: "
         "any code in it runs with your rights. Only for files of people whom you trust",
+    )
+    parser.add_argument(
+        "--train-data",
+        metavar="PATH",
+        help="train on data of your own, in place of DATASETS.TRAIN: a folder in the format of "
+        "COCO, Roboflow, Pascal VOC or YOLO, or a COCO file with its pictures as ann.json:images/",
+    )
+    parser.add_argument(
+        "--val-data",
+        metavar="PATH",
+        help="evaluate on them, in place of DATASETS.TEST; the same folder, where it has splits",
     )
     return parser
 

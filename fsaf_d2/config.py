@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
+
+from .config_keys import flat, meant_key, record
 
 # What the aliases of a config file may unfold to; a whole config has less than a thousandth of it.
 MAX_NODES = 1 << 20
@@ -62,6 +63,8 @@ def add_fsaf_config(cfg: CfgNode) -> None:
 
     # The same command gives the same weights twice, bit for bit; needs SEED. Slower on a GPU.
     cfg.DETERMINISTIC = False
+    # Pictures without objects are background to learn from, unlike in detectron2.
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     # So many pictures of each process may be unreadable and are left out, before training stops.
     cfg.DATALOADER.MAX_UNREADABLE = 0
     # Pictures of more pixels are refused before they are decoded.
@@ -87,6 +90,9 @@ def add_fsaf_config(cfg: CfgNode) -> None:
     # At every evaluation: on so many training pictures it is seen which levels objects select.
     cfg.TEST.LEVEL_LENS = 50
 
+    # The batch that BASE_LR, WARMUP_ITERS, STEPS and MAX_ITER are for. They, TEST.EVAL_PERIOD and
+    # CHECKPOINT_PERIOD are scaled to another IMS_PER_BATCH: training/batch_scaling.py. 0: never.
+    cfg.SOLVER.REFERENCE_BATCH = 0
     # "SGD" (detectron2's own builder) or "ADAMW".
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Update all weights in one pass over them; equal to detectron2's step up to rounding.
@@ -109,9 +115,9 @@ def load_config(config_file: str | os.PathLike[str], overrides: Sequence[str] = 
     """
     cfg = get_cfg()
     add_fsaf_config(cfg)
-    if config_file:
-        _merge_file(cfg, os.fspath(config_file))
+    files = _merge_file(cfg, os.fspath(config_file)) if config_file else []
     _merge_overrides(cfg, overrides)
+    record(cfg, files, overrides[::2])
     return cfg
 
 
@@ -191,13 +197,15 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         raise ValueError(f"Bad override on the command line: {_message(error, cfg)}") from error
 
 
-def _merge_file(cfg: CfgNode, config_file: str) -> None:
+def _merge_file(cfg: CfgNode, config_file: str) -> list[tuple[str, list[str]]]:
+    """Merge a file and those that it names; the keys of each, of a base before its leaf."""
     if not os.path.isfile(config_file):
         raise FileNotFoundError(f"Config file '{config_file}' does not exist.")
     here = f"Config file '{config_file}'"
     try:
-        _require_plain(config_file)
+        files = _read_plain(config_file)
         cfg.merge_from_file(config_file, allow_unsafe=False)
+        return files
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{here} names a _BASE_ that does not exist: '{error.filename}'."
@@ -217,21 +225,17 @@ def _merge_file(cfg: CfgNode, config_file: str) -> None:
         raise ValueError(f"{here}: {_message(error, cfg)}") from error
 
 
-def _require_plain(config_file: str, above: tuple[str, ...] = ()) -> None:
-    """Refuse what would be fetched, unfold without end or go round in circles."""
+def _read_plain(config_file: str, above: tuple[str, ...] = ()) -> list[tuple[str, list[str]]]:
+    """Refuse what would be fetched, unfold without end or go round in circles; the keys of all."""
     name = os.path.realpath(config_file)
     if name in above:
         raise ValueError(f"it is its own _BASE_, by way of '{config_file}'.")
     with open(config_file, encoding="utf-8") as file:
-        text = file.read()
-    if _unfolded_size(yaml.compose(text, yaml.SafeLoader), {}) > MAX_NODES:
-        raise ValueError(
-            f"'{config_file}' unfolds its YAML aliases (*name) to more than {MAX_NODES} values."
-        )
-    content = yaml.safe_load(text)
+        content = plain_yaml(file.read(), config_file)
     bases = content.get("_BASE_", []) if isinstance(content, dict) else []
     if not isinstance(bases, (str, list)):
         raise ValueError(f"its _BASE_ must be the name of a file, not {bases!r}.")
+    files = []
     for base in [bases] if isinstance(bases, str) else bases:
         if not isinstance(base, str):
             raise ValueError(f"its _BASE_ must be the name of a file, not {base!r}.")
@@ -240,7 +244,27 @@ def _require_plain(config_file: str, above: tuple[str, ...] = ()) -> None:
                 f"'{base}' as _BASE_ is not fetched: fetch it yourself, and name the file."
             )
         base = os.path.join(os.path.dirname(config_file), os.path.expanduser(base))
-        _require_plain(base, (*above, name))
+        files += _read_plain(base, (*above, name))
+    keys = [key for key, _ in flat(content)] if isinstance(content, dict) else []
+    return [*files, (f"'{config_file}'", keys)]
+
+
+def plain_yaml(text: str, file: str) -> object:
+    """Read YAML of strangers: no tags that run code, no aliases that unfold without end.
+
+    Args:
+        text: the YAML.
+        file: that it comes from, for the message.
+
+    Raises:
+        yaml.YAMLError: it is not plain YAML.
+        ValueError: its aliases unfold to more than :data:`MAX_NODES` values.
+    """
+    if _unfolded_size(yaml.compose(text, yaml.SafeLoader), {}) > MAX_NODES:
+        raise ValueError(
+            f"'{file}' unfolds its YAML aliases (*name) to more than {MAX_NODES} values."
+        )
+    return yaml.safe_load(text)
 
 
 def _unfolded_size(node: yaml.Node | None, known: dict[int, float]) -> float:
@@ -259,13 +283,6 @@ def _message(error: Exception, cfg: CfgNode) -> str:
     message = str(error.args[0]) if error.args else type(error).__name__
     if "Type mismatch" in message:
         return f"{message}. Values keep their type: 1.0 for a float, ('name',) for a tuple."
-    unknown = message.rpartition("config key: ")[2]
-    near = difflib.get_close_matches(unknown, _keys(cfg), n=1)
-    return f"{message}. Did you mean {near[0]}?" if near and near[0] != unknown else message
-
-
-def _keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
-    for key, value in cfg.items():
-        yield prefix + key
-        if isinstance(value, CfgNode):
-            yield from _keys(value, f"{prefix}{key}.")
+    unknown = message.rpartition("key: ")[2]
+    meant = meant_key(unknown, cfg) if unknown != message else None
+    return f"{message}. Did you mean {meant}?" if meant else message

@@ -12,6 +12,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .builtin import SOURCES, data_root
+from .image_folder import ImageFolder
 
 
 class AnnotationFileError(ValueError):
@@ -87,7 +88,7 @@ def check_annotations(
     try:
         # As detectron2, which lets the old files of that name repeat ids.
         unique = "minival" not in os.fspath(annotation_file)
-        _check_coco(data, _ImageFolder(os.fspath(image_root)), unique)
+        _check_coco(data, ImageFolder(os.fspath(image_root)), unique)
     except _Offence as offence:
         raise AnnotationFileError(f"{here}: {offence}") from offence
 
@@ -103,17 +104,21 @@ def require_num_classes(names: Sequence[str], num_classes: int) -> None:
         ValueError: a data set has another number of classes, or its annotations cannot be read.
     """
     for name in names:
-        class_names = _class_names(name)
-        if class_names is not None and len(class_names) != num_classes:
-            shown = ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
+        found = class_names(name)
+        if found is not None and len(found) != num_classes:
+            shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
             raise ValueError(
                 f"MODEL.RETINANET.NUM_CLASSES is {num_classes}, but data set '{name}' has "
-                f"{len(class_names)} classes ({shown}): set it to {len(class_names)}."
+                f"{len(found)} classes ({shown}): set it to {len(found)}."
             )
 
 
-def _class_names(name: str) -> list[str] | None:
-    """The classes of a data set; None where nothing but loading all of it could tell."""
+def class_names(name: str) -> list[str] | None:
+    """The classes of a data set; None where nothing but loading all of it could tell.
+
+    Raises:
+        ValueError: its annotation file cannot be read.
+    """
     metadata = MetadataCatalog.get(name)
     if metadata.get("thing_classes") is not None:
         return metadata.thing_classes
@@ -149,7 +154,7 @@ class _Offence(Exception):
     """What is wrong with an annotation file, without its name."""
 
 
-def _check_coco(data: object, folder: _ImageFolder, unique_annotations: bool) -> None:
+def _check_coco(data: object, folder: ImageFolder, unique_annotations: bool) -> None:
     if not isinstance(data, dict):
         raise _Offence("it must be a mapping with 'images', 'annotations' and 'categories'.")
     categories = {entry["id"]: entry for entry in _entries(data, "categories")}
@@ -214,44 +219,3 @@ def _is_finite(value: object) -> bool:
         return (_is_integer(value) or isinstance(value, float)) and math.isfinite(value)
     except OverflowError:
         return False
-
-
-class _ImageFolder:
-    """An image folder whose links are looked up once, not for each of 100,000 pictures."""
-
-    def __init__(self, root: str) -> None:
-        self.root = root
-        self._real_root = os.path.realpath(root)
-        self._folders: dict[str, tuple[bool, set[str] | None]] = {}
-
-    def holds(self, name: str) -> bool:
-        """Whether this file name leads to a place in the folder, there or not."""
-        # detectron2 fetches addresses, which a name is where the folder is ''.
-        if "\0" in name or "://" in name:
-            return False
-        try:
-            os.fsencode(name)
-            parent, base = os.path.split(os.path.join(self.root, name))
-            if parent not in self._folders:
-                self._folders[parent] = self._look_up(parent)
-            inside, links = self._folders[parent]
-            if links is None or base in links or base in ("", os.curdir, os.pardir):
-                inside = self._is_inside(os.path.join(parent, base))
-            return inside
-        except ValueError:
-            # No file can have that name.
-            return False
-
-    def _look_up(self, folder: str) -> tuple[bool, set[str] | None]:
-        """Whether a folder is inside, and the names of the links in it, None if not known."""
-        if not self._is_inside(folder):
-            return False, set()
-        try:
-            with os.scandir(folder or os.curdir) as entries:
-                return True, {entry.name for entry in entries if entry.is_symlink()}
-        except OSError:
-            return True, None
-
-    def _is_inside(self, path: str) -> bool:
-        real = os.path.realpath(path)
-        return os.path.commonpath([self._real_root, real]) == self._real_root

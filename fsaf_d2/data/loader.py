@@ -162,10 +162,11 @@ def build_training_loader(cfg: CfgNode) -> TrainingLoader:
     Without ``SEED`` the seed is drawn, the same in all processes.
 
     Raises:
-        ValueError: the sampler is unknown.
+        ValueError: the sampler is unknown, or no picture is left to train on.
     """
-    dataset_dicts = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    dataset_dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    dataset_dicts = choose_records(
+        dataset_dicts, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     )
     return TrainingLoader(
         dataset_dicts,
@@ -177,6 +178,45 @@ def build_training_loader(cfg: CfgNode) -> TrainingLoader:
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         max_unreadable=cfg.DATALOADER.MAX_UNREADABLE,
     )
+
+
+def choose_records(dataset_dicts: list[dict], *, filter_empty: bool) -> list[dict]:
+    """Choose the pictures to train on, and log how many others there are.
+
+    Pictures whose only annotations are crowds are left out: what they show is neither learnt nor
+    background.
+
+    Args:
+        dataset_dicts: in detectron2's format.
+        filter_empty: leave out those without objects too, which else are background to learn from.
+
+    Raises:
+        ValueError: none is left.
+    """
+    kept, num_empty, num_crowds = [], 0, 0
+    for record in dataset_dicts:
+        annotations = record.get("annotations")
+        is_empty = annotations is not None and not annotations
+        is_crowd = bool(annotations) and all(x.get("iscrowd", 0) for x in annotations)
+        num_empty += is_empty
+        num_crowds += is_crowd
+        if not (is_crowd or (is_empty and filter_empty)):
+            kept.append(record)
+    key = f"DATALOADER.FILTER_EMPTY_ANNOTATIONS is {filter_empty}"
+    if num_empty:
+        fate = "left out" if filter_empty else "kept as background to learn from"
+        _logger.info(f"{num_empty} training pictures without objects are {fate} ({key}).")
+    if num_crowds:
+        _logger.warning(
+            f"{num_crowds} training pictures whose only annotations are crowds (iscrowd 1) are "
+            "left out, as they are not background."
+        )
+    if not kept:
+        raise ValueError(
+            f"None of the {len(dataset_dicts)} training pictures is left: {num_empty} have no "
+            f"objects ({key}), and {num_crowds} show crowds only."
+        )
+    return kept
 
 
 def _sampler_builder(cfg: CfgNode, dataset_dicts: list[dict]) -> Callable[[int], Sampler]:

@@ -1,8 +1,18 @@
 """How a detector is trained."""
 
 from .launch import first_to_fail, launch
+from .own_data import saved_classes, use_own_data
 from .setup import load_weights, prepare
 from .trainer import Trainer
 from .weights import SafeCheckpointer
 
-__all__ = ["SafeCheckpointer", "Trainer", "first_to_fail", "launch", "load_weights", "prepare"]
+__all__ = [
+    "SafeCheckpointer",
+    "Trainer",
+    "first_to_fail",
+    "launch",
+    "load_weights",
+    "prepare",
+    "saved_classes",
+    "use_own_data",
+]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -108,6 +110,39 @@ def first_to_fail() -> bool:
     except RuntimeError:
         # Better said twice than not at all.
         return True
+
+
+@contextlib.contextmanager
+def first_process_first() -> Iterator[bool]:
+    """Have the first of torchrun's processes leave the body before the others enter it.
+
+    Yields:
+        whether this is the first process; so it is where torchrun has started none.
+    """
+    process = torchrun_process()
+    if process is None:
+        yield True
+        return
+    store, turn = _store(), next(_turns)
+    done, failed = _key(f"turn {turn}"), _key(f"turn {turn} failed")
+    if process.rank == 0:
+        try:
+            yield True
+        except BaseException:
+            store.add(failed, 1)
+            raise
+        store.add(done, 1)
+        return
+    last_call = time.monotonic() + DEFAULT_TIMEOUT.total_seconds()
+    while not store.add(done, 0) and time.monotonic() < last_call:
+        if store.add(failed, 0) or store.add(_key("failed"), 0):
+            # It has said what is wrong.
+            sys.exit(1)
+        time.sleep(0.1)
+    yield False
+
+
+_turns = itertools.count()
 
 
 def _wait_until_all_are_here(process: TorchrunProcess) -> None:

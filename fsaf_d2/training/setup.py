@@ -9,7 +9,11 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from ..config import load_config
+from ..config_keys import warnings_of_dead_keys
 from ..data.checks import require_annotations, require_datasets, require_num_classes
+from ..data.own import derive_num_classes, register_own_data
+from .batch_scaling import scale_to_batch
 from .launch import torchrun_process
 from .weights import SafeCheckpointer, WeightsFileError
 
@@ -18,7 +22,9 @@ def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1, num_machines: i
     """Choose the device, and check that weights, data sets and GPUs are there.
 
     Without a GPU, ``MODEL.DEVICE`` becomes ``cpu`` and one line says so; of torchrun's processes
-    the first says it.
+    the first says it. The number of classes becomes that of the data, unless it was given, and
+    learning rate and schedule are scaled to the batch: :func:`.batch_scaling.scale_to_batch`. Keys
+    that were given but do nothing for the model are named.
 
     Args:
         cfg: not frozen.
@@ -58,14 +64,20 @@ def prepare(cfg: CfgNode, *, eval_only: bool, num_gpus: int = 1, num_machines: i
             f"{available} GPUs are found on it: start {available} at most with --nproc-per-node, "
             "or set MODEL.DEVICE to 'cpu'."
         )
+    lines = [f"Warning: {line}" for line in warnings_of_dead_keys(cfg, load_config(""))]
     if not eval_only:
         _require_equal_shares(cfg, process.world_size if process else num_gpus * num_machines)
+        lines += scale_to_batch(cfg)
 
+    register_own_data(cfg)
     names = cfg.DATASETS.TEST if eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     require_datasets(names)
     # The others of torchrun's processes on a machine wait for the first, and end with it.
     if process is None or process.local_rank == 0:
         require_annotations(names)
+    lines += derive_num_classes(cfg, names)
+    if speaks and lines:
+        print("\n".join(lines))
     require_num_classes(names, cfg.MODEL.RETINANET.NUM_CLASSES)
 
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu" and not eval_only:

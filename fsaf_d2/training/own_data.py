@@ -1,0 +1,128 @@
+"""Training and evaluation on data sets of one's own, in every process of a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import yaml
+from detectron2.config import CfgNode
+
+from ..config import plain_yaml
+from ..config_keys import COMMAND_LINE, given
+from ..data.own import (
+    EVAL,
+    TRAIN,
+    VAL,
+    own_file,
+    set_own_data,
+    write_evaluation_data,
+    write_own_data,
+)
+from .launch import first_process_first, torchrun_process
+from .weights import load_file
+
+
+def use_own_data(
+    cfg: CfgNode,
+    train_data: str | os.PathLike[str] | None = None,
+    val_data: str | os.PathLike[str] | None = None,
+    *,
+    classes: Sequence[Mapping] | None = None,
+    resume: bool = False,
+) -> None:
+    """Train on a data set of one's own, or evaluate on one: COCO, Roboflow, Pascal VOC or YOLO.
+
+    The data are written as COCO json to ``OUTPUT_DIR/data/train.json`` and ``val.json``, both with
+    the training data's category ids, and registered as ``own_train`` and ``own_val``, in place of
+    what had these names. ``DATASETS`` and ``MODEL.RETINANET.NUM_CLASSES`` are set. Without
+    ``train_data``, for evaluation alone, the names are ``data/eval.json`` and ``own_eval``. What is
+    done is printed. Every process of torchrun calls this, the first writes. Processes that are
+    started later call :func:`fsaf_d2.data.own.register_own_data`.
+
+    Args:
+        cfg: not frozen.
+        train_data: a path that :func:`fsaf_d2.data.sources.open_source` takes.
+        val_data: the same; without it nothing is evaluated.
+        classes: without ``train_data``, entries with ``id`` and ``name`` in the order in which the
+            model has them, as of :func:`saved_classes`. Else the data's own classes are taken.
+        resume: the run of ``OUTPUT_DIR`` goes on: its classes must be the same. Without paths its
+            files are taken, if it was one on data of one's own.
+
+    Raises:
+        ValueError: a path leads to no data set, an object cannot be read, validation has classes
+            that training lacks, or the config was given another number of classes.
+        OSError: a file cannot be read or written.
+    """
+    if train_data is None and val_data is None:
+        if resume and _is_run_on_own_data(cfg):
+            _say([f"Going on with the data in '{own_file(cfg, TRAIN)}'."])
+            test = VAL if os.path.isfile(own_file(cfg, VAL)) else None
+            _say(set_own_data(cfg, TRAIN, test))
+        return
+    _require_no_other(cfg)
+    train, val = (None if x is None else os.fspath(x) for x in (train_data, val_data))
+    with first_process_first() as is_first:
+        if is_first and train is None:
+            _say(write_evaluation_data(cfg, val, classes))
+        elif is_first:
+            _say(write_own_data(cfg, train, val, resume=resume))
+    if train is None:
+        _say(set_own_data(cfg, None, EVAL))
+    else:
+        _say(set_own_data(cfg, TRAIN, VAL if val is not None else None))
+
+
+def saved_classes(path: str, *, trust: bool = False) -> list[dict] | None:
+    """The classes of a checkpoint, in the order in which its model has them.
+
+    Args:
+        path: of a file; addresses are not fetched.
+        trust: as in :func:`.weights.load_file`.
+
+    Returns:
+        entries with ``id``, in the data that it was trained on, and ``name``; None where the file
+        does not say.
+
+    Raises:
+        WeightsFileError: the file cannot be read.
+    """
+    if not os.path.isfile(path):
+        return None
+    checkpoint = load_file(path, trust=trust)
+    names, ids = checkpoint.get("class_names"), checkpoint.get("category_ids")
+    if not (isinstance(names, list) and names and all(isinstance(x, str) for x in names)):
+        return None
+    is_known = isinstance(ids, list) and len(ids) == len(names) and all(type(x) is int for x in ids)
+    # Readers of COCO files put classes in the order of their ids.
+    if not is_known or ids != sorted(set(ids)):
+        ids = range(1, len(names) + 1)
+    return [{"id": key, "name": name} for key, name in zip(ids, names)]
+
+
+def _say(lines: Sequence[str]) -> None:
+    process = torchrun_process()
+    if lines and (process is None or process.rank == 0):
+        print("\n".join(lines), flush=True)
+
+
+def _require_no_other(cfg: CfgNode) -> None:
+    for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
+        place = given(cfg, key)
+        if place is not None and place.place == COMMAND_LINE:
+            raise ValueError(
+                f"{key} was given by {place.place}, and so was data of your own: leave one out."
+            )
+    if not cfg.OUTPUT_DIR:
+        raise ValueError("OUTPUT_DIR is empty, but data of your own are written to it: set it.")
+
+
+def _is_run_on_own_data(cfg: CfgNode) -> bool:
+    """Whether the config that the run of the output folder has written says so."""
+    file = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    try:
+        with open(file, encoding="utf-8") as text:
+            config = plain_yaml(text.read(), file)
+        return list(config["DATASETS"]["TRAIN"]) == [TRAIN] and os.path.isfile(own_file(cfg, TRAIN))
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return False
