@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import logging
 import math
@@ -10,10 +11,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import jinja2
 import numpy as np
 import yaml
+from PIL import Image, ImageDraw
 
 from ..data.mapper import MAX_PIXELS, read_image
 from ..visualization.training_curves import plot_training, read_metrics
@@ -41,7 +42,7 @@ CROP_SIDE = 220
 WIDEST = 1600
 # How much of the surroundings a crop shows, as a share of the box's longer side.
 CONTEXT = 0.6
-GREEN, RED = (0, 158, 115), (213, 94, 0)
+GREEN, RED = "#009E73", "#D55E00"
 
 
 def write_report(output_dir: str | os.PathLike[str], *, advice: str = "") -> Path:
@@ -135,53 +136,53 @@ def _evaluation(file: Path) -> dict:
     return data
 
 
-def _crop(entry: dict, color: tuple[int, int, int], score: float | None) -> dict:
+def _crop(entry: dict, color: str, score: float | None) -> dict:
     """A box with its surroundings; without a picture where that cannot be read."""
     shown = {"title": str(entry["category"]), "file": Path(entry["file_name"]).name, "score": score}
     try:
-        image = read_image(entry["file_name"], "BGR", MAX_PIXELS)
+        image = read_image(entry["file_name"], "RGB", MAX_PIXELS)
         return {**shown, "picture": _encode(crop(image, entry["bbox"], color))}
     except OSError as error:
         _logger.warning(f"Left out of the report: {error}")
         return {**shown, "picture": None}
 
 
-def crop(image: np.ndarray, box: Sequence[float], color: tuple[int, int, int]) -> np.ndarray:
+def crop(image: np.ndarray, box: Sequence[float], color: str) -> Image.Image:
     """Cut a box with its surroundings out of a picture, and draw it.
 
     Args:
-        image: (H, W, 3) uint8 BGR.
+        image: (H, W, 3) uint8 RGB.
         box: (x, y, width, height) in pixels.
-        color: RGB, of the box.
+        color: of the box.
 
     Returns:
-        (CROP_SIDE, CROP_SIDE, 3) uint8 BGR; what lies outside of the picture is grey.
+        RGB of CROP_SIDE x CROP_SIDE pixels; what lies outside of the picture is grey.
     """
     x, y, width, height = box
     half = max((0.5 + CONTEXT) * max(width, height), 16.0)
     left, top = round(x + width / 2 - half), round(y + height / 2 - half)
     side = round(2 * half)
+    result = Image.new("RGB", (side, side), (160, 160, 160))
+    part = image[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)]
+    if part.size:
+        result.paste(Image.fromarray(part), (max(-left, 0), max(-top, 0)))
     scale = CROP_SIDE / side
-    result = np.full((side, side, 3), 160, np.uint8)
-    first_x, first_y = max(left, 0), max(top, 0)
-    part = image[first_y : max(top + side, 0), first_x : max(left + side, 0)]
-    row, column = first_y - top, first_x - left
-    result[row : row + part.shape[0], column : column + part.shape[1]] = part
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    result = cv2.resize(result, (CROP_SIDE, CROP_SIDE), interpolation=method)
-    corners = [
-        (round((px - left) * scale), round((py - top) * scale))
-        for px, py in ((x, y), (x + width, y + height))
-    ]
-    cv2.rectangle(result, *corners, (0, 0, 0), 4, cv2.LINE_AA)
-    cv2.rectangle(result, *corners, color[::-1], 2, cv2.LINE_AA)
+    result = result.resize((CROP_SIDE, CROP_SIDE), Image.Resampling.BICUBIC)
+    place = ((x - left, y - top), (x + width - left, y + height - top))
+    corners = [tuple(round(value * scale) for value in corner) for corner in place]
+    draw = ImageDraw.Draw(result)
+    draw.rectangle(
+        [tuple(v - 1 for v in corners[0]), tuple(v + 1 for v in corners[1])], None, "black", 4
+    )
+    draw.rectangle(corners, None, color, 2)
     return result
 
 
-def _encode(image: np.ndarray) -> str:
-    """A picture of shape (H, W, 3) uint8 BGR as an address that holds it."""
-    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 88])
-    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+def _encode(image: Image.Image) -> str:
+    """A picture as an address that holds it."""
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 def _picture(file: Path | None) -> str | None:
@@ -189,12 +190,14 @@ def _picture(file: Path | None) -> str | None:
     if file is None or not file.is_file():
         return None
     data = file.read_bytes()
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
+    try:
+        image = Image.open(io.BytesIO(data), formats=["PNG", "JPEG"])
+        if image.width > WIDEST:
+            size = WIDEST, round(image.height * WIDEST / image.width)
+            return _encode(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
+    except OSError as error:
+        _logger.warning(f"'{file}' is left out of the report: {error}")
         return None
-    if image.shape[1] > WIDEST:
-        size = WIDEST, round(image.shape[0] * WIDEST / image.shape[1])
-        return _encode(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
     kind = "png" if file.suffix == ".png" else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 

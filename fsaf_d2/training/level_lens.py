@@ -23,8 +23,9 @@ from .validation import undisturbed
 
 # Edges of the bins of box sizes, sqrt(width * height) in pixels; the outer bins take the rest.
 SIZE_EDGES = [2 ** (exponent / 2) for exponent in range(2, 23)]
-# Records of the log that are counted together for the share of a level.
-WINDOW = 10
+# Records of the log that are counted together for the share of a level: at most so many, and at
+# most this share of them, so that a short run has more than one point.
+WINDOW, WINDOW_SHARE = 10, 0.2
 
 
 class LevelLens(HookBase):
@@ -156,7 +157,8 @@ class LevelLens(HookBase):
             records = read_metrics(self._folder / "metrics.json")
         except FileNotFoundError:
             records = []
-        iterations, shares = level_shares(records, self._names, WINDOW)
+        window = min(WINDOW, max(int(WINDOW_SHARE * len(records)), 1))
+        iterations, shares = level_shares(records, self._names, window)
         return {
             "steps": [int(iteration) + 1 for iteration in iterations],
             "share": {

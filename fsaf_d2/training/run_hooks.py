@@ -131,7 +131,8 @@ class UnbrokenLog(HookBase):
         if self._writer is not None:
             last_written = self._cut(start - 1 if is_due else start)
             for writer in self._writer.writers:
-                # Else they would write the restored values once more.
+                # Else they would write the restored values once more. That of the terminal is no
+                # step.
                 if isinstance(getattr(writer, "_last_write", None), int):
                     writer._last_write = last_written
         self._catch_up()

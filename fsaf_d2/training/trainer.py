@@ -311,20 +311,20 @@ class Trainer(DefaultTrainer):
         self._random_states = comm.all_gather(own) if comm.get_world_size() > 1 else [own]
 
     def description(self) -> dict:
-        """What a checkpoint says about its run: config, classes, thresholds, versions.
+        """What a checkpoint says about its run: config, classes, input format, versions.
 
-        ``category_ids`` are those of the data set's file, in the order of ``class_names``. The
-        thresholds are the scores from which on each class had the best F1, by name, in the last
-        evaluation; there are none before it.
+        ``category_ids`` are those of the data set's file, in the order of ``class_names``.
+        ``thresholds`` are the scores from which on each class had the best F1 in the last
+        evaluation, by name; there are none before it.
         """
+        classes = self._class_names()
         names = self.cfg.DATASETS.TRAIN
         metadata = MetadataCatalog.get(names[0]) if names else Metadata()
-        classes = metadata.get("thing_classes", [])
         ids = metadata.get("thing_dataset_id_to_contiguous_id") or range(len(classes))
         modules = {"torch": torch, "detectron2": detectron2, "numpy": np}
         return {
             "config": self.cfg.dump(),
-            "class_names": list(classes),
+            "class_names": classes,
             "category_ids": sorted(ids, key=ids.get) if isinstance(ids, dict) else list(ids),
             "input_format": self.cfg.INPUT.FORMAT,
             "thresholds": dict(self._thresholds),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 LEVEL_COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
+TRUTH_COLOR = "#40FF40"
 DASH_LENGTHS = (7.0, 4.0)  # px
 CANVAS_COLOR = "#303030"
 DPI = 100
@@ -96,7 +97,7 @@ def draw_detections(
 def draw_truth(
     image: np.ndarray, boxes: np.ndarray, names: Sequence[str], *, scale: float = 1.0
 ) -> np.ndarray:
-    """Draw annotated boxes with the names of their classes, in white.
+    """Draw annotated boxes with the names of their classes, in a colour that no level has.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -109,10 +110,10 @@ def draw_truth(
     """
     axes = _canvas(image, scale)
     for box in boxes * scale:
-        _draw_box(axes, box, "white", width=1.5)
+        _draw_box(axes, box, TRUTH_COLOR, width=1.5)
     taken: list[tuple[float, float, float, float]] = []
     for box, name in zip(boxes * scale, names, strict=True):
-        taken.append(_draw_label(axes, name, box, "white", taken))
+        taken.append(_draw_label(axes, name, box, TRUTH_COLOR, taken))
     return _drawn(axes)
 
 

@@ -10,7 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fsaf_d2.training.level_lens import LevelLens
 
-QUICK = {"TEST__LOSS": False, "TEST__LEVEL_LENS": 3, "TEST__EVAL_PERIOD": 2}
+# The data sets of training do.
+QUICK = {"DATASETS__TEST": "()", "TEST__LEVEL_LENS": 3, "TEST__EVAL_PERIOD": 2}
 # Pictures and levels, sizes and the heuristic's levels of their three objects.
 PICTURES = [["a.jpg", 2], ["b.jpg", 1]]
 SIZES, BY_SIZE = [3.0, 16.0, 5000.0], [0, 0, 4]
@@ -151,8 +152,8 @@ def test_it_can_be_off(digits, tmp_path, off):
 
 
 def test_tensorboard_has_the_levels_and_all_of_every_evaluation(digits, tmp_path):
-    options = {**QUICK, "TEST__LOSS": True, "SOLVER__MAX_ITER": 5, "TEST__SAMPLES": 1}
-    trainer = run_trainer(run_cfg(tmp_path, **options))
+    options = {**QUICK, "DATASETS__TEST": "('runs_val',)", "SOLVER__MAX_ITER": 5}
+    trainer = run_trainer(run_cfg(tmp_path, **options, TEST__SAMPLES=1))
     trainer.test = lambda *_: {"bbox": {"AP": 1.5}}
     trainer.train()
     (file,) = tmp_path.glob("events.out.tfevents*")

@@ -297,3 +297,18 @@ def test_checkpoints_have_the_thresholds_of_their_evaluation(digits, tmp_path):
     assert rest.description()["thresholds"] == {"0": 0.15}
     rest.train()
     assert saved(tmp_path / "whole")["thresholds"] == {"0": 0.25}
+
+
+def test_the_evaluation_itself_gives_thresholds_and_all_metrics_that_may_be_chosen(
+    digits, tmp_path
+):
+    # So that something is found.
+    scores = {"MODEL__RETINANET__SCORE_THRESH_TEST": 0.0}
+    trainer = run_trainer(run_cfg(tmp_path, SOLVER__MAX_ITER=1, **scores))
+    trainer.train()
+    report = json.loads((tmp_path / "inference" / "runs_val" / "evaluation.json").read_text())
+    expected = {x["name"]: x["best_f1"]["threshold"] for x in report["per_class"] if x["best_f1"]}
+    assert saved(tmp_path)["thresholds"] == expected and expected
+    last = json.loads((tmp_path / "metrics.json").read_text().splitlines()[-1])
+    names = metric_names(trainer.cfg, report["class_names"])
+    assert {name for name in last if "/" in name} == set(names)
