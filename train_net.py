@@ -23,9 +23,11 @@ from fsaf_d2 import load_config
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
+from detectron2.utils import comm
 
 from fsaf_d2.data.own import class_list, register_own_data
 from fsaf_d2.data.sources import open_source
+from fsaf_d2.evaluation import keep_report
 from fsaf_d2.training import (
     SafeCheckpointer,
     Trainer,
@@ -108,7 +110,10 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
             trainer.checkpointer.trust = args.trust_weights
             trainer.resume_or_load(resume=args.resume)
     if args.eval_only:
-        return Trainer.test(cfg, model)
+        results = Trainer.test(cfg, model)
+        if comm.is_main_process():
+            keep_report(cfg.OUTPUT_DIR)
+        return results
     # What else may go wrong is a fault of the program, and shows where.
     with one_sentence((OSError, FloatingPointError)):
         return trainer.train()

@@ -17,9 +17,10 @@ from tabulate import tabulate
 from .data.builtin import data_root
 from .data.digits import make_digits
 from .evaluation import overall_table
+from .evaluation.report import REPORT
+from .evaluation.tables import ROWS
 from .training import Trainer, prepare
 from .training.hooks import ProgressLine
-from .visualization import plot_training
 from .visualization.samples import draw_samples
 
 NUM_TRAIN, NUM_VAL = 2500, 300
@@ -43,47 +44,42 @@ def run_demo(cfg: CfgNode) -> dict[str, float]:
     output = Path(cfg.OUTPUT_DIR)
     output.mkdir(parents=True, exist_ok=True)
     root = data_root()
-    print(f"1/4 Data: {NUM_TRAIN} training and {NUM_VAL} validation pictures in {root / 'digits'}")
+    print(f"1/3 Data: {NUM_TRAIN} training and {NUM_VAL} validation pictures in {root / 'digits'}")
     make_digits(root, num_train=NUM_TRAIN, num_val=NUM_VAL, image_size=cfg.INPUT.MIN_SIZE_TEST)
 
     prepare(cfg, eval_only=False)
     (dataset_name,) = cfg.DATASETS.TEST
+    steps, period = cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD
+    evaluated = f", evaluated every {period}" if period else ""
     with _log_to(output / "log.txt"):
-        print(f"2/4 Training: {cfg.SOLVER.MAX_ITER} steps of {cfg.SOLVER.IMS_PER_BATCH} pictures")
-        trainer = _train(cfg)
-        print(f"3/4 Evaluation on {NUM_VAL} pictures")
-        results = trainer.test(cfg, trainer.model)
+        print(f"2/3 Training: {steps} steps of {cfg.SOLVER.IMS_PER_BATCH} pictures{evaluated}")
+        trainer, results = _train(cfg)
         metrics = results["bbox"]
+        print(f"3/3 What it finds in the {NUM_VAL} validation pictures")
         print(_table(results, MetadataCatalog.get(dataset_name).thing_classes))
-
-        print("4/4 Pictures")
-        picture, plot = output / "detections.png", output / "training.png"
+        picture = output / "detections.png"
         num_drawn = draw_samples(trainer.model, cfg, dataset_name, picture, min_score=MIN_SCORE)
-        plot_training(output / "metrics.json", plot, level_names=cfg.MODEL.RETINANET.IN_FEATURES)
-    print(f"  {picture}  validation pictures: boxes, scores, the level and branch of each")
+    print(f"  {picture}   validation pictures: boxes, scores, the level and branch of each")
     if num_drawn == 0:
         print(f"    No box on them has a score of {MIN_SCORE} or more: train longer.")
-    print(f"  {plot}    losses, and the levels that objects selected, over training")
+    print(f"  {output / REPORT}      curves, tables, worst mistakes: open it in a browser")
+    print(f"  {output / 'model_final.pth'}  the detector, for tools/predict.py")
     minutes, seconds = divmod(int(time.monotonic() - start), 60)
     print(f"AP50 {metrics['AP50']:.1f} in {minutes} min {seconds} s.")
     return metrics
 
 
-def _train(cfg: CfgNode) -> Trainer:
+def _train(cfg: CfgNode) -> tuple[Trainer, dict[str, dict[str, float]]]:
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
-    train_cfg = cfg.clone()
-    # Evaluation comes after training, by itself.
-    train_cfg.DATASETS.TEST = ()
-    trainer = Trainer(train_cfg)
+    trainer = Trainer(cfg)
     trainer.register_hooks([ProgressLine()])
     trainer.resume_or_load(resume=False)
-    trainer.train()
-    return trainer
+    return trainer, trainer.train()
 
 
 def _table(results: dict[str, dict[str, float]], class_names: list[str]) -> str:
     metrics = results["bbox"]
-    branches = {name: figures for name, figures in results.items() if name != "bbox"}
+    branches = {name: results[name] for name in ROWS if name in results}
     table = overall_table({"joint": metrics, **branches})
     per_class = tabulate(
         [[f"{metrics.get(f'AP-{name}', math.nan):.1f}" for name in class_names]],

@@ -18,16 +18,11 @@ from PIL import Image, ImageDraw
 
 from ..data.mapper import MAX_PIXELS, read_image
 from ..visualization.training_curves import plot_training, read_metrics
+from .average_precision import METRICS
+from .tables import ROWS
 
 _logger = logging.getLogger("detectron2.fsaf_d2.evaluation")
 REPORT = "report.html"
-# Of the branches in evaluation.json, in the order of the table.
-BRANCHES = {
-    "joint": "both branches",
-    "anchor_branch": "anchor branch alone",
-    "anchor_free_branch": "anchor-free branch alone",
-}
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 SIZES = {"APs": "small", "APm": "medium", "APl": "large"}
 # What most decides how a training goes; the rest of the config is folded away.
 SETTINGS = (
@@ -45,16 +40,23 @@ CONTEXT = 0.6
 GREEN, RED = "#009E73", "#D55E00"
 
 
-def write_report(output_dir: str | os.PathLike[str], *, advice: str = "") -> Path:
+def keep_report(output_dir: str | os.PathLike[str]) -> None:
+    """Write the report and log where it is; nothing that goes wrong with it ends a run."""
+    try:
+        _logger.info(f"Report: {write_report(output_dir)}")
+    except Exception:
+        _logger.exception("The report could not be written; the run goes on")
+
+
+def write_report(output_dir: str | os.PathLike[str]) -> Path:
     """Write ``report.html`` from what a run has left in its folder.
 
-    Whatever is there is shown: ``config.yaml``, ``metrics.json``, ``data/check_*.json``,
-    ``inference/*/evaluation.json`` and the pictures beside it, ``level_lens.png`` and the last of
-    ``samples/``. What is not there is left out.
+    Whatever is there is shown: ``config.yaml``, ``metrics.json``, ``advice.txt``,
+    ``data/check_*.json``, ``inference/*/evaluation.json`` and the pictures beside it,
+    ``level_lens.png`` and the last of ``samples/``. What is not there is left out.
 
     Args:
         output_dir: the run's ``OUTPUT_DIR``.
-        advice: a sentence on what to do next.
 
     Returns:
         path of the report.
@@ -76,9 +78,9 @@ def write_report(output_dir: str | os.PathLike[str], *, advice: str = "") -> Pat
         .get_template("report.html.j2")
         .render(
             name=folder.resolve().name,
-            advice=advice,
+            advice=_text(folder / "advice.txt"),
             evaluations=evaluations,
-            branches=BRANCHES,
+            branches=ROWS,
             metrics=METRICS,
             sizes=SIZES,
             steps=_number_of_steps(folder / "metrics.json"),
@@ -200,6 +202,10 @@ def _picture(file: Path | None) -> str | None:
         return None
     kind = "png" if file.suffix == ".png" else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
 
 def _last(folder: Path) -> Path | None:

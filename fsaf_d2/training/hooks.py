@@ -6,7 +6,10 @@ import logging
 import time
 
 from detectron2.engine import HookBase
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
+
+from ..evaluation import keep_report
 
 # Within detectron2's, so that its handlers show it.
 _logger = logging.getLogger("detectron2.fsaf_d2.training")
@@ -67,6 +70,25 @@ class DataShare(HookBase):
         if share is not None:
             self.trainer.storage.put_scalar("data_share", share, smoothing_hint=False)
             _logger.info(f"data: {100 * share:.0f} % of the step")
+
+
+class KeepReport(HookBase):
+    """Writes ``report.html`` anew behind each evaluation during training."""
+
+    def __init__(self, period: int, output_dir: str) -> None:
+        """
+        Args:
+            period: steps from one evaluation to the next; 0 for none.
+        """
+        self._period = period
+        self._output_dir = output_dir
+
+    def after_step(self) -> None:
+        """Write it if it is time; behind the last step the trainer does, with its advice."""
+        step = self.trainer.iter + 1
+        is_due = self._period > 0 and step % self._period == 0 and step < self.trainer.max_iter
+        if is_due and comm.is_main_process():
+            keep_report(self._output_dir)
 
 
 class ProgressLine(HookBase):

@@ -29,7 +29,7 @@ from ..config_keys import flat
 from ..data.loader import TrainingLoader, build_training_loader
 from ..data.mapper import build_mapper
 from ..detectors import FSAF, each_branch
-from ..evaluation import BoxEvaluator
+from ..evaluation import BoxEvaluator, keep_report
 from .advice import write_advice
 from .checkpoints import (
     REMEDY,
@@ -41,7 +41,7 @@ from .checkpoints import (
 )
 from .ema import MovingAverage
 from .examination import Examination, for_tensorboard
-from .hooks import DataShare
+from .hooks import DataShare, KeepReport
 from .level_lens import LevelLens
 from .non_finite import NonFinite, NonFiniteGuard, RollBack
 from .periodic_evaluation import EarlyStop, EndOfTraining, Evaluation, metric_names
@@ -193,6 +193,7 @@ class Trainer(DefaultTrainer):
             saving,
             evaluation,
             *writers,
+            KeepReport(self.cfg.TEST.EVAL_PERIOD, self.cfg.OUTPUT_DIR),
             StopOnSignal(saving.save_now),
             EarlyStop(evaluation, saving.save_final),
         ]
@@ -275,6 +276,8 @@ class Trainer(DefaultTrainer):
             steps=min(self.iter + 1, self.max_iter),
             num_pictures=self.data_loader.num_pictures,
         )
+        if self.cfg.DATASETS.TEST and comm.is_main_process():
+            keep_report(self.cfg.OUTPUT_DIR)
         return results
 
     def after_train(self) -> None:

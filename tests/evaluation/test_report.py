@@ -56,7 +56,8 @@ def run_folder(tmp_path) -> Path:
 
 
 def test_the_page_shows_what_is_there(run_folder):
-    page = write_report(run_folder, advice="Train longer.").read_text()
+    (run_folder / "advice.txt").write_text("Train longer.\n")
+    page = write_report(run_folder).read_text()
     for text in ("41.2", "63.0", "n/a", "0.43", "Train longer.", "41 training steps", "P3"):
         assert text in page
     for text in ("duplicate box", "SOLVER.BASE_LR", "0.02", "both branches", "anchor branch alone"):
