@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from formats import write_voc
 
 from fsaf_d2.data.digits import make_digits
 
@@ -175,6 +176,20 @@ def test_every_process_has_the_same_model(start, tmp_path, machines):
     assert first["end"] == second["end"] != first["start"]
 
 
+def test_own_data_are_written_once_and_known_to_all(run, tmp_path):
+    root = write_voc(tmp_path / "own")
+    out, small = tmp_path / "out", ["--config-file", "configs/Base-FSAF-small.yaml"]
+    code, output, errors = run(
+        *(*TWO, "train_net.py", *small, "--train-data", root, "--val-data", root),
+        *("OUTPUT_DIR", out, "SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 4),
+        *("INPUT.MIN_SIZE_TEST", 96, "DATALOADER.NUM_WORKERS", 0),
+    )
+    assert code == 0, errors
+    assert output.count("Training data ") == output.count("SOLVER.BASE_LR: ") == 1
+    assert output.count("NUM_CLASSES: 80 -> 3") == 1
+    assert (out / "model_final.pth").exists() and "AP50" in output
+
+
 def two_machines() -> list[list[str]]:
     """The torchrun commands of two machines with a process each, which are both this one."""
     with socket.socket() as probe:
@@ -196,6 +211,7 @@ def said_once(errors: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--train-data", "nowhere"], ["'nowhere' does not exist"]),
         (["--num-gpus", "2"], ["--num-gpus 2", "torchrun", "(2)"]),
         (["MODEL.WEIGHTS", "nowhere.pth"], ["nowhere.pth"]),
         (["SOLVER.IMS_PER_BATCH", "3"], ["IMS_PER_BATCH 3", "multiple of 2"]),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from formats import CLASSES, WRITERS, write_coco, write_yolo
 
 from fsaf_d2.data.digits import make_digits
 
@@ -140,4 +141,76 @@ def test_mistakes_end_in_one_sentence(data_root, tmp_path, args, words):
     config = config and [*config, ROOT / "configs/demo/digits.yaml"]
     output = ["OUTPUT_DIR", tmp_path] if args and args[0] != "--num-gpus" else []
     message = refused(data_root, *config, *args, *output)
+    assert all(word in message for word in words), message
+
+
+SMALL = ["--config-file", ROOT / "configs/Base-FSAF-small.yaml"]
+
+
+def train_own(output: Path, *args: object) -> subprocess.CompletedProcess:
+    sizes = ["INPUT.MIN_SIZE_TRAIN", "(192,)", "INPUT.MIN_SIZE_TEST", "96"]
+    keys = ["OUTPUT_DIR", output, "SOLVER.MAX_ITER", "2", *QUICK, *sizes]
+    return run(output, *SMALL, *args, *keys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", WRITERS)
+def test_own_data_of_every_format_train_and_are_evaluated(tmp_path, kind):
+    root = WRITERS[kind](tmp_path / "own")
+    result = train_own(tmp_path / "out", "--train-data", root, "--val-data", root)
+    assert result.returncode == 0, result.stderr
+    for words in (
+        *(f"Training data '{root}' ({kind}): 4 pictures, 4 boxes, 3 classes", "2 pictures, 2 box"),
+        "MODEL.RETINANET.NUM_CLASSES: 80 -> 3, as in data set 'own_train'.",
+        # Base-FSAF-small.yaml has AdamW: 0.004 * sqrt(2 / 8)
+        *("SOLVER.BASE_LR: 0.004 -> 0.002", "SOLVER.MAX_ITER: 2 stays"),
+        "1 training pictures without objects are kept as background",
+        "AP50",
+    ):
+        assert words in result.stdout
+    saved = torch.load(tmp_path / "out/model_final.pth", weights_only=True)
+    assert sorted(saved["class_names"]) == sorted(CLASSES)
+    assert (tmp_path / "out/inference/own_val/coco_instances_results.json").exists()
+
+
+@pytest.mark.slow
+def test_own_data_without_validation_go_on_and_are_evaluated_later(tmp_path):
+    root = write_coco(tmp_path / "own")
+    out = tmp_path / "out"
+    first = train_own(out, "--train-data", root)
+    assert first.returncode == 0, first.stderr
+    assert "trains without evaluation" in first.stdout and "AP50" not in first.stdout
+
+    resumed = run(out, *SMALL, "--resume", "OUTPUT_DIR", out, "SOLVER.MAX_ITER", "3", *QUICK)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Going on with the data in " in resumed.stdout
+    assert "Starting training from iteration 2" in resumed.stdout
+
+    # Data in another format, with other ids, are matched by name with what the weights say.
+    other = write_yolo(tmp_path / "other")
+    (other / "data.yaml").write_text("val: valid/images\nnames: [zebra, cat, white dog]\n")
+    weights = ["MODEL.WEIGHTS", out / "model_final.pth", "OUTPUT_DIR", tmp_path / "evaluated"]
+    evaluated = run(out, *SMALL, "--eval-only", "--val-data", other, *weights)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "do not say their classes" not in evaluated.stdout
+    ids = json.loads((tmp_path / "evaluated/data/eval.json").read_text())["categories"]
+    assert ids == [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)]
+    assert (tmp_path / "evaluated/inference/own_eval").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--train-data", "nowhere"], ["'nowhere' does not exist"]),
+        (["--val-data", "{own}"], ["--val-data without --train-data"]),
+        (["--eval-only", "--train-data", "{own}"], ["--eval-only needs --val-data"]),
+        (["--train-data", "{own}", "MODEL.RETINANET.NUM_CLASSES", "80"], ["is 80", "3 classes"]),
+        (["--train-data", "{own}", "DATASETS.TRAIN", "('a',)"], ["DATASETS.TRAIN was given by"]),
+    ],
+)
+def test_mistakes_with_own_data_end_in_one_sentence(tmp_path, args, words):
+    root = write_coco(tmp_path / "own")
+    args = [arg.format(own=root) for arg in args]
+    message = refused(tmp_path, *SMALL, *args, "OUTPUT_DIR", tmp_path / "out")
     assert all(word in message for word in words), message

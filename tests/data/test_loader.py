@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fsaf_d2.data.loader import TrainingLoader, UnreadableData
+from fsaf_d2 import load_config
+from fsaf_d2.data.loader import TrainingLoader, UnreadableData, choose_records
 
 
 class InOrder(torch.utils.data.Sampler):
@@ -132,3 +133,35 @@ def test_a_batch_of_nothing_is_passed_over():
 def test_a_worker_that_dies_is_told():
     with pytest.raises(OSError, match=r"has ended .*NUM_WORKERS"):
         take(loader(extra={"kills": 4}, num_workers=1), 20)
+
+
+def record(name: str, *crowds: int) -> dict:
+    return {"file_name": name, "annotations": [{"iscrowd": crowd} for crowd in crowds]}
+
+
+RECORDS = [
+    *(record("objects", 0, 0), record("nothing"), record("crowd", 1, 1), record("both", 1, 0)),
+    *({"file_name": "not annotated"}, {"file_name": "old", "annotations": [{}]}),
+]
+
+
+@pytest.mark.parametrize("filter_empty", [False, True])
+def test_negatives_are_kept_by_default_and_crowds_are_never_background(filter_empty, caplog):
+    with caplog.at_level("INFO", "detectron2.fsaf_d2.data"):
+        kept = [x["file_name"] for x in choose_records(RECORDS, filter_empty=filter_empty)]
+    expected = ["objects", "nothing", "both", "not annotated", "old"]
+    assert kept == [name for name in expected if name != "nothing" or not filter_empty]
+    fate = "left out" if filter_empty else "kept as background"
+    assert f"1 training pictures without objects are {fate}" in caplog.text
+    assert "1 training pictures whose only annotations are crowds" in caplog.text
+
+
+def test_negatives_are_kept_by_the_default_of_the_key():
+    assert not load_config("").DATALOADER.FILTER_EMPTY_ANNOTATIONS
+
+
+def test_no_picture_is_left():
+    with pytest.raises(
+        ValueError, match=r"None of the 2 .* 1 have no objects .* 1 show crowds only"
+    ):
+        choose_records([record("a"), record("b", 1)], filter_empty=True)

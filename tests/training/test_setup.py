@@ -118,6 +118,16 @@ def test_mixed_precision_on_the_cpu(cfg):
     prepare(cfg, eval_only=True)
 
 
+def test_keys_that_do_nothing_are_named(monkeypatch, capsys):
+    cfg = tiny_cfg("DATASETS.TRAIN", "()", "DATASETS.TEST", "()", "MODEL.RPN.NMS_THRESH", "0.6")
+    prepare(cfg, eval_only=False)
+    line = (
+        "Warning: MODEL.RPN.NMS_THRESH (the command line) does nothing for FSAF: "
+        "MODEL.RETINANET.NMS_THRESH_TEST does that here.\n"
+    )
+    assert capsys.readouterr().out == line
+
+
 def test_missing_weights_are_named(cfg):
     cfg.MODEL.WEIGHTS = "nowhere.pth"
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
