@@ -9,12 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from .check_fields import LARGEST, box_fault, field_flaws, is_integer
 from .findings import Flaw, find
 from .image_folder import ImageFolder
-
-# Pixels; of what is larger, the corners would not be finite in float32.
-LARGEST = 1e12
-
 
 _DUPLICATE_ID = {
     "images": "duplicate image id",
@@ -189,7 +186,7 @@ def _check_annotations(entries: Entries, data: dict, unique: bool) -> None:
             kind = "annotation of a missing image"
             entries.flaws.append(entries.of_annotation(kind, annotation, index, value))
         box = annotation.get("bbox")
-        for kind, value in _field_flaws(annotation, box):
+        for kind, value in field_flaws(annotation):
             entries.flaws.append(entries.of_annotation(kind, annotation, index, value))
         is_crowd = annotation.get("iscrowd", 0) == 1
         if image is not None:
@@ -242,51 +239,6 @@ def category_shift(used: set[int], known: set[int]) -> int:
     return 0
 
 
-def _field_flaws(annotation: dict, box: object) -> Iterator[tuple[str, str]]:
-    """What is wrong with the values of an annotation: kind and value."""
-    if is_integer(annotation.get("id")) and annotation["id"] == 0:
-        yield "annotation id 0", "id 0"
-    fault = box_fault(box)
-    if fault:
-        yield fault, f"bbox {box!r:.99}"
-    if "iscrowd" not in annotation:
-        yield "missing iscrowd", "iscrowd None"
-    elif annotation["iscrowd"] not in (0, 1):
-        yield "iscrowd neither 0 nor 1", f"iscrowd {annotation['iscrowd']!r:.99}"
-    area = annotation.get("area")
-    if not (is_number(area) and 0 <= area < LARGEST**2):
-        yield "missing area", f"area {area!r:.99}"
-    if annotation.get("ignore", 0) != 0:
-        yield "ignore flag", f"ignore {annotation['ignore']!r:.99}"
-    if annotation.get("segmentation") and not _can_be_read(annotation["segmentation"]):
-        yield "broken segmentation", f"segmentation {annotation['segmentation']!r:.99}"
-
-
-def box_fault(box: object) -> str | None:
-    """The kind of finding that a value given as bbox is, None for four finite numbers."""
-    if box is None:
-        return "annotation without box"
-    if not isinstance(box, (list, tuple)):
-        return "box of no numbers"
-    if len(box) != 4:
-        return "box of wrong length" if box else "annotation without box"
-    if all(is_number(x) and -LARGEST < x < LARGEST for x in box):
-        return None
-    if any(isinstance(x, str) for x in box):
-        return "box of strings"
-    return "box not finite" if all(map(is_number, box)) else "box of no numbers"
-
-
-def _can_be_read(segmentation: object) -> bool:
-    """Whether detectron2 keeps an object with this segmentation."""
-    if isinstance(segmentation, dict):
-        counts, size = segmentation.get("counts"), segmentation.get("size")
-        return isinstance(counts, (str, list)) and isinstance(size, list) and len(size) == 2
-    if not isinstance(segmentation, list) or not all(isinstance(x, list) for x in segmentation):
-        return False
-    return any(len(polygon) % 2 == 0 and len(polygon) >= 6 for polygon in segmentation)
-
-
 def _identified(
     entries: Entries, data: dict, section: str, *, unique: bool = True
 ) -> Iterator[tuple[int, dict]]:
@@ -313,14 +265,3 @@ def _identified(
         # What an annotation labels does not depend on its own id.
         if is_first or (section == "annotations" and isinstance(entry, dict)):
             yield index, entry
-
-
-def is_integer(value: object) -> bool:
-    """Whether a value of a JSON file is a whole number."""
-    # JSON's true and false are whole numbers to Python.
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: object) -> bool:
-    """Whether a value of a JSON file is a number, finite or not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

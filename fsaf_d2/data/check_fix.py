@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
 import numpy as np
 
 from . import box_layout
-from .check_entries import LARGEST, is_integer, is_number
+from .check_fields import LARGEST, is_integer, is_number
 from .check_leaks import check_leaks
 from .check_source import COCO_FORMATS, Check, check_source
+from .doubles import has_id, needless_images, repeated_entries, unused_categories
 from .findings import Flaw
 
 # What is done about findings of a kind; what is not here is not certain.
@@ -111,6 +112,8 @@ class _Mender:
         self.flaws: dict[str, list[Flaw]] = defaultdict(list)
         for flaw in check.flaws:
             self.flaws[flaw.finding.kind].append(flaw)
+        ids = [x["id"] for x in self.data["annotations"] if has_id(x)]
+        self.new_ids = itertools.count(max([0, *ids]) + 1)
         # Which image and box stand at a place of the file's lists.
         self.image_of = {place: i for i, place in enumerate(check.entries.image_places)}
         self.box_of = {place: m for m, place in enumerate(check.entries.annotation_places)}
@@ -156,10 +159,10 @@ class _Mender:
         self._each("missing area", self._write_area)
         dropped = {kind: {x.index for x in self.flaws[kind]} for kind in REMOVED}
         left_out = {kind: {x.index for x in self.flaws[kind]} for kind in (*UNREADABLE, "leak")}
-        left_out["duplicate file name"] = self._needless_images()
-        left_out["duplicate image id"] = self._repeated("images")
-        categories = {"duplicate category id": self._repeated("categories")}
-        categories["duplicate category name"] = self._unused_categories()
+        left_out["duplicate file name"] = needless_images(self.check)
+        left_out["duplicate image id"] = repeated_entries(self.check, "images")
+        categories = {"duplicate category id": repeated_entries(self.check, "categories")}
+        categories["duplicate category name"] = unused_categories(self.check)
         for found in (dropped, left_out, categories):
             self.changes.update({kind: len(indices) for kind, indices in found.items() if indices})
         self._remove("categories", set().union(*categories.values()))
@@ -179,7 +182,7 @@ class _Mender:
             if is_empty and place not in left_out:
                 left_out.add(place)
                 self.changes["labelled image without a box"] += 1
-        kept = {x["id"] for i, x in enumerate(images) if i not in left_out and _has_id(x)}
+        kept = {x["id"] for i, x in enumerate(images) if i not in left_out and has_id(x)}
         gone = {images[i]["id"] for i in left_out} - kept
         for index, annotation in enumerate(annotations):
             if isinstance(annotation, dict) and is_integer(annotation.get("image_id")):
@@ -218,11 +221,7 @@ class _Mender:
     def _renumber(self, entry: dict, flaw: Flaw) -> bool:
         if flaw.section != "annotations":
             return False
-        if not hasattr(self, "_last_id"):
-            ids = (x.get("id") for x in self.data["annotations"] if isinstance(x, dict))
-            self._last_id = max(filter(is_integer, ids), default=0)
-        self._last_id += 1
-        entry["id"] = self._last_id
+        entry["id"] = next(self.new_ids)
         return True
 
     def _write_size(self, entry: dict, flaw: Flaw) -> bool:
@@ -264,63 +263,10 @@ class _Mender:
         if is_number(area) and abs(area - old_area) <= max(1e-6, 1e-3 * abs(old_area)):
             entry["area"] = _tidy(float(box[2] * box[3]))
 
-    def _repeated(self, section: str) -> set[int]:
-        """Entries with an id that another one has, which is the same in all else too."""
-        kind = "duplicate image id" if section == "images" else "duplicate category id"
-        listed, first = self.data[section], {}
-        for entry in listed:
-            if _has_id(entry):
-                first.setdefault(entry["id"], entry)
-        indices = [flaw.index for flaw in self.flaws[kind]]
-        return {index for index in indices if listed[index] == first[listed[index]["id"]]}
-
-    def _needless_images(self) -> set[int]:
-        """Of images with the same file name those that have no objects, or the same as another."""
-        objects: dict[int, set] = defaultdict(set)
-        for annotation in self.check.entries.annotations:
-            content = (annotation.get("category_id"), *annotation["bbox"])
-            objects[annotation["image_id"]].add(repr(content))
-        first, needless = {}, set()
-        for i, image in enumerate(self.check.entries.images):
-            name, place = image.get("file_name"), self.check.entries.image_places[i]
-            if not isinstance(name, str) or not name:
-                continue
-            name = os.path.normpath(name)
-            other, other_place = first.setdefault(name, (image["id"], place))
-            own = objects[image["id"]]
-            if other == image["id"]:
-                continue
-            if not own or own == objects[other]:
-                needless.add(place)
-            elif not objects[other]:
-                needless.add(other_place)
-                first[name] = (image["id"], place)
-        return needless
-
-    def _unused_categories(self) -> set[int]:
-        """Of categories with the same name those without objects, if one with objects is left."""
-        entries = self.check.entries
-        used = set(entries.category_index.tolist())
-        groups = defaultdict(list)
-        for k, category in enumerate(entries.categories):
-            if isinstance(category.get("name"), str):
-                groups[category["name"]].append(k)
-        unused = set()
-        for group in groups.values():
-            empty = [k for k in group if k not in used]
-            unused |= set(empty[1:] if len(empty) == len(group) else empty)
-            if len(group) == 1:
-                unused -= set(group)
-        return {entries.category_places[k] for k in unused}
-
 
 def _is_object(annotation: object) -> bool:
     is_one = isinstance(annotation, dict) and is_integer(annotation.get("image_id"))
     return is_one and annotation.get("iscrowd", 0) != 1
-
-
-def _has_id(entry: object) -> bool:
-    return isinstance(entry, dict) and is_integer(entry.get("id"))
 
 
 def _tidy(value: float) -> float | int:

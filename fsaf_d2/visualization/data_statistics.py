@@ -13,6 +13,8 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 # Classes with a bar of their own.
 MAX_BARS = 25
+# Letters.
+MAX_TITLE = 100
 SIZE_COLORS = {"small": "#D55E00", "medium": "#0072B2", "large": "#009E73"}
 # Pixels, the roots of COCO's areas.
 BORDERS = (32, 96)
@@ -34,6 +36,8 @@ def plot_statistics(statistics: dict, path: str | os.PathLike[str], *, title: st
     _plot_classes(classes, statistics)
     _plot_sizes(sizes, statistics)
     _plot_objects(objects, statistics)
+    # Of a long path its end says most.
+    title = title if len(title) <= MAX_TITLE else f"…{title[1 - MAX_TITLE :]}"
     figure.suptitle(
         f"{title}  {statistics['images']:,} pictures, {statistics['boxes']:,} boxes".strip(),
         fontsize=11,
@@ -60,10 +64,11 @@ def _plot_classes(axes: Axes, statistics: dict) -> None:
     for place, total in zip(places, left):
         axes.text(total, place, f" {total:,.0f}", va="center", fontsize=8)
     axes.set_yticks(places, labels, fontsize=8, parse_math=False)
-    axes.invert_yaxis()
+    # A single class does not fill all.
+    axes.set_ylim(max(len(by_size), 4) - 0.5, -0.5)
     axes.margins(x=0.15)
-    axes.set_xlabel("boxes")
-    axes.legend(fontsize=8, loc="center right", title="size as in COCO", title_fontsize=8)
+    axes.set_xlabel("boxes, by size as in COCO")
+    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
 
 
 def _plot_sizes(axes: Axes, statistics: dict) -> None:

@@ -131,6 +131,17 @@ def test_names_of_strangers_do_not_reach_the_terminal_as_they_are(folder):
     assert "\x1b" not in as_text(to_dict(check_source(write_source(folder, data))))
 
 
+def test_what_has_a_broken_box_is_not_taken_for_unused(folder):
+    data = sound_data()
+    data["images"].append({**data["images"][0], "id": 9})
+    data["categories"].append({"id": 9, "name": "a"})
+    twin = {**data["annotations"][0], "id": 50, "image_id": 9, "category_id": 9, "bbox": [1, 2, 3]}
+    data["annotations"].append(twin)
+    fixed = fix(check_source(write_source(folder, data)))
+    assert not fixed.changes and fixed.check.source.data == data
+    assert fixed.check.num_errors == 4
+
+
 VALUES = [None, True, -1, 0, 5, 0.5, 1e308, 10**400, "", "a", "../a", "p1.png", [], {}, [[]]]
 VALUES += [float("nan"), float("inf"), "\0", "\ud800", [1, 2, 3, 4], ["1", 2, 3, 4], {"id": 1}]
 
