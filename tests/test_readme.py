@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fsaf_d2 import load_config
 
@@ -58,16 +60,48 @@ def test_own_data_trains_as_shown(tmp_path, monkeypatch):
     write_pictures(tmp_path / "my")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
-    use = use.replace("configs/demo/digits.yaml", "output/mine/config.yaml")
     use = use.replace("output/demo/", "output/mine/")
     use = use.replace("datasets/digits/val/000003.jpg", "my/images/0.png")
-    try:
-        exec(code, namespace := {})
-        (tmp_path / "output/mine/config.yaml").write_text(namespace["cfg"].dump())
-        exec(use, namespace)
-        assert {"pred_levels", "pred_anchor_free"} <= set(namespace["found"].get_fields())
-    finally:
-        for name in ("my_train", "my_val"):
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-    assert (tmp_path / "output/mine/model_final.pth").exists()
+    exec(code, {})
+    assert (tmp_path / "output/mine/report.html").exists()
+    exec(use, namespace := {})
+    assert {"pred_levels", "pred_anchor_free"} <= set(namespace["found"].get_fields())
+    assert (tmp_path / "drawn.jpg").exists()
+
+
+@pytest.mark.slow
+def test_own_data_pass_through_the_commands_as_shown(tmp_path):
+    write_pictures(tmp_path / "my" / "data" / "train")
+    folder = tmp_path / "my" / "data"
+    for split in ("train", "val"):
+        images = folder / split
+        images.mkdir(exist_ok=True)
+        for index in range(4):
+            picture = (folder / "train" / "images" / f"{index}.png").read_bytes()
+            (images / f"{index}.png").write_bytes(picture + (b"" if split == "train" else b"\0"))
+        annotations = (folder / "train" / "train.json").read_text()
+        (images / "_annotations.coco.json").write_text(annotations)
+    shutil.rmtree(folder / "train" / "images")
+    for name in ("train", "val"):
+        (folder / "train" / f"{name}.json").unlink()
+    (tmp_path / "photos").mkdir()
+    shutil.copy(folder / "val" / "0.png", tmp_path / "photos")
+    block = README[README.index("## Your own data") :]
+    block = re.search(r"((?:^    .*\n)+)", block, flags=re.MULTILINE).group(1)
+    small = "SOLVER.MAX_ITER 4 TEST.EVAL_PERIOD 2 DATALOADER.NUM_WORKERS 0"
+    block = block.replace("SOLVER.MAX_ITER 2000 TEST.EVAL_PERIOD 500", small)
+    for line in block.replace("\\\n", "").strip().splitlines():
+        program, script, *args = line.split()
+        assert program == "python"
+        args = [str(ROOT / arg) if arg.startswith("configs/") else arg for arg in args]
+        result = subprocess.run(
+            [sys.executable, str(ROOT / script), *args],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == 0, (line, result.stdout, result.stderr)
+    assert {"0.jpg", "predictions.json", "predictions.csv"} <= {
+        file.name for file in (tmp_path / "found").rglob("*")
+    }

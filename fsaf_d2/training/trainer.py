@@ -255,12 +255,11 @@ class Trainer(DefaultTrainer):
         """
         while True:
             try:
-                results = super().train()
+                super().train()
                 break
             except RollBack as error:
                 self._roll_back(error.__cause__)
             except EndOfTraining:
-                results = self._last_eval_results
                 break
             except OSError as error:
                 # Those who write the log say neither where nor what to do.
@@ -278,7 +277,7 @@ class Trainer(DefaultTrainer):
         )
         if self.cfg.DATASETS.TEST and comm.is_main_process():
             keep_report(self.cfg.OUTPUT_DIR)
-        return results
+        return self._last_eval_results or None
 
     def after_train(self) -> None:
         """Run the hooks; a run that was complete when it was resumed ends at the same step."""
