@@ -150,6 +150,8 @@ class BoxEvaluator(DatasetEvaluator):
             score_thresh=self._score_thresh,
             input_sizes=self._input_sizes(pictures),
         )
+        # File names are relative to it.
+        evaluation["image_root"] = MetadataCatalog.get(self._name).get("image_root")
         _logger.info(evaluation_text(evaluation))
         if self._folder:
             write_evaluation(evaluation, self._folder)

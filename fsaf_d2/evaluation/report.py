@@ -125,24 +125,25 @@ def _evaluation(file: Path) -> dict:
         "precision and recall": _picture(file.parent / "pr_curves.png"),
         "confusion": _picture(file.parent / "confusion.png"),
     }
+    folder = Path(data.get("image_root") or "")
     data["galleries"] = {
         "Worst misses": (
             "Objects that were not found, with the best score of a box on them.",
-            [_crop(entry, GREEN, entry.get("best_score")) for entry in data.get("misses", [])],
+            [_crop(folder, entry, GREEN, entry.get("best_score")) for entry in data["misses"]],
         ),
         "Worst false alarms": (
             "Boxes of the highest scores where no object of that class is.",
-            [_crop(entry, RED, entry.get("score")) for entry in data.get("false_alarms", [])],
+            [_crop(folder, entry, RED, entry.get("score")) for entry in data["false_alarms"]],
         ),
     }
     return data
 
 
-def _crop(entry: dict, color: str, score: float | None) -> dict:
+def _crop(folder: Path, entry: dict, color: str, score: float | None) -> dict:
     """A box with its surroundings; without a picture where that cannot be read."""
     shown = {"title": str(entry["category"]), "file": Path(entry["file_name"]).name, "score": score}
     try:
-        image = read_image(entry["file_name"], "RGB", MAX_PIXELS)
+        image = read_image(str(folder / entry["file_name"]), "RGB", MAX_PIXELS)
         return {**shown, "picture": _encode(crop(image, entry["bbox"], color))}
     except OSError as error:
         _logger.warning(f"Left out of the report: {error}")
@@ -216,7 +217,8 @@ def _last(folder: Path) -> Path | None:
 def _curves(folder: Path) -> str | None:
     plot = folder / "training.png"
     try:
-        plot_training(folder / "metrics.json", plot)
+        # The level lens has the levels.
+        plot_training(folder / "metrics.json", plot, level_names=())
     except (FileNotFoundError, ValueError):
         return None  # nothing was trained here
     return _picture(plot)

@@ -22,6 +22,7 @@ LOSS_STYLES = {
     "loss_box_reg": {"color": "#56B4E9", "linestyle": "solid"},
     "loss_anchor_free_cls": {"color": "#D55E00", "linestyle": "dashed"},
     "loss_anchor_free_box_reg": {"color": "#E69F00", "linestyle": "dashed"},
+    "validation/total_loss": {"color": "black", "linestyle": "dotted", "marker": "o"},
 }
 
 
@@ -74,7 +75,7 @@ def plot_training(
     Args:
         metrics_file: detectron2's `metrics.json`.
         output_file: the picture to write; its suffix gives the format, such as `.png`.
-        level_names: the names of the levels, the finest first.
+        level_names: the names of the levels, the finest first; none leaves the shares out.
         window: number of records whose objects are counted together for one share.
 
     Raises:
@@ -86,7 +87,7 @@ def plot_training(
     if not losses:
         raise ValueError(f"{metrics_file} holds no losses: has the training logged a step yet?")
     iterations, shares = level_shares(records, level_names, window)
-    panels = 2 if len(iterations) else 1
+    panels = 2 if level_names and len(iterations) else 1
     figure = Figure(figsize=(8, 0.6 + 3.2 * panels), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
