@@ -153,7 +153,7 @@ def test_files_and_what_is_in_them(register, tmp_path):
     assert set(evaluation) == {
         *("dataset", "num_images", "num_objects", "num_objects_by_size", "class_names"),
         *("overall", "per_class", "levels", "precision_recall", "confusion"),
-        *("misses", "false_alarms", "max_score", "diagnosis"),
+        *("misses", "false_alarms", "max_score", "diagnosis", "image_root"),
     }
     assert evaluation["dataset"] == name and evaluation["num_images"] == 30
     objects = [x for x in data["annotations"] if not x["iscrowd"]]
