@@ -141,7 +141,7 @@ def load_stored_config(text: str, source: str, overrides: Sequence[str] = ()) ->
     cfg = get_cfg()
     add_fsaf_config(cfg)
     try:
-        cfg.merge_from_other_cfg(CfgNode(_parts_to_predict(_read_plain(text))))
+        cfg.merge_from_other_cfg(CfgNode(_parts_to_predict(_read_stored(text))))
     except yaml.constructor.ConstructorError as error:
         raise ValueError(
             f"{here} is refused: it is not plain YAML. Tags such as !!python could run code and "
@@ -160,7 +160,7 @@ def load_stored_config(text: str, source: str, overrides: Sequence[str] = ()) ->
     return cfg
 
 
-def _read_plain(text: str) -> dict:
+def _read_stored(text: str) -> dict:
     if _unfolded_size(yaml.compose(text, yaml.SafeLoader), {}) > MAX_NODES:
         raise ValueError(f"it unfolds its YAML aliases (*name) to more than {MAX_NODES} values.")
     content = yaml.safe_load(text)
