@@ -284,3 +284,21 @@ def _message(error: Exception, cfg: CfgNode) -> str:
     unknown = message.rpartition("key: ")[2]
     meant = meant_key(unknown, cfg) if unknown != message else None
     return f"{message}. Did you mean {meant}?" if meant else message
+
+
+def differences(saved: str, present: str) -> list[str]:
+    """Lines ``KEY: saved -> present`` for two configs in YAML; none where nothing was saved.
+
+    Raises:
+        ValueError: a text is no plain YAML.
+    """
+    try:
+        texts = (saved, present)
+        before, after = (dict(flat(plain_yaml(text, "config") or {})) for text in texts)
+    except (yaml.YAMLError, AttributeError) as error:
+        raise ValueError(f"The config in the checkpoint is no plain YAML ({error}).") from error
+    return [
+        f"{key} {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
+        for key in sorted(before.keys() | after.keys())
+        if before and before.get(key, "unset") != after.get(key, "unset")
+    ]

@@ -67,10 +67,11 @@ def diagnose(
     if ap is None or ap >= SUSPICIOUS:
         return None
     if len(detections) == 0:
-        limit = "" if score_thresh is None else f" above the threshold of {score_thresh:g}"
+        if score_thresh is None:
+            return "AP is 0.0: there are no detections."
         return (
-            f"AP is 0.0: there are no detections{limit}, as of a detector that is not trained, or "
-            "not trained enough."
+            f"AP is 0.0: no detection has a score above the threshold of {score_thresh:g}, so the "
+            "detector is untrained or under-trained."
         )
     remedy = find_remedy(truth, detections, input_sizes)
     if remedy.reason:
@@ -218,7 +219,7 @@ def _scales(
         sizes,
     )
     resized = "the predictions are in pixels of the resized pictures"
-    if input_sizes is not None:
+    if input_sizes is not None and np.isfinite(input_sizes).any():
         yield "boxes scaled to the pictures' own size", resized, sizes / input_sizes
         return
     short, long = sizes.min(axis=1), sizes.max(axis=1)

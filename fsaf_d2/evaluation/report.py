@@ -17,6 +17,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from ..data.mapper import MAX_PIXELS, read_image
+from ..visualization.data_statistics import plot_statistics
 from ..visualization.training_curves import plot_training, read_metrics
 from .average_precision import METRICS
 from .tables import ROWS
@@ -37,6 +38,11 @@ CROP_SIDE = 220
 WIDEST = 1600
 # How much of the surroundings a crop shows, as a share of the box's longer side.
 CONTEXT = 0.6
+# Of a data set, in words; the plot beside them has the rest.
+STATISTICS = (
+    *("images", "boxes", "crowds", "images_without_objects", "median_box_size"),
+    *("median_image_size", "image_sizes"),
+)
 GREEN, RED = "#009E73", "#D55E00"
 
 
@@ -68,10 +74,11 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
     folder = Path(output_dir)
     evaluations = [_evaluation(file) for file in sorted(folder.glob("inference/*/evaluation.json"))]
     config = _config(folder / "config.yaml")
-    if not folder.is_dir() or not (evaluations or config):
+    steps = _number_of_steps(folder / "metrics.json")
+    if not (evaluations or config or steps):
         raise FileNotFoundError(
-            f"'{folder}' holds neither config.yaml nor inference/*/evaluation.json: give the "
-            "OUTPUT_DIR of a training or an evaluation."
+            f"'{folder}' holds neither config.yaml nor metrics.json nor "
+            "inference/*/evaluation.json: give the OUTPUT_DIR of a training or an evaluation."
         )
     page = (
         _environment()
@@ -83,7 +90,7 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
             branches=ROWS,
             metrics=METRICS,
             sizes=SIZES,
-            steps=_number_of_steps(folder / "metrics.json"),
+            steps=steps,
             curves=_curves(folder),
             level_lens=_picture(folder / "level_lens.png"),
             samples=_picture(_last(folder / "samples")),
@@ -233,10 +240,27 @@ def _number_of_steps(metrics_file: Path) -> int:
 
 
 def _check(file: Path) -> dict:
-    return {
-        "name": file.stem.removeprefix("check_"),
-        **json.loads(file.read_text(encoding="utf-8")),
-    }
+    """What the report shows of the check of a data set."""
+    data = json.loads(file.read_text(encoding="utf-8"))
+    name = file.stem.removeprefix("check_")
+    shown: dict = {"name": name, "findings": data["findings"], "statistics": {}, "plot": None}
+    if statistics := data.get("statistics"):
+        plot = file.with_name(f"statistics_{name}.png")
+        plot_statistics(statistics, plot, title=f"{name}:")
+        shown["plot"] = _picture(plot)
+        shown["statistics"] = {key: _words(statistics[key]) for key in STATISTICS}
+    return shown
+
+
+def _words(value: object) -> str:
+    """A statistic as it is read."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} ({part:,})" for name, part in value.items())
+    if isinstance(value, list):
+        return " x ".join(map(_words, value))
+    if value is None:
+        return "n/a"
+    return f"{value:,.1f}".removesuffix(".0")
 
 
 def _config(file: Path) -> dict:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from detectron2.utils import comm
 from ..visualization.training_curves import read_metrics
 from .examination import report_file
 
-_logger = logging.getLogger("detectron2.fsaf_d2.training")
 FILE = "advice.txt"
 # Below either of them there is something to say; AP in percent.
 LOW_SCORE, LOW_AP = 0.3, 10.0
@@ -161,18 +159,18 @@ def read_facts(cfg: CfgNode, *, steps: int, num_pictures: int) -> Facts:
     )
 
 
-def write_advice(cfg: CfgNode, *, steps: int, num_pictures: int) -> None:
-    """Log what to do next and write it to ``OUTPUT_DIR/advice.txt``, in the main process.
+def write_advice(cfg: CfgNode, *, steps: int, num_pictures: int) -> str | None:
+    """Write what to do next to ``OUTPUT_DIR/advice.txt``, and return it, in the main process.
 
     Where there is nothing to say, the file of a former run is removed. For the arguments see
     :func:`read_facts`.
     """
     if not comm.is_main_process():
-        return
+        return None
     advice = advise(read_facts(cfg, steps=steps, num_pictures=num_pictures))
     file = Path(cfg.OUTPUT_DIR) / FILE
     if advice is None:
         file.unlink(missing_ok=True)
-        return
-    file.write_text(f"{advice}\n", encoding="utf-8")
-    _logger.info(advice)
+    else:
+        file.write_text(f"{advice}\n", encoding="utf-8")
+    return advice

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import shutil
 import weakref
-from collections.abc import Iterator
 
 import detectron2
 import numpy as np
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog, build_detection_test_loader
-from detectron2.engine import DefaultTrainer, HookBase, defaults, hooks
+from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.solver import build_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
@@ -24,8 +21,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..config import plain_yaml
-from ..config_keys import flat
+from ..config import differences
 from ..data.loader import TrainingLoader, build_training_loader
 from ..data.mapper import build_mapper
 from ..detectors import FSAF, each_branch
@@ -41,6 +37,7 @@ from .checkpoints import (
 )
 from .ema import MovingAverage
 from .examination import Examination, for_tensorboard
+from .execution import be_deterministic, ddp_for, train_in_bfloat16
 from .hooks import DataShare, KeepReport
 from .level_lens import LevelLens
 from .non_finite import NonFinite, NonFiniteGuard, RollBack
@@ -68,8 +65,8 @@ class Trainer(DefaultTrainer):
                 ``TEST.PATIENCE`` is set without evaluation during training.
         """
         if cfg.DETERMINISTIC:
-            _be_deterministic(cfg)
-        with _ddp_for(cfg.MODEL.DEVICE):
+            be_deterministic(cfg)
+        with ddp_for(cfg.MODEL.DEVICE):
             super().__init__(cfg)
         model = self.checkpointer.model
         self._guard = NonFiniteGuard(
@@ -110,7 +107,7 @@ class Trainer(DefaultTrainer):
             model.backbone.compile()
             model.head.compile()
         if cfg.SOLVER.BFLOAT16:
-            _train_in_bfloat16(model)
+            train_in_bfloat16(model)
         return model
 
     @classmethod
@@ -270,13 +267,15 @@ class Trainer(DefaultTrainer):
                         f"({reason}). {REMEDY}"
                     ) from error
                 raise
-        write_advice(
+        advice = write_advice(
             self.cfg,
             steps=min(self.iter + 1, self.max_iter),
             num_pictures=self.data_loader.num_pictures,
         )
         if self.cfg.DATASETS.TEST and comm.is_main_process():
             keep_report(self.cfg.OUTPUT_DIR)
+        if advice:
+            _logger.info(advice)
         return self._last_eval_results or None
 
     def after_train(self) -> None:
@@ -375,7 +374,7 @@ class Trainer(DefaultTrainer):
                 f"Resuming '{self.checkpointer.get_checkpoint_file()}': {self.start_iter} of "
                 f"{self.max_iter} steps are done, learning rate {max(rates):g}."
             )
-            for line in _differences(rest.get("config", ""), self.cfg.dump()):
+            for line in differences(rest.get("config", ""), self.cfg.dump()):
                 _logger.info(f"Unlike the saved run: {line}")
         elif self.checkpointer.average:
             self.checkpointer.average.load_state_dict(self.checkpointer.model.state_dict())
@@ -419,55 +418,3 @@ class Trainer(DefaultTrainer):
             average.load_state_dict(model.state_dict())
         if "model" in state_dict:
             model.load_state_dict(state_dict["model"])
-
-
-def _differences(saved: str, present: str) -> list[str]:
-    """Lines ``KEY: saved -> present`` for two configs in YAML."""
-    try:
-        texts = (saved, present)
-        before, after = (dict(flat(plain_yaml(text, "config") or {})) for text in texts)
-    except (yaml.YAMLError, AttributeError) as error:
-        raise ValueError(f"The config in the checkpoint is no plain YAML ({error}).") from error
-    return [
-        f"{key} {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
-        for key in sorted(before.keys() | after.keys())
-        if before and before.get(key, "unset") != after.get(key, "unset")
-    ]
-
-
-def _be_deterministic(cfg: CfgNode) -> None:
-    if cfg.SEED < 0:
-        raise ValueError("DETERMINISTIC needs a SEED of 0 or more, such as SEED 1.")
-    # cuBLAS reads it when it is first used.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-
-
-@contextlib.contextmanager
-def _ddp_for(device: str) -> Iterator[None]:
-    """Have detectron2 wrap models of this device for several processes.
-
-    It gives DistributedDataParallel the number of a GPU, which is refused for a model on the CPU.
-    """
-    original = defaults.create_ddp_model
-    if not device.startswith("cuda"):
-        defaults.create_ddp_model = functools.partial(original, device_ids=None)
-    try:
-        yield
-    finally:
-        defaults.create_ddp_model = original
-
-
-def _train_in_bfloat16(model: nn.Module) -> None:
-    """Put the forward pass under autocast while the model trains; evaluation stays in float32."""
-    forward = model.forward
-
-    @functools.wraps(forward)
-    def wrapped(batched_inputs: list[dict]) -> dict | list[dict]:
-        if not model.training:
-            return forward(batched_inputs)
-        with torch.autocast(model.device.type, torch.bfloat16):
-            return forward(batched_inputs)
-
-    model.forward = wrapped

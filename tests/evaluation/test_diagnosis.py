@@ -114,9 +114,9 @@ def test_what_is_well_needs_no_explanation(data, tmp_path):
 def test_nothing_to_be_found_and_nothing_found(data, tmp_path):
     empty = {**data, "annotations": []}
     assert sentence(empty, [], tmp_path) == "AP is not defined: the annotations have no objects."
-    assert "there are no detections," in sentence(data, [], tmp_path)
+    assert sentence(data, [], tmp_path) == "AP is 0.0: there are no detections."
     text = sentence(data, [], tmp_path, score_thresh=0.05)
-    assert "no detections above the threshold of 0.05" in text
+    assert "no detection has a score above the threshold of 0.05" in text
 
 
 def random_boxes(highest: float) -> list[dict]:

@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,21 @@ import pytest
 from fsaf_d2.evaluation.report import CROP_SIDE, crop, write_report
 
 METRICS = {"AP": 41.25, "AP50": 63.0, "AP75": 40.0, "APs": None, "APm": 12.5, "APl": 55.0}
+
+STATISTICS = {
+    "images": 1700,
+    "boxes": 3,
+    "crowds": 0,
+    "images_without_objects": 1698,
+    "classes": {"<i>": 2, "$_b": 1},
+    "sizes": {"small": 3, "medium": 0, "large": 0},
+    "sizes_by_class": {name: {"small": 1, "medium": 1, "large": 0} for name in ("<i>", "$_b")},
+    "median_box_size": 20.5,
+    "median_image_size": [640.0, 480.0],
+    "box_size_histogram": {"edges": [1, 16, 32], "counts": [1, 2]},
+    "objects_per_image": {"0": 1698, "1": 1, "2": 1},
+    "image_sizes": {"640 x 480": 1700},
+}
 
 
 def evaluation(picture: Path, name: str) -> dict:
@@ -51,7 +67,7 @@ def run_folder(tmp_path) -> Path:
     (folder / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
     (folder / "data").mkdir()
     finding = {"severity": "warning", "count": 3, "first": []}
-    check = {"findings": {"duplicate box": finding}, "statistics": {"images": 7, "sizes": [1, 2]}}
+    check = {"findings": {"duplicate box": finding}, "statistics": STATISTICS}
     (folder / "data" / "check_own_train.json").write_text(json.dumps(check))
     return folder
 
@@ -61,10 +77,22 @@ def test_the_page_shows_what_is_there(run_folder):
     page = write_report(run_folder).read_text()
     for text in ("41.2", "63.0", "n/a", "0.43", "Train longer.", "41 training steps", "P3"):
         assert text in page
-    for text in ("duplicate box", "SOLVER.BASE_LR", "0.02", "both branches", "anchor branch alone"):
+    for text in (
+        "duplicate box",
+        "1,700",
+        "20.5",
+        "640 x 480 (1,700)",
+        "n/a",
+        "SOLVER.BASE_LR",
+        "0.02",
+        "both branches",
+        "anchor branch alone",
+    ):
         assert text in page
     assert "anchor-free branch alone" not in page
     assert page.count("the picture could not be read") == 1 and "away.jpg" in page
+    plot = run_folder / "data" / "statistics_own_train.png"
+    assert base64.b64encode(plot.read_bytes()).decode() in page and "objects_per_image" not in page
 
 
 def test_names_are_text_and_nothing_is_fetched(run_folder):
