@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 STOPPED = 75
 # The smoke test: nothing is learnt in it.
 QUICK = (
-    *("SOLVER.MAX_ITER", "4", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "2"),
+    *("SOLVER.MAX_ITER", "8", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "5"),
     *("SOLVER.WARMUP_ITERS", "1", "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.RETINANET.NUM_CONVS", "1"),
     *("MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"),
 )
@@ -71,21 +71,26 @@ def finished(folder: Path, job: dict) -> dict | None:
     Raises:
         ValueError: the folder holds a run of other settings, complete or begun.
     """
-    for name in ("result.json", "job.json"):
-        if not (folder / name).is_file():
-            continue
-        found = json.loads((folder / name).read_text())
-        for key in ("config", "overrides", "options"):
-            # The checkout may have moved.
-            same = Path(found[key]).name == Path(job[key]).name if key == "config" else None
-            if not (found[key] == job[key] or same):
+    file = folder / "result.json"
+    found = [path for path in (file, folder / "job.json") if path.is_file()]
+    for path in found:
+        of_run = json.loads(path.read_text())
+        # Of the config the name alone: the checkout may have moved.
+        for key, same in (
+            ("config", _same_name),
+            ("overrides", list.__eq__),
+            ("options", list.__eq__),
+        ):
+            if not same(of_run[key], job[key]):
                 raise ValueError(
-                    f"'{folder}' holds a run with {key} {found[key]}, not {job[key]}: choose "
+                    f"'{folder}' holds a run with {key} {of_run[key]}, not {job[key]}: choose "
                     "another --output, or remove that folder."
                 )
-        if name == "result.json":
-            return found
-    return None
+    return json.loads(file.read_text()) if file in found else None
+
+
+def _same_name(path: str, other: str) -> bool:
+    return Path(path).name == Path(other).name
 
 
 class Queue:
@@ -216,7 +221,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="N")
     add("--jobs", type=int, default=1, metavar="N", help="so many runs at a time")
     add("--threads", type=int, default=1, metavar="N", help="of each run (OMP_NUM_THREADS)")
-    add("--output", type=Path, default=Path("output/accuracy"), metavar="FOLDER")
+    add("--output", type=Path, metavar="FOLDER", help="by default output/accuracy")
     add("--baseline", choices=ROWS, metavar="ROW", help=f"by default {BASELINE}, else the first")
     add("--config-file", type=Path, metavar="FILE", help="in place of the data set's")
     add("--plot", type=Path, metavar="FILE", help="by default FOLDER/DATA.png")
@@ -230,7 +235,8 @@ def argument_parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run what is missing, then print the tables and draw."""
     args = argument_parser().parse_intermixed_args()
-    args.output = args.output.resolve()
+    name = "accuracy-quick" if args.quick else "accuracy"
+    args.output = (args.output or Path("output") / name).resolve()
     if args.quick:
         args.options = [*QUICK, *args.options]
     args.output.mkdir(parents=True, exist_ok=True)
@@ -238,15 +244,17 @@ def main() -> int:
     jobs = list(jobs_of(args))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     failed: list[dict] = []
+    try:
+        done = [finished(folder_of(args, job["row"], job["seed"]), job) for job in jobs]
+    except ValueError as error:
+        sys.exit(f"accuracy: error: {error}")
+    known = read_results(results)
+    for result in done:
+        # A run may end after the program that started it.
+        if result and (result["row"], result["seed"]) not in known:
+            _append(results, result)
     if not args.report:
-        known = read_results(results)
-        missing = []
-        for job in jobs:
-            result = finished(folder_of(args, job["row"], job["seed"]), job)
-            if result is None:
-                missing.append(job)
-            elif (job["row"], job["seed"]) not in known:
-                _append(results, result)
+        missing = [job for job, result in zip(jobs, done) if result is None]
         print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are done.", flush=True)
         make_data(args)
         queue = Queue(args, results)

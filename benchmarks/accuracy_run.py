@@ -29,8 +29,9 @@ def train(cfg: CfgNode) -> None:
     """Train to ``OUTPUT_DIR/model_final.pth``, from the newest checkpoint there if there is one."""
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
     cfg = cfg.clone()
-    # Evaluation comes after training, by itself.
-    cfg.DATASETS.TEST = ()
+    if not cfg.TEST.EVAL_PERIOD:
+        # The evaluation at the end comes after training, by itself.
+        cfg.DATASETS.TEST = ()
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=trainer.checkpointer.has_checkpoint())
     trainer.train()
@@ -53,15 +54,32 @@ def late_levels(records: list[dict], num_steps: int) -> dict[str, int]:
     Returns:
         level name to objects; empty without an anchor-free branch.
     """
-    prefix = "num_objects_"
-    counts: dict[str, int] = {}
+    late = _late(records, "num_objects_", num_steps)
+    return {name: round(sum(values)) for name, values in late.items()}
+
+
+def late_lens(records: list[dict], num_steps: int) -> dict[str, float]:
+    """Average what was logged in the last steps of how levels are selected.
+
+    Args:
+        records: of ``metrics.json``.
+        num_steps: of the whole training.
+
+    Returns:
+        name to mean, such as ``flip_rate``; empty where nothing is evaluated during training.
+    """
+    late = _late(records, "level_lens/", num_steps)
+    return {name: sum(values) / len(values) for name, values in late.items()}
+
+
+def _late(records: list[dict], prefix: str, num_steps: int) -> dict[str, list[float]]:
+    values: dict[str, list[float]] = {}
     for record in records:
         if record["iteration"] + 1 > (1 - LATE) * num_steps:
             for key, value in record.items():
                 if key.startswith(prefix):
-                    name = key.removeprefix(prefix)
-                    counts[name] = counts.get(name, 0) + round(value)
-    return counts
+                    values.setdefault(key.removeprefix(prefix), []).append(value)
+    return values
 
 
 def training_minutes(records: list[dict], num_steps: int) -> float | None:
@@ -132,6 +150,7 @@ def main() -> None:
         "evaluation_minutes": minutes,
         "metrics": without_nan(metrics),
         "late_levels": late_levels(records, cfg.SOLVER.MAX_ITER),
+        "late_lens": late_lens(records, cfg.SOLVER.MAX_ITER),
         "commit": started,
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if cfg.MODEL.DEVICE == "cuda" else "cpu",
