@@ -29,7 +29,7 @@ from fsaf_d2.data.digits import make_digits
 from fsaf_d2.demo import NUM_TRAIN, NUM_VAL
 
 HERE = Path(__file__).parent
-# As a program that was told to stop and may be started again.
+# The exit code of a training that a signal stopped, too.
 STOPPED = 75
 # The smoke test: nothing is learnt in it.
 QUICK = (
@@ -242,7 +242,7 @@ def main() -> int:
     args.output.mkdir(parents=True, exist_ok=True)
     results = args.output / f"{args.data}.jsonl"
     jobs = list(jobs_of(args))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     failed: list[dict] = []
     try:
         done = [finished(folder_of(args, job["row"], job["seed"]), job) for job in jobs]
@@ -258,7 +258,11 @@ def main() -> int:
         print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are done.", flush=True)
         make_data(args)
         queue = Queue(args, results)
-        queue.run(missing)
+        try:
+            queue.run(missing)
+        except KeyboardInterrupt:
+            print("Stopped: the same command goes on from here.")
+            return STOPPED
         failed = queue.failed
     known = read_results(results)
     records = [known[key] for job in jobs if (key := (job["row"], job["seed"])) in known]
