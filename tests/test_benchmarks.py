@@ -10,7 +10,6 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "benchmarks" / "speed.py"
 
 
 @pytest.fixture
@@ -21,9 +20,32 @@ def speed_gpu(monkeypatch):
     return speed_gpu
 
 
-def run(*args) -> str:
+@pytest.fixture
+def accuracy(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import accuracy
+
+    return accuracy
+
+
+@pytest.fixture
+def accuracy_report(accuracy):
+    import accuracy_report
+
+    return accuracy_report
+
+
+@pytest.fixture
+def accuracy_run(accuracy):
+    import accuracy_run
+
+    return accuracy_run
+
+
+def run(*args, script: str = "speed.py") -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), "--device", "cpu", *map(str, args)]
+    device = ["--device", "cpu"] if script == "speed.py" else []
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *device, *map(str, args)]
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, check=True
     ).stdout
@@ -103,3 +125,101 @@ def test_tf32_is_off_only_while_a_program_without_it_runs(speed_gpu):
     speed_gpu.with_precision(case, lambda: seen.append(torch.backends.cudnn.allow_tf32))()
     assert seen == [False]
     assert torch.backends.cudnn.allow_tf32 == before
+
+
+def accuracy_record(row: str, seed: int, **metrics) -> dict:
+    return {
+        **{"data": "digits", "row": row, "seed": seed, "steps": 10, "batch": 8, "minutes": 2.0},
+        **{"threads": 1, "device": "cpu", "torch": "2", "commit": "abc", "date": "2026-01-01"},
+        **{"metrics": {"bbox": metrics}, "late_levels": {}, "late_lens": {}},
+    }
+
+
+def test_interval_is_students(accuracy_report):
+    # deviation 1, three values: 1 / sqrt(3) times the 97.5 % point of t with 2 degrees, 4.302653
+    mean, low, high = accuracy_report.interval([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert (low, high) == (pytest.approx(2 - 2.484138), pytest.approx(2 + 2.484138))
+
+
+def test_one_run_has_no_interval(accuracy_report):
+    assert accuracy_report.interval([5.0]) == (5, float("-inf"), float("inf"))
+
+
+def test_differences_are_of_runs_with_the_same_seed(accuracy_report):
+    records = [
+        *(accuracy_record("anchors-only", seed, AP=ap) for seed, ap in ((1, 10.0), (2, 30.0))),
+        # In another order, with a seed that the baseline lacks and one that has no AP.
+        *(accuracy_record("both-online", s, AP=ap) for s, ap in ((3, 9.0), (2, 33.0), (1, 11.0))),
+        accuracy_record("both-online", 4, AP=None),
+    ]
+    found = accuracy_report.paired_differences(records, "both-online", "anchors-only", "AP")
+    assert found == [1.0, 3.0]
+    text = accuracy_report.report(records, ["both-online", "anchors-only"], "anchors-only")
+    # mean 2, deviation sqrt(2): 12.7062 (t with 1 degree) * sqrt(2) / sqrt(2)
+    assert "+2.0 [-10.7, +14.7]" in text
+    # all four runs, three of them with an AP: mean 17.67, deviation 13.32
+    assert "| 4       | 17.7 ± 13.3 |" in text
+
+
+def test_branches_alone_come_into_the_report_by_themselves(accuracy_report):
+    record = accuracy_record("both-online", 1, AP=20.0)
+    assert "branch" not in accuracy_report.report([record], ["both-online"], "both-online")
+    record["metrics"]["anchor_free_branch"] = {"AP": 12.5}
+    text = accuracy_report.report([record], ["both-online"], "both-online")
+    assert "| both, online: anchor-free branch | 12.5 |" in text
+
+
+def test_late_is_the_last_fifth_of_the_training(accuracy_run):
+    records = [
+        {"iteration": i, "num_objects_p3": 2.0, "num_objects_p4": 1.0, "level_lens/flip_rate": i}
+        for i in (19, 39, 59, 79, 99)
+    ]
+    assert accuracy_run.late_levels(records, 100) == {"p3": 2, "p4": 1}
+    assert accuracy_run.late_lens(records, 100) == {"flip_rate": 99}
+    assert accuracy_run.late_levels([{"iteration": 99, "lr": 0.1}], 100) == {}
+
+
+def test_a_line_cut_off_is_a_run_that_is_missing(accuracy, tmp_path):
+    lines = [json.dumps(accuracy_record("both-online", seed, AP=1.0)) for seed in (1, 2)]
+    (tmp_path / "results.jsonl").write_text(lines[0] + "\n" + lines[1][:-9])
+    assert list(accuracy.read_results(tmp_path / "results.jsonl")) == [("both-online", 1)]
+
+
+def test_results_of_other_settings_are_refused(accuracy, tmp_path):
+    job = {"config": "a/digits.yaml", "overrides": [], "options": []}
+    assert accuracy.finished(tmp_path, job) is None
+    (tmp_path / "result.json").write_text(json.dumps({**job, "AP": 1}))
+    assert accuracy.finished(tmp_path, {**job, "config": "b/digits.yaml"})["AP"] == 1
+    with pytest.raises(ValueError, match=r"options \[\], not \['SEED', '2'\]: choose another"):
+        accuracy.finished(tmp_path, {**job, "options": ["SEED", "2"]})
+
+
+@pytest.mark.slow
+def test_grid_goes_on_where_it_stopped(tmp_path):
+    args = ["--quick", "--output", tmp_path, "--seeds", 1, "--jobs", 2, "--keep-checkpoints"]
+    rows = ["--rows", "both-online", "nms-per-level", "anchors-only"]
+    first = run(*args, *rows, script="accuracy.py")
+    assert "0 of 3 runs are done." in first
+    folder = tmp_path / "digits" / "both-online" / "seed1"
+    metrics = json.loads((folder / "result.json").read_text())["metrics"]
+    weights = torch.load(folder / "model_final.pth", weights_only=True)["model"]
+
+    # As if it had been killed behind its first checkpoint.
+    for name in ("result.json", "model_final.pth", "last_checkpoint"):
+        (folder / name).unlink()
+    results = tmp_path / "digits.jsonl"
+    kept = [line for line in results.read_text().splitlines() if '"both-online"' not in line]
+    results.write_text("\n".join(kept) + "\n")
+    second = run(*args, *rows, script="accuracy.py")
+    assert "2 of 3 runs are done." in second
+    assert "Resuming" in (folder / "output.txt").read_text()
+    assert json.loads((folder / "result.json").read_text())["metrics"] == metrics
+    again = torch.load(folder / "model_final.pth", weights_only=True)["model"]
+    assert all(torch.equal(again[name], weight) for name, weight in weights.items())
+
+    third = run(*args, *rows, script="accuracy.py")
+    assert "3 of 3 runs are done." in third
+    assert "started" not in third
+    assert len(results.read_text().splitlines()) == 3
+    assert (tmp_path / "digits.png").is_file()

@@ -15,12 +15,20 @@ DATASETS = {
     "bloodcells_train": ("bloodcells/annotations/train.json", "bloodcells/images"),
     "bloodcells_val": ("bloodcells/annotations/val.json", "bloodcells/images"),
     "bloodcells_test": ("bloodcells/annotations/test.json", "bloodcells/images"),
+    "nuclei_train": ("nuclei/annotations/train.json", "nuclei/images"),
+    "nuclei_val": ("nuclei/annotations/val.json", "nuclei/images"),
+    "nuclei_test": ("nuclei/annotations/test.json", "nuclei/images"),
+    # Pictures of more than 100 and up to 375 nuclei: TEST.DETECTIONS_PER_IMAGE 375.
+    "nuclei_train_dense": ("nuclei/annotations/train_dense.json", "nuclei/images"),
+    "nuclei_val_dense": ("nuclei/annotations/val_dense.json", "nuclei/images"),
+    "nuclei_test_dense": ("nuclei/annotations/test_dense.json", "nuclei/images"),
 }
 
 # Where to get a data set whose name begins so.
 SOURCES = {
     "digits": "`make demo` makes it.",
     "bloodcells": "The README, section 'Train on real pictures', says where to get it.",
+    "nuclei": "docs/results.md, section 'Nuclei', says where to get it.",
     "coco_2017": "Images and annotations of 2017 are at https://cocodataset.org.",
 }
 
