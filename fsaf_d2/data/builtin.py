@@ -27,7 +27,7 @@ DATASETS = {
 # Where to get a data set whose name begins so.
 SOURCES = {
     "digits": "`make demo` makes it.",
-    "bloodcells": "The README, section 'Train on real pictures', says where to get it.",
+    "bloodcells": "The README, section 'Your own data', says where to get it.",
     "nuclei": "docs/results.md, section 'Nuclei', says where to get it.",
     "coco_2017": "Images and annotations of 2017 are at https://cocodataset.org.",
 }

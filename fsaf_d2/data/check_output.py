@@ -13,6 +13,8 @@ from .check_source import Check, statistics
 from .findings import Finding, summarise
 
 SHOWN = 20
+# Of errors, in the message that stops a run.
+FIRST = 5
 # Of values and names in tables.
 WIDTH = 70
 
@@ -154,3 +156,39 @@ def to_file(fixed: Fixed) -> dict:
 def one_line(findings: list[Finding]) -> str:
     """Kinds with their counts, in a line."""
     return ", ".join(f"{x['count']} x {kind}" for kind, x in summarise(findings, 0).items())
+
+
+def error_text(check: Check, what: str, command: str) -> str:
+    """Say that errors stop a run: their kinds and numbers, the first, and how to see all.
+
+    Args:
+        check: with errors.
+        what: was checked, such as ``Data set 'own_train'``.
+        command: that shows all of them.
+    """
+    said = [
+        (finding, f"'{finding.file}': {finding.kind}: {finding.value}. {finding.remedy}")
+        for finding in check.source.findings
+    ]
+    said += [
+        (x.finding, f"'{_place(check, x.finding)}': {x.sentence}. {x.finding.remedy}")
+        for x in check.flaws
+    ]
+    said = [(finding, line) for finding, line in said if finding.severity == "error"]
+    # One of each kind before more of the same.
+    first = list({finding.kind: line for finding, line in reversed(said)}.values())[::-1]
+    first = [*first, *(line for _, line in said if line not in first)][:FIRST]
+    kinds = one_line([finding for finding, _ in said])
+    return "\n".join(
+        [
+            f"{what} has {len(said)} errors: {kinds}. The first:",
+            *(f"  {line}" for line in first),
+            f"All of them: {command}",
+            "What is certain is mended in a copy of the annotations by --fix OUT.json.",
+        ]
+    )
+
+
+def _place(check: Check, finding: Finding) -> str:
+    """The file that a person must look into."""
+    return finding.file if check.source.places else check.source.annotation_file

@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 
 from .canonical import write_json
 from .check_leaks import check_leaks
-from .check_output import one_line, to_dict
+from .check_output import error_text, one_line, to_dict
 from .check_source import Check, check_source
 from .checks import AnnotationFileError, read_annotations, require_annotations
 from .mapper import MAX_PIXELS
@@ -21,7 +21,6 @@ from .sources import Source
 # detectron2's own, which are as they were published: boxes without a size among others. Of them
 # only what cannot be read, or leads elsewhere, is an error.
 PUBLISHED = ("coco_2014_", "coco_2017_")
-SHOWN = 5
 
 _logger = logging.getLogger("detectron2.fsaf_d2.data")
 
@@ -101,25 +100,11 @@ def _origin(name: str, data: object) -> str | None:
 
 
 def _require_no_errors(checks: dict[str, Check], test: Sequence[str]) -> None:
-    messages = []
-    for name, check in checks.items():
-        flaws = [flaw for flaw in check.flaws if flaw.finding.severity == "error"]
-        if not flaws:
-            continue
-        # One of each kind before more of the same.
-        first = list({flaw.finding.kind: flaw for flaw in reversed(flaws)}.values())[::-1]
-        first = [*first, *(flaw for flaw in flaws if flaw not in first)][:SHOWN]
-        lines = [
-            f"  '{check.source.annotation_file}': {flaw.sentence}. {flaw.finding.remedy}"
-            for flaw in first
-        ]
-        messages += [
-            f"Data set '{name}' has {len(flaws)} errors: {one_line([x.finding for x in flaws])}. "
-            "The first:",
-            *lines,
-            f"All of them: {_command(name, checks, test)}",
-            "What is certain is mended in a copy of the annotations by --fix OUT.json.",
-        ]
+    messages = [
+        error_text(check, f"Data set '{name}'", _command(name, checks, test))
+        for name, check in checks.items()
+        if check.num_errors
+    ]
     if messages:
         raise AnnotationFileError("\n".join(messages))
 

@@ -9,6 +9,7 @@ import collections
 import functools
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode
@@ -17,7 +18,9 @@ from detectron2.data.datasets import load_coco_json
 
 from ..config_keys import derive, given
 from .canonical import canonical_coco, match_categories, write_json
-from .checks import check_annotations, class_names
+from .check_output import error_text
+from .check_source import check_source
+from .checks import AnnotationFileError, class_names
 from .formats.source import Source
 from .sources import open_source
 
@@ -173,7 +176,7 @@ def class_list(source: Source) -> list[dict]:
 def _open(path: str, split: str) -> tuple[Source, list[str]]:
     """A source without flaws, and what a person should know of it."""
     source = open_source(path, split)
-    _require_sound(source)
+    _require_sound(source, split)
     data = source.data
     names = [str(category["name"]) for category in class_list(source)]
     shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
@@ -188,20 +191,14 @@ def _open(path: str, split: str) -> tuple[Source, list[str]]:
     return source, lines
 
 
-def _require_sound(source: Source) -> None:
-    """Stop at what could not be read: a picture would have fewer objects than it shows."""
-    errors = [finding for finding in source.findings if finding.severity == "error"]
-    if errors:
-        shown = "\n".join(
-            f"  {finding.file}: {finding.kind}: {finding.value} {finding.remedy}"
-            for finding in errors[:10]
-        )
-        raise ValueError(
-            f"'{source.path}' has {len(errors)} errors, the first of which are:\n{shown}\n"
-            "None of it is left out in silence: mend them first."
-        )
-    if source.format in ("coco", "roboflow"):
-        check_annotations(source.annotation_file, source.image_root)
+def _require_sound(source: Source, split: str) -> None:
+    """Stop at errors: a picture would have fewer objects than it shows."""
+    # The pictures are looked at once the data are written.
+    check = check_source(source, read_images=False)
+    if check.num_errors:
+        option = " --split val" if split == "val" else ""
+        command = f"python tools/check_data.py {shlex.quote(source.path)}{option}"
+        raise AnnotationFileError(error_text(check, f"'{source.path}'", command))
 
 
 def _changes(file: str, data: dict) -> list[str]:

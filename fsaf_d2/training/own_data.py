@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +11,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from ..config import plain_yaml
-from ..config_keys import COMMAND_LINE, given
+from ..config_keys import COMMAND_LINE, derive, given
 from ..data.own import (
     EVAL,
     TRAIN,
@@ -71,6 +73,29 @@ def use_own_data(
         _say(set_own_data(cfg, None, EVAL))
     else:
         _say(set_own_data(cfg, TRAIN, VAL if val is not None else None))
+
+
+def derive_eval_period(cfg: CfgNode) -> list[str]:
+    """Evaluate a run on one's own data ten times, but not more often than once in an epoch.
+
+    That is done where ``TEST.EVAL_PERIOD`` was given nowhere.
+
+    Args:
+        cfg: not frozen, with the batch and ``MAX_ITER`` of the run.
+
+    Returns:
+        a line for a person, if the period was set.
+    """
+    key = "TEST.EVAL_PERIOD"
+    if tuple(cfg.DATASETS.TRAIN) != (TRAIN,) or not cfg.DATASETS.TEST or given(cfg, key):
+        return []
+    with open(own_file(cfg, TRAIN), encoding="utf-8") as file:
+        num_images = len(json.load(file)["images"])
+    period = max(math.ceil(num_images / cfg.SOLVER.IMS_PER_BATCH), cfg.SOLVER.MAX_ITER // 10)
+    before = cfg.TEST.EVAL_PERIOD
+    derive(cfg, key, period)
+    epochs = period * cfg.SOLVER.IMS_PER_BATCH / num_images
+    return [f"{key}: {before} -> {period}, every {epochs:.1f} epochs (0: at the end alone)."]
 
 
 def saved_classes(path: str, *, trust: bool = False) -> list[dict] | None:

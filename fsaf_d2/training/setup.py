@@ -17,6 +17,7 @@ from ..data.own import derive_num_classes, register_own_data
 from .batch_scaling import scale_to_batch
 from .checkpoints import UnwritableOutput, why_unwritable
 from .launch import torchrun_process
+from .own_data import derive_eval_period
 from .weights import SafeCheckpointer, WeightsFileError
 
 
@@ -32,8 +33,9 @@ def prepare(
 
     Without a GPU, ``MODEL.DEVICE`` becomes ``cpu`` and one line says so; of torchrun's processes
     the first says it. The number of classes becomes that of the data, unless it was given, and
-    learning rate and schedule are scaled to the batch: :func:`.batch_scaling.scale_to_batch`. Keys
-    that were given but do nothing for the model are named.
+    learning rate and schedule are scaled to the batch: :func:`.batch_scaling.scale_to_batch`; data
+    of one's own are evaluated now and then: :func:`.own_data.derive_eval_period`. Keys that were
+    given but do nothing for the model are named.
 
     Args:
         cfg: not frozen.
@@ -79,6 +81,7 @@ def prepare(
     if not eval_only:
         _require_equal_shares(cfg, process.world_size if process else num_gpus * num_machines)
         lines += scale_to_batch(cfg)
+        lines += derive_eval_period(cfg)
 
     _require_output(cfg.OUTPUT_DIR)
     register_own_data(cfg)

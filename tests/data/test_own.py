@@ -2,10 +2,11 @@
 
 import copy
 import json
+import re
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from formats import BOXES, CLASSES, WRITERS, coco, write_coco, write_picture, write_yolo
+from formats import BOXES, CLASSES, WRITERS, coco, write_coco, write_picture, write_voc, write_yolo
 
 from fsaf_d2 import load_config
 from fsaf_d2.data.canonical import canonical_coco, match_categories
@@ -320,7 +321,7 @@ def test_what_has_no_meaning_here_is_named(entry, words):
 def test_what_could_not_be_read_stops_the_run(tmp_path):
     root = write_yolo(tmp_path / "own")
     (root / "train/labels/a.txt").write_text("1 0.5 0.5\n")
-    with pytest.raises(ValueError, match=r"has 1 errors.*\n.*a\.txt:1: unreadable object: 1 0\.5"):
+    with pytest.raises(ValueError, match=r"has 1 errors.*\n.*a\.txt:1': unreadable object: 1 0\.5"):
         use(config(tmp_path), root)
     assert not (tmp_path / "data").exists()
 
@@ -331,6 +332,19 @@ def test_broken_coco_files_stop_the_run(tmp_path):
     file.write_text(file.read_text().replace('"category_id": 1', '"category_id": 17'))
     with pytest.raises(AnnotationFileError, match="category_id 17"):
         use(config(tmp_path), root)
+
+
+def test_all_kinds_of_errors_are_named_at_once(tmp_path):
+    root = write_voc(tmp_path / "own")
+    file = root / "Annotations/a.xml"
+    text = file.read_text()
+    xmax = re.search("<xmax>.*?</xmax>", text)[0]
+    file.write_text(text.replace(xmax, "<xmax>-500</xmax>", 1))
+    (root / "Annotations/b.xml").write_text("<annotation>")
+    with pytest.raises(AnnotationFileError) as error:
+        use(config(tmp_path), root)
+    assert "has 2 errors: 1 x " in str(error.value) and "check_data.py" in str(error.value)
+    assert "a.xml" in str(error.value) and "b.xml" in str(error.value)
 
 
 def test_data_without_boxes_are_nothing_to_learn(tmp_path):
