@@ -67,6 +67,9 @@ def add_fsaf_config(cfg: CfgNode) -> None:
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     # So many pictures of each process may be unreadable and are left out, before training stops.
     cfg.DATALOADER.MAX_UNREADABLE = 0
+    # Brightness, contrast and saturation of training pictures are multiplied by random factors from
+    # 1 - COLOR_JITTER to 1 + COLOR_JITTER.
+    cfg.INPUT.COLOR_JITTER = 0.0
     # Pictures of more pixels are refused before they are decoded.
     cfg.INPUT.MAX_PIXELS = 2**27
     # So many numbered checkpoints stay beside model_final and model_best; 0 keeps all.

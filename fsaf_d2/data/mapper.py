@@ -23,6 +23,8 @@ from detectron2.data import transforms as T
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from .color_jitter import color_jitter
+
 try:
     import cv2
 except ImportError:
@@ -72,9 +74,13 @@ class LimitedMapper(DatasetMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
-        """As detectron2's, with ``INPUT.MAX_PIXELS``."""
+        """As detectron2's, with ``INPUT.MAX_PIXELS`` and ``INPUT.COLOR_JITTER``."""
         arguments = super().from_config(cfg, is_train)
         arguments["max_pixels"] = cfg.INPUT.MAX_PIXELS
+        jitter = color_jitter(cfg.INPUT.COLOR_JITTER, cfg.INPUT.FORMAT)
+        if is_train:
+            # Last, where most pictures are smallest.
+            arguments["augmentations"] = [*arguments["augmentations"], *jitter]
         return arguments
 
     def __call__(self, dataset_dict: dict) -> dict:
