@@ -88,8 +88,8 @@ def test_own_data_pass_through_the_commands_as_shown(tmp_path):
     shutil.copy(folder / "val" / "0.png", tmp_path / "photos")
     block = README[README.index("## Your own data") :]
     block = re.search(r"((?:^    .*\n)+)", block, flags=re.MULTILINE).group(1)
-    small = "SOLVER.MAX_ITER 4 TEST.EVAL_PERIOD 2 DATALOADER.NUM_WORKERS 0"
-    block = block.replace("SOLVER.MAX_ITER 2000 TEST.EVAL_PERIOD 500", small)
+    small = "SOLVER.MAX_ITER 4 DATALOADER.NUM_WORKERS 0"
+    block = block.replace("SOLVER.MAX_ITER 2000", small)
     for line in block.replace("\\\n", "").strip().splitlines():
         program, script, *args = line.split()
         assert program == "python"
