@@ -15,7 +15,7 @@ from ..config import load_config, load_stored_config
 from ..data.mapper import build_mapper
 from ..detectors import FSAF
 from ..training import SafeCheckpointer, Trainer
-from ..training.weights import load_file
+from ..weights.files import load_file
 from .description import describe
 from .detector import Detector
 

@@ -14,10 +14,11 @@ from ..config_keys import warnings_of_dead_keys
 from ..data.check_run import require_sound_data
 from ..data.checks import require_datasets, require_num_classes
 from ..data.own import derive_num_classes, register_own_data
+from ..weights.files import WeightsFileError
 from .batch_scaling import scale_to_batch
 from .checkpoints import UnwritableOutput, why_unwritable
 from .launch import torchrun_process
-from .weights import SafeCheckpointer, WeightsFileError
+from .weights import SafeCheckpointer
 
 
 def prepare(
