@@ -104,7 +104,9 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
         if args.eval_only:
             model = Trainer.build_model(cfg)
             checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trust=args.trust_weights)
-            load_weights(checkpointer, cfg.MODEL.WEIGHTS, resume=args.resume)
+            load_weights(
+                checkpointer, cfg.MODEL.WEIGHTS, resume=args.resume, cfg=cfg, complete=True
+            )
         else:
             trainer = Trainer(cfg)
             trainer.checkpointer.trust = args.trust_weights

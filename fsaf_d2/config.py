@@ -56,6 +56,8 @@ def add_fsaf_config(cfg: CfgNode) -> None:
     # Suppress within each level of each branch before all levels are merged and suppressed.
     fsaf.NMS_PER_LEVEL = False
 
+    # Whether P7 is computed from ReLU(P6), as in RetinaNet's paper, or from P6.
+    cfg.MODEL.FPN.RELU_BEFORE_P7 = True
     # Train with feature maps in (N, H, W, C) order in memory, which is convolved faster.
     cfg.MODEL.CHANNELS_LAST = True
     # Run backbone and head through torch.compile, which needs a C++ compiler and minutes at first.

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 from urllib.parse import parse_qs
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.utils import comm
 from torch import nn
 
 from ..weights.files import WeightsFileError, load_file
+from ..weights.layouts import LAYOUTS, to_own_layout
+from ..weights.report import LoadReport, make_report
 
 
 class SafeCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer, which reads files only by :func:`load_file`.
+
+    Weights in the layout of another library are converted, see :mod:`..weights.layouts`. What
+    became of every tensor is in ``report``, None before anything was loaded.
 
     Heuristics can be asked for as in detectron2's newer versions:
     ``weights.pth?matching_heuristics=True``.
@@ -34,7 +41,9 @@ class SafeCheckpointer(DetectionCheckpointer):
         """
         super().__init__(model, save_dir, **options)
         self.trust = trust
+        self.report: LoadReport | None = None
         self._heuristics = False
+        self._source = ""
 
     def load(self, path: str, *args: object, **kwargs: object) -> dict:
         """Load weights and, unless told otherwise, all else, as detectron2's method does.
@@ -45,6 +54,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         """
         path, _, query = (path or "").partition("?")
         options = parse_qs(query)
+        self._source = path
         self._heuristics = options.pop("matching_heuristics", None) == ["True"]
         if options:
             raise ValueError(f"Weights '{path}': unknown options {', '.join(options)} behind '?'.")
@@ -75,3 +85,29 @@ class SafeCheckpointer(DetectionCheckpointer):
         if self._heuristics:
             checkpoint["matching_heuristics"] = True
         return checkpoint
+
+    def _load_model(self, checkpoint: dict) -> NamedTuple:
+        weights, old_names, layout = to_own_layout(checkpoint["model"])
+        if layout is None and isinstance(checkpoint.get("layout"), str):
+            # Of a file that tools/convert_weights.py wrote.
+            layout = LAYOUTS.get(checkpoint["layout"])
+        if checkpoint.pop("matching_heuristics", False):
+            self._convert_ndarray_to_tensor(weights)
+            weights = align_and_update_state_dicts(
+                self.model.state_dict(),
+                weights,
+                c2_conversion=checkpoint.get("__author__") == "Caffe2",
+            )
+        shapes = {name: tuple(value.shape) for name, value in weights.items()}
+        found = super()._load_model({**checkpoint, "model": weights})
+        checkpoint.pop("model")
+        self.report = make_report(
+            self._source, shapes, list(self.model.state_dict()), found, old_names, layout
+        )
+        return found
+
+    def _log_incompatible_keys(self, _: NamedTuple) -> None:
+        say = self.logger.info if self.report.complete else self.logger.warning
+        say(self.report.summary())
+        for line in self.report.problems():
+            self.logger.warning(line)
