@@ -71,6 +71,9 @@ def add_fsaf_config(cfg: CfgNode) -> None:
     cfg.DATALOADER.MAX_UNREADABLE = 0
     # Pictures of more pixels are refused before they are decoded.
     cfg.INPUT.MAX_PIXELS = 2**27
+    # What resizes pictures: "pillow", as detectron2; "opencv", as mmdetection; "auto", OpenCV where
+    # no pixel differs from Pillow's by more than one grey level, which is faster.
+    cfg.INPUT.RESIZE = "auto"
     # So many numbered checkpoints stay beside model_final and model_best; 0 keeps all.
     cfg.SOLVER.CHECKPOINTS_TO_KEEP = 0
     # A loss or gradient that is infinite or NaN never reaches the weights. Then: "stop"; "skip" the

@@ -11,7 +11,7 @@ import copy
 import io
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -33,6 +33,7 @@ _JPEG_END = b"\xff\xd9"
 
 # Of a picture, 400 MB in memory; INPUT.MAX_PIXELS.
 MAX_PIXELS = 2**27
+RESIZE_METHODS = ("auto", "pillow", "opencv")
 # Grey of more than 8 bits: Pillow cuts it off at 255, so that most of it becomes white.
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 # Pillow knows more, some of which it has other programs read (EPS).
@@ -45,7 +46,15 @@ def build_mapper(cfg: CfgNode, *, is_train: bool) -> DatasetMapper:
     Args:
         cfg: its ``INPUT`` section says how pictures are read, resized and flipped.
         is_train: whether for training, with annotations and random transforms.
+
+    Raises:
+        ValueError: ``INPUT.RESIZE`` is not known, or needs OpenCV, which is not installed.
     """
+    method = cfg.INPUT.RESIZE
+    if method not in RESIZE_METHODS:
+        raise ValueError(f"INPUT.RESIZE must be one of {RESIZE_METHODS}, not {method!r}.")
+    if method == "opencv" and cv2 is None:
+        raise ValueError("INPUT.RESIZE 'opencv' needs OpenCV: pip install opencv-python-headless.")
     return (LimitedMapper if cv2 is None else OpenCVMapper)(cfg, is_train)
 
 
@@ -100,10 +109,13 @@ class OpenCVMapper(LimitedMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
-        """As detectron2's, with the shortest edge resized by OpenCV."""
+        """As detectron2's, with the shortest edge resized as ``INPUT.RESIZE`` says."""
         arguments = super().from_config(cfg, is_train)
+        if cfg.INPUT.RESIZE == "pillow":
+            return arguments
+        always = cfg.INPUT.RESIZE == "opencv"
         arguments["augmentations"] = [
-            ResizeShortestEdge(a.short_edge_length, a.max_size, a.sample_style, a.interp)
+            ResizeShortestEdge(a.short_edge_length, a.max_size, a.sample_style, a.interp, always)
             if type(a) is T.ResizeShortestEdge
             else a
             for a in arguments["augmentations"]
@@ -146,13 +158,30 @@ class OpenCVMapper(LimitedMapper):
 class ResizeShortestEdge(T.ResizeShortestEdge):
     """detectron2's, with the same random sizes, through :class:`ResizeTransform`."""
 
+    def __init__(
+        self,
+        short_edge_length: int | Sequence[int],
+        max_size: int,
+        sample_style: str = "range",
+        interp: int = Image.BILINEAR,
+        always: bool = False,
+    ) -> None:
+        """Take detectron2's arguments, and whether OpenCV also makes pictures smaller."""
+        super().__init__(short_edge_length, max_size, sample_style, interp)
+        self.always = always
+
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """Choose the size of a picture of shape (height, width, channels)."""
         transform = super().get_transform(image)
         if not isinstance(transform, T.ResizeTransform):
             return transform
         return ResizeTransform(
-            transform.h, transform.w, transform.new_h, transform.new_w, transform.interp
+            transform.h,
+            transform.w,
+            transform.new_h,
+            transform.new_w,
+            transform.interp,
+            always=self.always,
         )
 
 
@@ -162,6 +191,19 @@ class ResizeTransform(T.ResizeTransform):
     Where it gets smaller, Pillow averages over all pixels, which no mode of OpenCV does alike.
     """
 
+    def __init__(
+        self,
+        h: int,
+        w: int,
+        new_h: int,
+        new_w: int,
+        interp: int | None = None,
+        always: bool = False,
+    ) -> None:
+        """Take detectron2's arguments, and whether OpenCV, from four pixels, does that too."""
+        super().__init__(h, w, new_h, new_w, interp)
+        self.always = always
+
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
         """Resize a picture of shape (height, width[, channels]).
 
@@ -169,7 +211,7 @@ class ResizeTransform(T.ResizeTransform):
             img: the picture.
             interp: Pillow's interpolation method, in place of the transform's own.
         """
-        enlarges = self.new_h >= self.h and self.new_w >= self.w
+        enlarges = self.always or (self.new_h >= self.h and self.new_w >= self.w)
         bilinear = (self.interp if interp is None else interp) == Image.BILINEAR
         if not (enlarges and bilinear and img.dtype == np.uint8 and img.shape[2:] == (3,)):
             return super().apply_image(img, interp)
