@@ -140,9 +140,13 @@ def grouped(names: Iterable[str]) -> list[str]:
         module, _, field = name.rpartition(".")
         modules.setdefault(module, []).append(field)
     return [
-        f"{module}.{{{','.join(sorted(fields))}}}" if len(fields) > 1 else f"{module}.{fields[0]}"
+        ".".join(filter(None, (module, _braced(sorted(fields)))))
         for module, fields in modules.items()
     ]
+
+
+def _braced(fields: list[str]) -> str:
+    return fields[0] if len(fields) == 1 else f"{{{','.join(fields)}}}"
 
 
 def remedy(item: Misshapen, shapes: dict[str, Shape]) -> str:
