@@ -14,6 +14,7 @@ from torch import nn
 from ..config import load_config, load_stored_config
 from ..data.mapper import build_mapper
 from ..detectors import FSAF
+from ..model_zoo import find
 from ..training import SafeCheckpointer, Trainer
 from ..weights.files import load_file
 from ..weights.layouts import conflicts
@@ -58,9 +59,11 @@ def load_detector(
     if config_file:
         cfg = load_config(config_file, overrides)
     elif stored is None:
+        known = find(weights)
+        hint = f" Its published form is run by {known[1].config}." if known else ""
         raise ValueError(
             f"'{weights}' does not hold the config that it was trained with: name its file by "
-            "--config-file, and the classes by --class-names."
+            f"--config-file, and the classes by --class-names.{hint}"
         )
     elif not isinstance(stored, str):
         raise ValueError(f"The config in '{weights}' must be a text.")
@@ -154,7 +157,7 @@ def _load(model: nn.Module, content: dict, weights: str, cfg: CfgNode) -> list[s
         raise ValueError(
             f"'{weights}' does not fit the config: {len(report.misshapen)} weights have another "
             f"shape, as '{first.name}' with {first.in_file} in the file and {first.in_model} by "
-            f"the config: {remedy(first, report.shapes)}. Is it the config, with the number of "
+            f"the config: {remedy(first, report)}. Is it the config, with the number of "
             "classes, that they were trained with?"
         )
     missing = report.missing

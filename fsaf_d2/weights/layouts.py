@@ -56,7 +56,8 @@ def to_own_layout(weights: Mapping[str, Tensor | np.ndarray]) -> Conversion:
         weights: by name; they are not changed.
 
     Raises:
-        WeightsFileError: they are of mmdetection's RetinaNet, which has the same names.
+        WeightsFileError: they are of mmdetection's RetinaNet, which has the same names, or not of
+            the shapes that the layout has.
     """
     if weights and all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
@@ -66,11 +67,17 @@ def to_own_layout(weights: Mapping[str, Tensor | np.ndarray]) -> Conversion:
     converted, old_names = {}, {}
     for name, value in weights.items():
         new_name = layout.new_name(name)
-        if new_name is None:
-            converted[name] = value
-            continue
-        old_names[new_name] = name
-        converted[new_name] = value[_LTRB_OF_TBLR] if new_name in layout.reordered else value
+        if (new_name or name) in converted:
+            raise WeightsFileError(f"two of its tensors are {new_name or name!r:.99} here.")
+        if new_name in layout.reordered:
+            if value.shape[:1] != (4,):
+                raise WeightsFileError(
+                    f"{name!r:.99} has the shape {tuple(value.shape)}, but 4 distances come first."
+                )
+            value = value[_LTRB_OF_TBLR]
+        converted[new_name or name] = value
+        if new_name:
+            old_names[new_name] = name
     return Conversion(converted, old_names, layout)
 
 
@@ -82,10 +89,11 @@ def recognise(weights: Mapping[str, Tensor | np.ndarray]) -> Layout | None:
     """
     box_output = weights.get("bbox_head.retina_reg.weight")
     if box_output is not None and "neck.fpn_convs.0.conv.weight" in weights:
-        if len(box_output) != 4:
+        if box_output.ndim == 4 and box_output.shape[0] > 4:
+            boxes = box_output.shape[0] // 4
             raise WeightsFileError(
-                f"they are of mmdetection's RetinaNet with {len(box_output) // 4} anchors for each "
-                "location, of which only FSAF, without anchors, is converted. detectron2's "
+                f"it is of mmdetection's RetinaNet with {boxes} anchors for each location; of "
+                "mmdetection only FSAF, without anchors, is converted. detectron2's "
                 "RetinaNet loads as it is: configs/zoo/."
             )
         return MMDET_FSAF

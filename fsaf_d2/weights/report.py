@@ -17,6 +17,8 @@ _NEEDLESS = (
     (r"anchor_generator\.cell_anchors\..*", "follows from MODEL.ANCHOR_GENERATOR"),
     (r"pixel_(mean|std)", "follows from MODEL.PIXEL_MEAN and MODEL.PIXEL_STD"),
 )
+# Names are of strangers: so many modules are written in a line.
+MAX_LISTED = 30
 # Blocks of res3 and res4 by depth.
 _DEPTHS = {(2, 2): "18", (4, 6): "34 or 50", (4, 23): "101", (8, 36): "152"}
 
@@ -58,18 +60,20 @@ class LoadReport(NamedTuple):
         fresh = [*self.missing, *(item.name for item in self.misshapen)]
         if not fresh:
             return f"{line}."
-        return f"{line}; {len(fresh)} start fresh: {', '.join(grouped(fresh))}."
+        return f"{line}; {len(fresh)} start fresh: {listed(fresh)}."
 
     def problems(self) -> list[str]:
         """A sentence for each tensor of another shape, and one for all that are not used."""
         lines = [
             f"{item.name} has the shape {item.in_file} in the file and {item.in_model} by the "
-            f"config: {remedy(item, self.shapes)}."
+            f"config: {remedy(item, self)}."
             for item in self.misshapen
         ]
         if self.unexpected:
-            names = ", ".join(grouped(self.unexpected))
-            lines.append(f"{len(self.unexpected)} tensors of the file are not used: {names}.")
+            lines.append(
+                f"{len(self.unexpected)} tensors of the file are not used: "
+                f"{listed(self.unexpected)}."
+            )
         fresh = [*self.missing, *(item.name for item in self.misshapen)]
         found = _depth(self.shapes)
         if found not in (None, _depth([*self.loaded, *self.converted, *fresh])):
@@ -88,7 +92,7 @@ class LoadReport(NamedTuple):
         ]
         rows += [("unexpected", name, "not in the model") for name in self.unexpected]
         rows += [("needless", name, why) for name, why in self.needless.items()]
-        return [f"{kind:<12}{name}  {note}".rstrip() for kind, name, note in rows]
+        return [printable(f"{kind:<12}{name}  {note}".rstrip()) for kind, name, note in rows]
 
 
 def make_report(
@@ -140,58 +144,74 @@ def grouped(names: Iterable[str]) -> list[str]:
         module, _, field = name.rpartition(".")
         modules.setdefault(module, []).append(field)
     return [
-        ".".join(filter(None, (module, _braced(sorted(fields)))))
+        printable(".".join(filter(None, (module, _braced(sorted(fields))))))
         for module, fields in modules.items()
     ]
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first modules of these names, and how many more there are."""
+    modules = grouped(names)
+    more = len(modules) - MAX_LISTED
+    return ", ".join(modules[:MAX_LISTED]) + (f" and {more} more modules" if more > 0 else "")
+
+
+def printable(text: str) -> str:
+    """Leave out letters that steer terminals or begin new lines."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _braced(fields: list[str]) -> str:
     return fields[0] if len(fields) == 1 else f"{{{','.join(fields)}}}"
 
 
-def remedy(item: Misshapen, shapes: dict[str, Shape]) -> str:
-    """Name the keys by which the model would have the file's shape.
-
-    Args:
-        item: the tensor.
-        shapes: of all that the file has, by the model's names.
-    """
-    name, count = item.name, item.in_file[0]
+def remedy(item: Misshapen, report: LoadReport) -> str:
+    """Name the keys by which the model would have the file's shape of a tensor."""
+    name, found = item.name, item.in_file
+    if len(found) != len(item.in_model) or 0 in found:
+        return "this is no layer of such a model"
     if re.search(r"\b(anchor_free_)?(cls_score|bbox_pred)\.", name):
-        if item.in_file[1:] != item.in_model[1:]:
-            return f"MODEL.FPN.OUT_CHANNELS {item.in_file[1]} fits it"
-        boxes = shapes.get("head.bbox_pred.weight", (36,))[0] // 4
-        if "bbox_pred" in name:
-            return (
-                f"MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS with {boxes} boxes for each "
-                "location fit it"
-            )
-        classes = count if "anchor_free" in name else count // boxes
-        return f"MODEL.RETINANET.NUM_CLASSES {classes} fits it"
-    if re.search(r"\.(fpn_|top_block\.|cls_subnet\.|bbox_subnet\.)|^head\.", name):
-        if count != item.in_model[0]:
-            return f"MODEL.FPN.OUT_CHANNELS {count} fits it"
+        return _remedy_of_output(item, report)
+    if re.search(r"\.(fpn_|top_block\.)|^head\.", name):
+        if found[0] != item.in_model[0]:
+            return f"MODEL.FPN.OUT_CHANNELS {found[0]} fits it"
         return "the trunk (MODEL.RESNETS.DEPTH, RES2_OUT_CHANNELS) is another"
     if ".stem." in name:
-        return f"MODEL.RESNETS.STEM_OUT_CHANNELS {count} fits it"
-    return _remedy_of_block(name, shapes)
+        return f"MODEL.RESNETS.STEM_OUT_CHANNELS {found[0]} fits it"
+    return _remedy_of_block(name, report)
 
 
-def _remedy_of_block(name: str, shapes: dict[str, Shape]) -> str:
-    trunk, _, _ = name.partition("res")
-    first = f"{trunk}res2.0"
-    if f"{first}.conv3.weight" in shapes and f"{first}.conv2.weight" in shapes:
-        width, per_group = shapes[f"{first}.conv2.weight"][:2]
+def _remedy_of_output(item: Misshapen, report: LoadReport) -> str:
+    if item.in_file[1:] != item.in_model[1:]:
+        return f"MODEL.FPN.OUT_CHANNELS {item.in_file[1]} fits it"
+    if "anchor_free" in item.name:
+        return f"MODEL.RETINANET.NUM_CLASSES {item.in_file[0]} fits it"
+    boxes = _conv(report, "head.bbox_pred.weight")[0] // 4
+    if any(other.name == "head.bbox_pred.bias" for other in report.misshapen):
         return (
-            f"MODEL.RESNETS.NUM_GROUPS {width // per_group}, WIDTH_PER_GROUP {per_group} and "
-            f"RES2_OUT_CHANNELS {shapes[f'{first}.conv3.weight'][0]} fit it"
+            f"MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS with {boxes} boxes for each location "
+            "fit it"
         )
-    if f"{first}.conv2.weight" in shapes:
+    return f"MODEL.RETINANET.NUM_CLASSES {item.in_file[0] // max(boxes, 1)} fits it"
+
+
+def _remedy_of_block(name: str, report: LoadReport) -> str:
+    first = f"{name.partition('res')[0]}res2.0"
+    conv2, conv3 = (_conv(report, f"{first}.{layer}.weight") for layer in ("conv2", "conv3"))
+    if conv2[0] and conv3[0]:
         return (
-            "MODEL.RESNETS.DEPTH 18 or 34 with RES2_OUT_CHANNELS "
-            f"{shapes[f'{first}.conv2.weight'][0]} fits it"
+            f"MODEL.RESNETS.NUM_GROUPS {conv2[0] // conv2[1]}, WIDTH_PER_GROUP {conv2[1]} and "
+            f"RES2_OUT_CHANNELS {conv3[0]} fit it"
         )
+    if conv2[0]:
+        return f"MODEL.RESNETS.DEPTH 18 or 34 with RES2_OUT_CHANNELS {conv2[0]} fits it"
     return "MODEL.RESNETS must be as in the config that it was trained with"
+
+
+def _conv(report: LoadReport, name: str) -> Shape:
+    """The file's shape of a convolution; zeros where it has none."""
+    shape = report.shapes.get(name, ())
+    return shape if len(shape) == 4 and 0 not in shape else (0, 0, 0, 0)
 
 
 def _depth(names: Iterable[str]) -> str | None:

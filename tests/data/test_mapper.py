@@ -17,10 +17,10 @@ from fsaf_d2.data import mapper as mapper_module
 from fsaf_d2.data.mapper import (
     LimitedMapper,
     OpenCVMapper,
-    ResizeTransform,
     build_mapper,
     read_image,
 )
+from fsaf_d2.data.resizing import ResizeTransform
 from fsaf_d2.training import Trainer
 
 

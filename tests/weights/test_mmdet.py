@@ -101,3 +101,22 @@ def test_mmdetections_retinanet_is_not_taken_for_it(weights):
     head = {"bbox_head.retina_reg.weight": torch.zeros(36, 256, 3, 3)}
     with pytest.raises(WeightsFileError, match=r"RetinaNet with 9 anchors"):
         to_own_layout({**weights, **head})
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("bbox_head.retina_reg.weight", ()),
+        ("bbox_head.retina_reg.bias", (36,)),
+        ("bbox_head.retina_reg.bias", ()),
+    ],
+)
+def test_other_shapes_are_refused(weights, name, shape):
+    with pytest.raises(WeightsFileError, match=rf"{name}' has the shape"):
+        to_own_layout({**weights, name: torch.zeros(shape)})
+
+
+def test_no_tensor_hides_another(weights):
+    twice = {"head.anchor_free_cls_score.bias": torch.zeros(3)}
+    with pytest.raises(WeightsFileError, match=r"two of its tensors are 'head\.anchor_free_cls"):
+        to_own_layout({**weights, **twice})

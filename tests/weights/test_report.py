@@ -42,6 +42,8 @@ def test_another_shape_names_both_and_the_key_that_fits(change, tmp_path):
     assert remedy in text
     first = report.misshapen[0]
     assert f"{first.name} has the shape {first.in_file} in the file and {first.in_model}" in text
+    if change == "anchors":
+        assert "NUM_CLASSES" not in text
     # The remedy is one: with it everything fits.
     if change != "anchors":
         keys = re.findall(r"(?:MODEL\.[A-Z]+\.)?([A-Z0-9_]+) (\d+)", remedy)
@@ -103,3 +105,17 @@ def test_a_config_that_the_backbone_does_not_heed_is_refused():
     with pytest.raises(ValueError, match=r"RELU_BEFORE_P7 False does nothing for.*p6p7"):
         tiny_model(*words, "build_retinanet_resnet_fpn_backbone")
     assert tiny_cfg().MODEL.BACKBONE.NAME == "build_resnet_fpn_p6p7_backbone"
+
+
+def test_names_and_shapes_of_strangers_do_no_harm(tmp_path):
+    weights = tiny_model().state_dict()
+    for name in list(weights)[::3]:
+        weights[name] = torch.zeros(()) if weights[name].dim() else torch.zeros(2, 0)
+    weights |= {f"x{index}\n\x1b[31m.weight": torch.zeros(()) for index in range(1000)}
+    checkpointer = SafeCheckpointer(tiny_model(), str(tmp_path / "out"))
+    load_weights(checkpointer, save(tmp_path, weights), resume=False)
+    text = " ".join([checkpointer.report.summary(), *checkpointer.report.problems()])
+    assert text.isprintable() and len(text) < 40_000
+    assert "and 970 more modules" in text
+    lines = (tmp_path / "out/loaded_weights.txt").read_text().splitlines()
+    assert all(line.isprintable() for line in lines) and len(lines) > 1000
