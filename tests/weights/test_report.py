@@ -1,7 +1,9 @@
 """Every tensor is accounted for, and another shape names the key that would fit it."""
 
+import pickle
 import re
 
+import numpy as np
 import pytest
 import torch
 from models import NUM_CLASSES, tiny_cfg, tiny_model
@@ -119,3 +121,16 @@ def test_names_and_shapes_of_strangers_do_no_harm(tmp_path):
     assert "and 970 more modules" in text
     lines = (tmp_path / "out/loaded_weights.txt").read_text().splitlines()
     assert all(line.isprintable() for line in lines) and len(lines) > 1000
+
+
+def test_weights_of_a_trunk_are_matched_by_detectron2s_heuristics(tmp_path):
+    """As in detectron2://ImageNetPretrained/MSRA/R-50.pkl: names without what is around them."""
+    prefix = "backbone.bottom_up."
+    trunk = {k: v for k, v in tiny_model().state_dict().items() if k.startswith(prefix)}
+    weights = {name.removeprefix(prefix): value.numpy() for name, value in trunk.items()}
+    weights["stem.fc.weight"] = np.zeros((1000, 512), np.float32)
+    content = {"model": weights, "__author__": "MSRA", "matching_heuristics": True}
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
+    report = report_of(str(tmp_path / "R-50.pkl"))
+    assert sorted(report.loaded) == sorted(trunk) and list(report.needless) == ["stem.fc.weight"]
+    assert not report.unexpected and "head.cls_score.weight" in report.missing
