@@ -24,7 +24,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 
+from fsaf_d2 import model_zoo
 from fsaf_d2.data.own import class_list, register_own_data
 from fsaf_d2.data.sources import open_source
 from fsaf_d2.evaluation import keep_report
@@ -104,7 +106,9 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
         if args.eval_only:
             model = Trainer.build_model(cfg)
             checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trust=args.trust_weights)
-            load_weights(checkpointer, cfg.MODEL.WEIGHTS, resume=args.resume)
+            load_weights(
+                checkpointer, cfg.MODEL.WEIGHTS, resume=args.resume, cfg=cfg, complete=True
+            )
         else:
             trainer = Trainer(cfg)
             trainer.checkpointer.trust = args.trust_weights
@@ -113,6 +117,10 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
             keep_report(cfg.OUTPUT_DIR)
+            weights = weights_file(cfg, args)
+            if model_zoo.find(weights):
+                path = PathManager.get_local_path(weights)
+                print("\n".join(model_zoo.compare(weights, results, cfg.DATASETS.TEST, path)))
         return results
     # What else may go wrong is a fault of the program, and shows where.
     with one_sentence((OSError, FloatingPointError)):

@@ -56,6 +56,8 @@ def add_fsaf_config(cfg: CfgNode) -> None:
     # Suppress within each level of each branch before all levels are merged and suppressed.
     fsaf.NMS_PER_LEVEL = False
 
+    # Whether P7 is computed from ReLU(P6), as in RetinaNet's paper, or from P6.
+    cfg.MODEL.FPN.RELU_BEFORE_P7 = True
     # Train with feature maps in (N, H, W, C) order in memory, which is convolved faster.
     cfg.MODEL.CHANNELS_LAST = True
     # Run backbone and head through torch.compile, which needs a C++ compiler and minutes at first.
@@ -72,6 +74,9 @@ def add_fsaf_config(cfg: CfgNode) -> None:
     cfg.INPUT.COLOR_JITTER = 0.0
     # Pictures of more pixels are refused before they are decoded.
     cfg.INPUT.MAX_PIXELS = 2**27
+    # What resizes pictures: "pillow", as detectron2; "opencv", as mmdetection; "auto", OpenCV where
+    # no pixel differs from Pillow's by more than one grey level, which is faster.
+    cfg.INPUT.RESIZE = "auto"
     # So many numbered checkpoints stay beside model_final and model_best; 0 keeps all.
     cfg.SOLVER.CHECKPOINTS_TO_KEEP = 0
     # A loss or gradient that is infinite or NaN never reaches the weights. Then: "stop"; "skip" the

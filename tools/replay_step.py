@@ -18,7 +18,7 @@ from tabulate import tabulate
 from fsaf_d2.config import load_stored_config
 from fsaf_d2.training.checkpoints import set_random_state
 from fsaf_d2.training.non_finite import diagnose, restore_batch
-from fsaf_d2.training.weights import load_file
+from fsaf_d2.weights.files import load_file
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from .color_jitter import color_jitter
+from .resizing import RESIZE_METHODS, ResizeShortestEdge
 
 try:
     import cv2
@@ -47,7 +48,15 @@ def build_mapper(cfg: CfgNode, *, is_train: bool) -> DatasetMapper:
     Args:
         cfg: its ``INPUT`` section says how pictures are read, resized and flipped.
         is_train: whether for training, with annotations and random transforms.
+
+    Raises:
+        ValueError: ``INPUT.RESIZE`` is not known, or needs OpenCV, which is not installed.
     """
+    method = cfg.INPUT.RESIZE
+    if method not in RESIZE_METHODS:
+        raise ValueError(f"INPUT.RESIZE must be one of {RESIZE_METHODS}, not {method!r}.")
+    if method == "opencv" and cv2 is None:
+        raise ValueError("INPUT.RESIZE 'opencv' needs OpenCV: pip install opencv-python-headless.")
     return (LimitedMapper if cv2 is None else OpenCVMapper)(cfg, is_train)
 
 
@@ -106,10 +115,13 @@ class OpenCVMapper(LimitedMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
-        """As detectron2's, with the shortest edge resized by OpenCV."""
+        """As detectron2's, with the shortest edge resized as ``INPUT.RESIZE`` says."""
         arguments = super().from_config(cfg, is_train)
+        if cfg.INPUT.RESIZE == "pillow":
+            return arguments
+        always = cfg.INPUT.RESIZE == "opencv"
         arguments["augmentations"] = [
-            ResizeShortestEdge(a.short_edge_length, a.max_size, a.sample_style, a.interp)
+            ResizeShortestEdge(a.short_edge_length, a.max_size, a.sample_style, a.interp, always)
             if type(a) is T.ResizeShortestEdge
             else a
             for a in arguments["augmentations"]
@@ -147,39 +159,6 @@ class OpenCVMapper(LimitedMapper):
         elif "annotations" in dataset_dict:
             self._transform_annotations(dataset_dict, transforms, picture.image.shape[:2])
         return dataset_dict
-
-
-class ResizeShortestEdge(T.ResizeShortestEdge):
-    """detectron2's, with the same random sizes, through :class:`ResizeTransform`."""
-
-    def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Choose the size of a picture of shape (height, width, channels)."""
-        transform = super().get_transform(image)
-        if not isinstance(transform, T.ResizeTransform):
-            return transform
-        return ResizeTransform(
-            transform.h, transform.w, transform.new_h, transform.new_w, transform.interp
-        )
-
-
-class ResizeTransform(T.ResizeTransform):
-    """detectron2's resizing, by OpenCV where the picture gets larger.
-
-    Where it gets smaller, Pillow averages over all pixels, which no mode of OpenCV does alike.
-    """
-
-    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
-        """Resize a picture of shape (height, width[, channels]).
-
-        Args:
-            img: the picture.
-            interp: Pillow's interpolation method, in place of the transform's own.
-        """
-        enlarges = self.new_h >= self.h and self.new_w >= self.w
-        bilinear = (self.interp if interp is None else interp) == Image.BILINEAR
-        if not (enlarges and bilinear and img.dtype == np.uint8 and img.shape[2:] == (3,)):
-            return super().apply_image(img, interp)
-        return cv2.resize(img, (self.new_w, self.new_h), interpolation=cv2.INTER_LINEAR)
 
 
 def read_image(file_name: str, image_format: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:

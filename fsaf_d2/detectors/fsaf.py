@@ -32,6 +32,7 @@ from ..assignment import feature_selection
 from ..assignment.anchor_matching import AnchorKinds, AnchorMatches, match_anchors
 from ..assignment.feature_selection import Objects, SelectionRule, point_box_transform
 from ..assignment.regions import Cells, Grid, to_device
+from ..backbones.fpn import require_known_pyramid
 from ..inference import Candidates
 from ..losses import (
     AnchorPlaces,
@@ -231,6 +232,7 @@ class FSAF(RetinaNet):
     def from_config(cls, cfg: CfgNode) -> dict:
         """Read the arguments from a config: RetinaNet's own, then FSAF's."""
         # RetinaNet's builds a head too, which on 0.6 cannot have GN; ours takes its place.
+        require_known_pyramid(cfg)
         plain_cfg = cfg.clone()
         plain_cfg.defrost()
         plain_cfg.MODEL.RETINANET.NORM = ""

@@ -14,8 +14,11 @@ from torch import nn
 from ..config import load_config, load_stored_config
 from ..data.mapper import build_mapper
 from ..detectors import FSAF
+from ..model_zoo import find
 from ..training import SafeCheckpointer, Trainer
-from ..training.weights import load_file
+from ..weights.files import load_file
+from ..weights.layouts import conflicts
+from ..weights.report import LoadReport, remedy
 from .description import describe
 from .detector import Detector
 
@@ -56,9 +59,11 @@ def load_detector(
     if config_file:
         cfg = load_config(config_file, overrides)
     elif stored is None:
+        known = find(weights)
+        hint = f" Its published form is run by {known[1].config}." if known else ""
         raise ValueError(
             f"'{weights}' does not hold the config that it was trained with: name its file by "
-            "--config-file, and the classes by --class-names."
+            f"--config-file, and the classes by --class-names.{hint}"
         )
     elif not isinstance(stored, str):
         raise ValueError(f"The config in '{weights}' must be a text.")
@@ -73,7 +78,7 @@ def load_detector(
     data_sets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if config_file else ()
     description = describe(content, cfg, weights, class_names=class_names, data_sets=data_sets)
     model = _build(cfg, weights)
-    notes = [*description.notes, *_load(model, content, weights)]
+    notes = [*description.notes, *_load(model, content, weights, cfg)]
     device_type = torch.device(cfg.MODEL.DEVICE).type
     return Detector(
         model,
@@ -134,22 +139,28 @@ def _build(cfg: CfgNode, weights: str) -> nn.Module:
 class _ContentLoader(SafeCheckpointer):
     """Loads what :func:`load_file` has read before there was a model to take it."""
 
-    def load_content(self, content: dict) -> tuple[list[str], list[str], list[tuple]]:
-        """Names that are missing, names that are not needed, and (name, shape, shape needed)."""
-        found = self._load_model(content)
-        return found.missing_keys, found.unexpected_keys, found.incorrect_shapes
+    def load_content(self, content: dict, source: str) -> LoadReport:
+        """Load, and say what became of every tensor."""
+        self._source = source
+        try:
+            self._load_model(content)
+        except ValueError as error:
+            raise ValueError(f"'{source}' cannot be used: {error}") from error
+        return self.report
 
 
-def _load(model: nn.Module, content: dict, weights: str) -> list[str]:
+def _load(model: nn.Module, content: dict, weights: str, cfg: CfgNode) -> list[str]:
     """Load weights; all that the model has must be there. Returns what there is to say."""
-    missing, unneeded, misshapen = _ContentLoader(model).load_content(content)
-    if misshapen:
-        name, shape, needed = misshapen[0]
+    report = _ContentLoader(model).load_content(content, weights)
+    if report.misshapen:
+        first = report.misshapen[0]
         raise ValueError(
-            f"'{weights}' does not fit the config: {len(misshapen)} weights have another shape, as "
-            f"'{name}' with {tuple(shape)} in the file and {tuple(needed)} by the config. Is it "
-            "the config, with the number of classes, that they were trained with?"
+            f"'{weights}' does not fit the config: {len(report.misshapen)} weights have another "
+            f"shape, as '{first.name}' with {first.in_file} in the file and {first.in_model} by "
+            f"the config: {remedy(first, report)}. Is it the config, with the number of "
+            "classes, that they were trained with?"
         )
+    missing = report.missing
     if missing and all(".anchor_free_" in name for name in missing):
         raise ValueError(
             f"'{weights}' has no weights of the anchor-free branch, as detectron2's RetinaNet. Run "
@@ -160,6 +171,10 @@ def _load(model: nn.Module, content: dict, weights: str) -> list[str]:
             f"'{weights}' does not fit the config: {len(missing)} weights are missing "
             f"({', '.join(missing[:3])}, ...). Is it the config that they were trained with?"
         )
-    if not unneeded:
-        return []
-    return [f"{len(unneeded)} weights of '{weights}' are not used ({unneeded[0]!r:.99}, ...)."]
+    notes = conflicts(report.layout, cfg) if report.layout else []
+    unneeded = report.unexpected
+    if unneeded:
+        notes.append(
+            f"{len(unneeded)} weights of '{weights}' are not used ({unneeded[0]!r:.99}, ...)."
+        )
+    return notes

@@ -21,8 +21,8 @@ from ..data.own import (
     write_evaluation_data,
     write_own_data,
 )
+from ..weights.files import load_file
 from .launch import first_process_first, torchrun_process
-from .weights import load_file
 
 
 def use_own_data(

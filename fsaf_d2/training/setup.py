@@ -14,11 +14,13 @@ from ..config_keys import warnings_of_dead_keys
 from ..data.check_run import require_sound_data
 from ..data.checks import require_datasets, require_num_classes
 from ..data.own import derive_num_classes, register_own_data
+from ..weights.files import WeightsFileError
+from ..weights.layouts import conflicts
 from .batch_scaling import scale_to_batch
 from .checkpoints import UnwritableOutput, why_unwritable
 from .launch import torchrun_process
 from .own_data import derive_eval_period
-from .weights import SafeCheckpointer, WeightsFileError
+from .weights import SafeCheckpointer
 
 
 def prepare(
@@ -152,17 +154,33 @@ def _require_equal_shares(cfg: CfgNode, num_processes: int) -> None:
         )
 
 
-def load_weights(checkpointer: DetectionCheckpointer, weights: str, *, resume: bool) -> dict:
+def load_weights(
+    checkpointer: DetectionCheckpointer,
+    weights: str,
+    *,
+    resume: bool,
+    cfg: CfgNode | None = None,
+    complete: bool = False,
+) -> dict:
     """Load weights, or the last checkpoint of the output folder if one is there and ``resume``.
 
     Files are read by :class:`.weights.SafeCheckpointer`, whatever the class of ``checkpointer``.
+    ``loaded_weights.txt`` in the output folder says what became of every tensor.
+
+    Args:
+        checkpointer: of the model.
+        weights: the file, or its address.
+        resume: prefer the last checkpoint.
+        cfg: what the model was built from; keys under which the weights mean something else than
+            where they come from are named in warnings.
+        complete: every tensor of the model must be in the file; always so for ``resume``.
 
     Returns:
         what else the checkpoint holds.
 
     Raises:
         ValueError: the file cannot be fetched or read, holds more than weights, or is not the same
-            in all processes; the message names it.
+            in all processes, or nothing in it fits the model; the message names it.
     """
     if not isinstance(checkpointer, SafeCheckpointer):
         checkpointer = SafeCheckpointer(
@@ -181,7 +199,7 @@ def load_weights(checkpointer: DetectionCheckpointer, weights: str, *, resume: b
         )
     source = f"{'The checkpoint' if last else 'MODEL.WEIGHTS'} '{last or weights}'"
     try:
-        return checkpointer.resume_or_load(weights, resume=resume)
+        rest = checkpointer.resume_or_load(weights, resume=resume)
     except WeightsFileError as error:
         raise WeightsFileError(f"{source} could not be loaded: {error}") from error
     except Exception as error:
@@ -189,3 +207,26 @@ def load_weights(checkpointer: DetectionCheckpointer, weights: str, *, resume: b
             f"{source} could not be loaded ({type(error).__name__}: {error}). Give the path of a "
             "whole checkpoint; an address needs a network."
         ) from error
+    if checkpointer.report:
+        _check_report(checkpointer, source, complete=complete or bool(last))
+        if checkpointer.report.layout and cfg is not None:
+            for line in conflicts(checkpointer.report.layout, cfg):
+                checkpointer.logger.warning(line)
+    return rest
+
+
+def _check_report(checkpointer: SafeCheckpointer, source: str, *, complete: bool) -> None:
+    report = checkpointer.report
+    if checkpointer.save_dir and checkpointer.save_to_disk:
+        os.makedirs(checkpointer.save_dir, exist_ok=True)
+        with open(
+            os.path.join(checkpointer.save_dir, "loaded_weights.txt"), "w", encoding="utf-8"
+        ) as file:
+            file.write("\n".join([report.summary(), *report.table()]) + "\n")
+    problems = " ".join(report.problems())
+    if not (report.loaded or report.converted):
+        raise ValueError(f"{source} fits nothing in the model. {problems}")
+    if complete and not report.complete:
+        raise ValueError(
+            f"{source} does not have all that the model needs: {report.summary()} {problems}"
+        )

@@ -366,7 +366,7 @@ class Trainer(DefaultTrainer):
                 f"There is no whole checkpoint to resume from in '{self.cfg.OUTPUT_DIR}': leave "
                 "--resume out to begin, or set OUTPUT_DIR to the run's folder."
             )
-        rest = load_weights(self.checkpointer, self.cfg.MODEL.WEIGHTS, resume=resume)
+        rest = load_weights(self.checkpointer, self.cfg.MODEL.WEIGHTS, resume=resume, cfg=self.cfg)
         if resume:
             self.start_iter = self.iter + 1
             rates = sorted({group["lr"] for group in self.optimizer.param_groups})

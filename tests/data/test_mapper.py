@@ -17,10 +17,10 @@ from fsaf_d2.data import mapper as mapper_module
 from fsaf_d2.data.mapper import (
     LimitedMapper,
     OpenCVMapper,
-    ResizeTransform,
     build_mapper,
     read_image,
 )
+from fsaf_d2.data.resizing import ResizeTransform
 from fsaf_d2.training import Trainer
 
 
@@ -284,3 +284,27 @@ def test_the_loaders_use_it_and_name_a_broken_picture(tmp_path, request, workers
                 next(iter(loader))
     finally:
         DatasetCatalog.remove(name)
+
+
+@pytest.mark.parametrize("size", [(60, 90), (300, 450)])
+def test_the_method_of_resizing_can_be_chosen(size, monkeypatch):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    words = ["INPUT.MIN_SIZE_TEST", "120", "INPUT.RESIZE"]
+    found = {}
+    for method in ("pillow", "opencv", "auto"):
+        picture = T.AugInput(image.copy())
+        build_mapper(tiny_cfg(*words, method), is_train=False).augmentations(picture)
+        found[method] = picture.image
+    expected = {
+        "pillow": np.asarray(Image.fromarray(image).resize((180, 120), Image.BILINEAR)),
+        "opencv": cv2.resize(image, (180, 120), interpolation=cv2.INTER_LINEAR),
+    }
+    for method, pixels in expected.items():
+        np.testing.assert_array_equal(found[method], pixels)
+    enlarges = size[0] < 120
+    np.testing.assert_array_equal(found["auto"], expected["opencv" if enlarges else "pillow"])
+    with pytest.raises(ValueError, match=r"INPUT\.RESIZE.*'auto'.*not 'best'"):
+        build_mapper(tiny_cfg(*words, "best"), is_train=False)
+    monkeypatch.setattr(mapper_module, "cv2", None)
+    with pytest.raises(ValueError, match=r"'opencv' needs OpenCV"):
+        build_mapper(tiny_cfg(*words, "opencv"), is_train=False)

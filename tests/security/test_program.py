@@ -104,7 +104,7 @@ UNLIMITED = {
     r"\bDetectionCheckpointer\(": {"fsaf_d2/training/weights.py"},
     r"\bDefaultPredictor\(": set(),
     r"\bpickle\.loads?\(": set(),
-    r"\btorch\.load\(": {"fsaf_d2/training/weights.py", "tools/soak.py"},
+    r"\btorch\.load\(": {"fsaf_d2/weights/files.py", "tools/soak.py"},
     r"\bimport read_image|utils\.read_image\(": {
         "fsaf_d2/data/mapper.py",
         "benchmarks/data_loading.py",

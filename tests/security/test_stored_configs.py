@@ -88,7 +88,7 @@ def test_overrides_go_over_it():
     [
         ("META_ARCHITECTURE: FSAF", "META_ARCHITECTURE: GeneralizedRCNN"),
         ("META_ARCHITECTURE: FSAF", "META_ARCHITECTURE: os.system"),
-        ("NAME: build_retinanet_resnet_fpn_backbone", "NAME: os.system"),
+        ("NAME: build_resnet_fpn_p6p7_backbone", "NAME: os.system"),
         ("RES2_OUT_CHANNELS: 32", "RES2_OUT_CHANNELS: -32"),
     ],
 )

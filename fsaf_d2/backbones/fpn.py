@@ -1,0 +1,81 @@
+"""RetinaNet's feature pyramid P3 to P7 on a trunk (arXiv 1708.02002, Sec. 4)."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
+from detectron2.modeling.backbone import fpn
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class LastLevelP6P7(fpn.LastLevelP6P7):
+    """detectron2's P6 and P7, where the ReLU before P7 can be left out, as mmdetection does."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        in_feature: str = "res5",
+        *,
+        relu_before_p7: bool = True,
+    ) -> None:
+        """
+        Args:
+            in_channels: of the map that P6 is computed from.
+            out_channels: of P6 and P7.
+            in_feature: the name of that map.
+            relu_before_p7: whether P7 is computed from ReLU(P6), as in the paper, or from P6.
+        """
+        super().__init__(in_channels, out_channels, in_feature)
+        self.relu_before_p7 = relu_before_p7
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute P6 and P7 from a map (N, C, H, W), each of half the size before."""
+        p6 = self.p6(x)
+        return [p6, self.p7(F.relu(p6) if self.relu_before_p7 else p6)]
+
+
+def build_pyramid(cfg: CfgNode, bottom_up: Backbone) -> FPN:
+    """Build P3 to P7 on a trunk, P6 from the last of its maps that ``MODEL.FPN`` names.
+
+    Layers, names and initial values are those of detectron2's RetinaNet.
+    """
+    in_features, out_channels = cfg.MODEL.FPN.IN_FEATURES, cfg.MODEL.FPN.OUT_CHANNELS
+    last = in_features[-1]
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=in_features,
+        out_channels=out_channels,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelP6P7(
+            bottom_up.output_shape()[last].channels,
+            out_channels,
+            last,
+            relu_before_p7=cfg.MODEL.FPN.RELU_BEFORE_P7,
+        ),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_fpn_p6p7_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Build detectron2's ResNet or ResNeXt with :func:`build_pyramid`."""
+    return build_pyramid(cfg, build_resnet_backbone(cfg, input_shape))
+
+
+def require_known_pyramid(cfg: CfgNode) -> None:
+    """Make sure that the backbone's builder heeds ``MODEL.FPN.RELU_BEFORE_P7``.
+
+    Raises:
+        ValueError: it is one of detectron2's, which always have that ReLU.
+    """
+    if cfg.MODEL.FPN.RELU_BEFORE_P7:
+        return
+    name = cfg.MODEL.BACKBONE.NAME
+    if BACKBONE_REGISTRY.get(name).__module__.startswith("detectron2."):
+        raise ValueError(
+            f"MODEL.FPN.RELU_BEFORE_P7 False does nothing for MODEL.BACKBONE.NAME '{name}': use "
+            f"'{build_resnet_fpn_p6p7_backbone.__name__}'."
+        )

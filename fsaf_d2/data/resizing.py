@@ -1,0 +1,80 @@
+"""Resizing pictures by Pillow, as detectron2 does, or by OpenCV, which is faster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.data import transforms as T
+from PIL import Image
+
+try:
+    import cv2
+except ImportError:
+    cv2 = None
+
+# Values of INPUT.RESIZE.
+RESIZE_METHODS = ("auto", "pillow", "opencv")
+
+
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """detectron2's, with the same random sizes, through :class:`ResizeTransform`."""
+
+    def __init__(
+        self,
+        short_edge_length: int | Sequence[int],
+        max_size: int,
+        sample_style: str = "range",
+        interp: int = Image.BILINEAR,
+        always: bool = False,
+    ) -> None:
+        """Take detectron2's arguments, and whether OpenCV also makes pictures smaller."""
+        super().__init__(short_edge_length, max_size, sample_style, interp)
+        self.always = always
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Choose the size of a picture of shape (height, width, channels)."""
+        transform = super().get_transform(image)
+        if not isinstance(transform, T.ResizeTransform):
+            return transform
+        return ResizeTransform(
+            transform.h,
+            transform.w,
+            transform.new_h,
+            transform.new_w,
+            transform.interp,
+            always=self.always,
+        )
+
+
+class ResizeTransform(T.ResizeTransform):
+    """detectron2's resizing, by OpenCV where the picture gets larger.
+
+    Where it gets smaller, Pillow averages over all pixels, which no mode of OpenCV does alike.
+    """
+
+    def __init__(
+        self,
+        h: int,
+        w: int,
+        new_h: int,
+        new_w: int,
+        interp: int | None = None,
+        always: bool = False,
+    ) -> None:
+        """Take detectron2's arguments, and whether OpenCV, from four pixels, does that too."""
+        super().__init__(h, w, new_h, new_w, interp)
+        self.always = always
+
+    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
+        """Resize a picture of shape (height, width[, channels]).
+
+        Args:
+            img: the picture.
+            interp: Pillow's interpolation method, in place of the transform's own.
+        """
+        enlarges = self.always or (self.new_h >= self.h and self.new_w >= self.w)
+        bilinear = (self.interp if interp is None else interp) == Image.BILINEAR
+        if not (enlarges and bilinear and img.dtype == np.uint8 and img.shape[2:] == (3,)):
+            return super().apply_image(img, interp)
+        return cv2.resize(img, (self.new_w, self.new_h), interpolation=cv2.INTER_LINEAR)

@@ -1,0 +1,224 @@
+"""Reading weights that strangers made, without running what is in the files.
+
+SECURITY.md says what this protects from and what not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import mmap
+import os
+import pickle
+import re
+import stat
+import zipfile
+from typing import BinaryIO
+
+import numpy as np
+import torch
+
+from .pickles import Array, ArrayUnpickler, Refused, check_pickle
+
+_ZIP_START = b"PK\x03\x04"
+# Behind the two bytes that name the pickle protocol, what torch wrote before it wrote archives.
+_TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_TORCH_PICKLES = 5  # magic number, version, system, the checkpoint, its storages
+
+# torch.load(weights_only=True) admits more, among it what allocates as much as it is told to.
+_TORCH_NAMES = re.compile(
+    r"collections (OrderedDict|Counter)|_codecs encode|(builtins|__builtin__) set"
+    r"|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch\.nn\.parameter Parameter"
+    r"|torch(\.cuda)? (?!Untyped|Typed)\w+Storage|torch (Size|device|bool|[a-z]+\d+)"
+)
+# As torch.hub reads names, but for those of digits alone, which are as often dates.
+_HASH_IN_NAME = re.compile(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.\w+$")
+_SOUND_TORCH = (2, 10)
+
+
+class WeightsFileError(ValueError):
+    """A file of weights is broken, is of no known kind or holds more than weights."""
+
+
+def load_file(path: str | os.PathLike[str], *, trust: bool = False) -> dict:
+    """Read a checkpoint of torch, or a pickle of a model zoo, whatever its name ends with.
+
+    Where the name carries the start of the file's SHA-256, as in ``resnet50-0676ba61.pth``, it is
+    compared.
+
+    Args:
+        path: of a file on this machine.
+        trust: read it by pickle without limits, which runs any code in it.
+
+    Returns:
+        a dict with ``model``, which maps names to tensors or arrays, and, as in detectron2,
+        ``matching_heuristics`` and ``__author__`` of model-zoo files, or all else that a
+        checkpoint holds.
+
+    Raises:
+        WeightsFileError: the file is not as its name says, or could do more than give weights; the
+            message names it.
+        OSError: there is no such file, or it cannot be read.
+    """
+    path = os.fspath(path)
+    with open(path, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise WeightsFileError(f"'{path}' is not an ordinary file.")
+        if os.fstat(file.fileno()).st_size == 0:
+            raise WeightsFileError(f"'{path}' is empty.")
+        try:
+            _check_hash(path, file)
+            return _load(file, trust)
+        except Refused as error:
+            raise WeightsFileError(f"'{path}' is refused: {error}") from error
+        except Exception as error:
+            # torch advises to do without its protection first.
+            reason = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+            first_line = reason.partition("\n")[0]
+            raise WeightsFileError(
+                f"'{path}' is no whole checkpoint of torch or of a model zoo "
+                f"({type(error).__name__}: {first_line})."
+            ) from error
+
+
+def _check_hash(path: str, file: BinaryIO) -> None:
+    expected = _HASH_IN_NAME.search(os.path.basename(path))
+    if expected is None:
+        return
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = hashlib.sha256(content).hexdigest()
+    if not found.startswith(expected[1]):
+        raise Refused(
+            f"its name says that its SHA-256 starts with {expected[1]}, but it starts with "
+            f"{found[: len(expected[1])]}. Fetch it again, or rename it if it is right."
+        )
+
+
+def _load(file: BinaryIO, trust: bool) -> dict:
+    head = file.read(2 + len(_TORCH_MAGIC))
+    file.seek(0)
+    archive, old_torch = head.startswith(_ZIP_START), head[2:] == _TORCH_MAGIC
+    if not trust:
+        if archive:
+            _check_archive(file)
+        else:
+            admitted, count = (_TORCH_NAMES, _TORCH_PICKLES) if old_torch else (None, 1)
+            # Reading past the end of a mapped file allocates nothing.
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                for _ in range(count):
+                    check_pickle(content, len(content), admitted)
+        file.seek(0)
+    if archive or old_torch:
+        _warn_of_old_torch()
+        return _from_torch(torch.load(file, map_location="cpu", weights_only=not trust), trust)
+    unpickler = pickle.Unpickler if trust else ArrayUnpickler
+    return _from_model_zoo(unpickler(file, encoding="latin1").load(), trust)
+
+
+def _from_torch(loaded: object, trust: bool) -> dict:
+    _require_dict(loaded)
+    if "model_state" in loaded:
+        # Of pycls, as detectron2 takes it.
+        weights = loaded["model_state"]
+        _require_weights(weights)
+        weights = {k: v for k, v in weights.items() if not k.endswith("num_batches_tracked")}
+        loaded = {"model": weights, "__author__": "pycls", "matching_heuristics": True}
+    elif "model" not in loaded:
+        loaded = {"model": loaded.get("state_dict", loaded)}
+    if not trust:
+        _require_plain(loaded)
+    _require_weights(loaded["model"])
+    return loaded
+
+
+def _from_model_zoo(loaded: object, trust: bool) -> dict:
+    _require_dict(loaded)
+    if not trust:
+        _require_plain(loaded)
+    if not ("model" in loaded and "__author__" in loaded):
+        # Of Caffe2, as detectron2 takes it: detectors have "blobs", backbones do not.
+        weights = loaded.get("blobs", loaded)
+        _require_dict(weights)
+        weights = {k: v for k, v in weights.items() if not str(k).endswith("_momentum")}
+        loaded = {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+    _require_weights(loaded["model"])
+    return loaded
+
+
+def _require_dict(value: object) -> None:
+    if not isinstance(value, dict):
+        raise Refused(f"it holds a {type(value).__name__} where weights with names should be.")
+
+
+def _require_weights(value: object) -> None:
+    _require_dict(value)
+    for name, weight in value.items():
+        if not (isinstance(name, str) and isinstance(weight, (np.ndarray, torch.Tensor))):
+            raise Refused(f"its entry {name!r:.99} is a {type(weight).__name__}, no weights.")
+
+
+def _require_plain(loaded: dict) -> None:
+    """Make sure that nothing but containers, numbers, texts, arrays and tensors was read.
+
+    Arrays in dicts and lists become NumPy's own.
+    """
+    plain = (int, float, complex, str, bytes, bytearray, np.generic, torch.dtype, torch.device)
+    seen, left = set(), [loaded]
+    while left:
+        value = left.pop()
+        if value is None or isinstance(value, (*plain, Array)) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise Refused("it holds a tensor that is larger than the numbers it has.")
+        elif isinstance(value, dict):
+            # An attribute could stand in for a method; torch keeps the versions of modules so.
+            if set(getattr(value, "__dict__", ())) - {"_metadata"}:
+                raise Refused("it holds a dict with foreign attributes.")
+            for key, item in value.items():
+                if isinstance(item, Array):
+                    value[key] = item.view(np.ndarray)
+                left += (key, item)
+            left.append(getattr(value, "_metadata", None))
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            if isinstance(value, list):
+                value[:] = [v.view(np.ndarray) if isinstance(v, Array) else v for v in value]
+            left += value
+        elif type(value) is not np.ndarray:
+            raise Refused(f"it holds a {type(value).__name__}, which weights do not need.")
+
+
+def _warn_of_old_torch() -> None:
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _SOUND_TORCH:
+        logging.getLogger(__name__).warning(
+            f"torch {torch.__version__} can be made to run code by hostile checkpoints "
+            "(CVE-2026-24747, below 2.6 also CVE-2025-32434): load none of strangers before you "
+            "have torch 2.10 or later."
+        )
+
+
+def _check_archive(file: BinaryIO) -> None:
+    """Make sure that an archive is as torch writes them, before torch reads it."""
+    size = os.fstat(file.fileno()).st_size
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        names = [entry.filename for entry in entries]
+        for entry in entries:
+            if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+                raise Refused(
+                    f"its part {entry.filename!r:.99} is compressed or encrypted, as torch never "
+                    "writes it."
+                )
+            parts = re.split(r"[/\\]", entry.filename)
+            outside = ".." in parts or parts[0] == "" or ":" in parts[0]
+            if outside or stat.S_ISLNK(entry.external_attr >> 16):
+                raise Refused(f"its part {entry.filename!r:.99} is named as torch names none.")
+        if len(set(names)) < len(names) or sum(entry.file_size for entry in entries) > size:
+            raise Refused("parts of the archive lie in one another.")
+        pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
+        if len(pickles) != 1:
+            raise Refused("it is an archive, but not one of torch.")
+        content = archive.read(pickles[0])
+    check_pickle(io.BytesIO(content), len(content), _TORCH_NAMES)

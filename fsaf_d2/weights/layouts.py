@@ -1,0 +1,179 @@
+"""Weights of other libraries under the names that this project has for them.
+
+What is known here: ResNets of torchvision and timm (ImageNet), and mmdetection's FSAF
+(``configs/fsaf`` there: anchor-free alone, distances in the order top, bottom, left, right).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from ..config_keys import value_of
+from .files import WeightsFileError
+
+Weights = dict[str, "Tensor | np.ndarray"]
+
+TRUNK = "backbone.bottom_up."
+# Of pictures in 0..255; torchvision and timm state them for 0..1.
+IMAGENET_RGB = {
+    "INPUT.FORMAT": "RGB",
+    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+}
+# From top, bottom, left, right to left, top, right, bottom.
+_LTRB_OF_TBLR = [2, 0, 3, 1]
+# Inner layers of a residual block: conv1 and bn1 there are conv1 and conv1.norm here.
+_BLOCK = re.compile(r"layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)\.(\w+)")
+
+
+class Layout(NamedTuple):
+    """How a library names and orders what this project has too."""
+
+    name: str
+    new_name: Callable[[str], str | None]  # None for what has no counterpart here
+    keys: dict[str, object]  # what a config must have for the weights to mean the same
+    reordered: tuple[str, ...] = ()  # new names of what has the four distances as first dimension
+
+
+class Conversion(NamedTuple):
+    """Weights under this project's names; what has no counterpart keeps its own."""
+
+    weights: Weights
+    old_names: dict[str, str]  # by the new name, of what was converted
+    layout: Layout | None  # None for those of detectron2 and of this project
+
+
+def to_own_layout(weights: Mapping[str, Tensor | np.ndarray]) -> Conversion:
+    """Recognise the layout of a state dict by its names, and convert it.
+
+    Args:
+        weights: by name; they are not changed.
+
+    Raises:
+        WeightsFileError: they are of mmdetection's RetinaNet, which has the same names, or not of
+            the shapes that the layout has.
+    """
+    if weights and all(name.startswith("module.") for name in weights):
+        weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    layout = recognise(weights)
+    if layout is None:
+        return Conversion(dict(weights), {}, None)
+    converted, old_names = {}, {}
+    for name, value in weights.items():
+        new_name = layout.new_name(name)
+        if (new_name or name) in converted:
+            raise WeightsFileError(f"two of its tensors are {new_name or name!r:.99} here.")
+        if new_name in layout.reordered:
+            if value.shape[:1] != (4,):
+                raise WeightsFileError(
+                    f"{name!r:.99} has the shape {tuple(value.shape)}, but 4 distances come first."
+                )
+            value = value[_LTRB_OF_TBLR]
+        converted[new_name or name] = value
+        if new_name:
+            old_names[new_name] = name
+    return Conversion(converted, old_names, layout)
+
+
+def recognise(weights: Mapping[str, Tensor | np.ndarray]) -> Layout | None:
+    """The layout that the names are of; None for detectron2's, this project's and unknown ones.
+
+    Raises:
+        WeightsFileError: as :func:`to_own_layout`.
+    """
+    box_output = weights.get("bbox_head.retina_reg.weight")
+    if box_output is not None and "neck.fpn_convs.0.conv.weight" in weights:
+        if box_output.ndim == 4 and box_output.shape[0] > 4:
+            boxes = box_output.shape[0] // 4
+            raise WeightsFileError(
+                f"it is of mmdetection's RetinaNet with {boxes} anchors for each location; of "
+                "mmdetection only FSAF, without anchors, is converted. detectron2's "
+                "RetinaNet loads as it is: configs/zoo/."
+            )
+        return MMDET_FSAF
+    if "conv1.weight" in weights and any(_BLOCK.fullmatch(name) for name in weights):
+        # Blocks of two layers (R-18, R-34) have no 1x1 layer that could have the stride.
+        return RESNET if "layer1.0.conv3.weight" in weights else SHALLOW_RESNET
+    return None
+
+
+def conflicts(layout: Layout, cfg: CfgNode) -> list[str]:
+    """A sentence for each key whose value is another than the weights were trained with."""
+    return [
+        f"{key} is {value_of(cfg, key)!r}, but weights in the layout of {layout.name} were trained "
+        f"with {expected!r}."
+        for key, expected in layout.keys.items()
+        if not _close(value_of(cfg, key), expected)
+    ]
+
+
+def _close(value: object, expected: object) -> bool:
+    if isinstance(expected, list):
+        # Some round the means and deviations.
+        return len(value) == len(expected) and bool(np.allclose(value, expected, atol=0.5))
+    return value == expected
+
+
+def _resnet_name(name: str, to: str = TRUNK) -> str | None:
+    if name == "conv1.weight":
+        return f"{to}stem.conv1.weight"
+    if name.startswith("bn1."):
+        return f"{to}stem.conv1.norm.{name.removeprefix('bn1.')}"
+    block = _BLOCK.fullmatch(name)
+    if block is None:
+        return None
+    stage, index, kind, number, field = block.groups()
+    if kind == "downsample.":
+        layer = {"0": "shortcut", "1": "shortcut.norm"}.get(number)
+    else:
+        layer = f"conv{number}" + (".norm" if kind == "bn" else "")
+    return layer and f"{to}res{int(stage) + 1}.{index}.{layer}.{field}"
+
+
+# Neck and head of mmdetection: patterns and what stands for them here, {0} for the group's number.
+_MMDET_PARTS = (
+    (r"neck\.lateral_convs\.([0-2])\.conv", "backbone.fpn_lateral{0}", 3),
+    (r"neck\.fpn_convs\.([0-2])\.conv", "backbone.fpn_output{0}", 3),
+    (r"neck\.fpn_convs\.([34])\.conv", "backbone.top_block.p{0}", 3),
+    (r"bbox_head\.retina_cls", "head.anchor_free_cls_score", 0),
+    (r"bbox_head\.retina_reg", "head.anchor_free_bbox_pred", 0),
+)
+
+
+def _mmdet_name(name: str) -> str | None:
+    if name.startswith("backbone."):
+        return _resnet_name(name.removeprefix("backbone."))
+    module, _, field = name.rpartition(".")
+    tower = re.fullmatch(r"bbox_head\.(cls|reg)_convs\.(\d+)\.conv", module)
+    if tower:
+        kind = {"cls": "cls", "reg": "bbox"}[tower[1]]
+        # Every layer is followed by a ReLU, which counts.
+        return f"head.{kind}_subnet.{2 * int(tower[2])}.{field}"
+    for pattern, new_name, offset in _MMDET_PARTS:
+        part = re.fullmatch(pattern, module)
+        if part:
+            number = int(part[1]) + offset if part.groups() else ""
+            return f"{new_name.format(number)}.{field}"
+    return None
+
+
+SHALLOW_RESNET = Layout("torchvision's and timm's ResNet", _resnet_name, IMAGENET_RGB)
+RESNET = SHALLOW_RESNET._replace(keys={**IMAGENET_RGB, "MODEL.RESNETS.STRIDE_IN_1X1": False})
+MMDET_FSAF = Layout(
+    "mmdetection's FSAF",
+    _mmdet_name,
+    {
+        **RESNET.keys,
+        "MODEL.FPN.RELU_BEFORE_P7": False,
+        "MODEL.FSAF.POINT_OFFSET": 0.0,
+        "MODEL.FSAF.BOX_NORMALIZER": 4.0,
+    },
+    tuple(f"head.anchor_free_bbox_pred.{field}" for field in ("weight", "bias")),
+)
+LAYOUTS = {layout.name: layout for layout in (RESNET, MMDET_FSAF)}

@@ -1,0 +1,102 @@
+"""Files as those of detectron2's model zoo give here what they give there."""
+
+import pickle
+
+import pytest
+import torch
+from detectron2 import model_zoo
+from detectron2.config import get_cfg
+from detectron2.engine import DefaultPredictor
+from detectron2.modeling import build_model
+from models import ROOT
+from sklearn.datasets import load_sample_image
+
+from fsaf_d2 import load_config, load_detector
+from fsaf_d2.training import SafeCheckpointer
+
+CPU = ["MODEL.DEVICE", "cpu"]
+SIZE = ["INPUT.MIN_SIZE_TEST", "256", "INPUT.MAX_SIZE_TEST", "427"]
+ALL = ["TEST.DETECTIONS_PER_IMAGE", "1000"]
+CHINA, FLOWER = (load_sample_image(f"{name}.jpg")[..., ::-1].copy() for name in ("china", "flower"))
+PICTURES = (CHINA, FLOWER, FLOWER[40:300, 200:420].copy())
+
+
+def random_retinanet(cfg) -> torch.nn.Module:
+    """detectron2's RetinaNet with random weights that detect something on several levels."""
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    for name, module in model.named_modules():
+        if name.endswith("conv3.norm"):
+            module.weight.fill_(0.1)
+            module.running_mean.normal_(std=0.1)
+    image = torch.as_tensor(CHINA.transpose(2, 0, 1)[:, :256, :256].copy())
+    with torch.no_grad():
+        image = model.preprocess_image([{"image": image}]).tensor
+        fpn = model.backbone
+        last = (fpn.fpn_output3, fpn.fpn_output4, fpn.fpn_output5, fpn.top_block.p6)
+        for level, layer in zip(model.head_in_features, (*last, fpn.top_block.p7)):
+            layer.weight.div_(fpn(image)[level].std())
+        pyramid = fpn(image)
+        outputs = model.head([pyramid[level] for level in model.head_in_features])
+        for layer, levels, std in zip(
+            (model.head.cls_score, model.head.bbox_pred), outputs, (1.5, 0.3)
+        ):
+            layer.weight.mul_(std / levels[1].std())
+        model.head.cls_score.bias.normal_(-4, 0.5)
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["retinanet_R_50_FPN_1x", "retinanet_R_101_FPN_3x"])
+def test_detections_are_detectron2s(name, tmp_path):
+    cfg = get_cfg()
+    cfg.merge_from_file(model_zoo.get_config_file(f"COCO-Detection/{name}.yaml"))
+    file = tmp_path / "model_final_0123ab.pkl"
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(file), *SIZE, *ALL])
+    weights = {k: v.numpy() for k, v in random_retinanet(cfg).state_dict().items()}
+    file.write_bytes(pickle.dumps({"model": weights, "__author__": "Detectron2 Model Zoo"}))
+
+    theirs = DefaultPredictor(cfg)
+    ours = load_detector(
+        file, config_file=ROOT / f"configs/zoo/{name}.yaml", overrides=SIZE + ALL, device="cpu"
+    )
+    assert ours.class_names[0] == "person"
+    levels = set()
+    for picture in PICTURES:
+        expected = theirs(picture)["instances"]
+        found = ours(picture, min_score=0)
+        assert len(expected) > 300
+        torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=1e-3
+        )
+        assert torch.equal(found.pred_classes, expected.pred_classes)
+        levels.update(found.pred_levels.tolist())
+    assert len(levels) > 3
+
+
+@pytest.mark.slow
+def test_training_starts_from_it_with_four_fresh_tensors(tmp_path):
+    cfg = load_config(ROOT / "configs/zoo/retinanet_R_50_FPN_1x.yaml", CPU)
+    weights = {k: v.numpy() for k, v in build_model(cfg).state_dict().items()}
+    del weights["loss_normalizer"]
+    # Of files from before they were derived from the config.
+    weights["anchor_generator.cell_anchors.0"] = weights["head.bbox_pred.bias"]
+    (tmp_path / "net.pkl").write_bytes(pickle.dumps({"model": weights, "__author__": "zoo"}))
+    model = build_model(load_config(ROOT / "configs/fsaf_R_50_FPN_1x.yaml", CPU))
+    checkpointer = SafeCheckpointer(model)
+    checkpointer.load(str(tmp_path / "net.pkl"))
+    report = checkpointer.report
+    assert sorted(report.missing) == sorted(
+        f"head.anchor_free_{layer}.{field}"
+        for layer in ("cls_score", "bbox_pred")
+        for field in ("weight", "bias")
+    )
+    assert not (report.unexpected or report.misshapen or report.converted)
+    assert len(report.loaded) == len(weights) - 1 and report.at_default == ["loss_normalizer"]
+    assert list(report.needless) == ["anchor_generator.cell_anchors.0"]
+    assert report.summary() == (
+        f"'{tmp_path / 'net.pkl'}': {len(report.loaded)} of the model's {len(report.loaded) + 4} "
+        "tensors are loaded; 4 start fresh: head.anchor_free_cls_score.{bias,weight}, "
+        "head.anchor_free_bbox_pred.{bias,weight}."
+    )
