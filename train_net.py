@@ -24,7 +24,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 
 from fsaf_d2 import model_zoo
 from fsaf_d2.data.own import class_list, register_own_data
@@ -117,10 +116,8 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
             keep_report(cfg.OUTPUT_DIR)
-            weights = weights_file(cfg, args)
-            if model_zoo.find(weights):
-                path = PathManager.get_local_path(weights)
-                print("\n".join(model_zoo.compare(weights, results, cfg.DATASETS.TEST, path)))
+            for line in model_zoo.compare(weights_file(cfg, args), results, cfg.DATASETS.TEST):
+                print(line)
         return results
     # What else may go wrong is a fault of the program, and shows where.
     with one_sentence((OSError, FloatingPointError)):

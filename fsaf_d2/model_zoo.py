@@ -6,7 +6,6 @@ Nothing is fetched by this module. A config of :attr:`Published.config` names th
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -115,46 +114,22 @@ def find(weights: str) -> tuple[str, Published] | None:
     return None
 
 
-def differs(model: Published, path: str | os.PathLike[str]) -> bool:
-    """Whether a file cannot be the published one, by its hash.
-
-    Args:
-        model: that it is said to be.
-        path: of the file on this machine.
-    """
-    with open(path, "rb") as file:
-        # Not for security: whoever chose the file chose its name, too.
-        digest = hashlib.new(model.hash_algorithm, usedforsecurity=False)
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return not digest.hexdigest().startswith(model.hash)
-
-
-def compare(
-    weights: str, results: dict, datasets: Sequence[str], path: str | None = None
-) -> list[str]:
+def compare(weights: str, results: dict, datasets: Sequence[str]) -> list[str]:
     """Lines on the AP that was measured beside the one that is published, for known files.
 
     Args:
         weights: the file that was evaluated, or its address.
         results: of an evaluation, as :meth:`fsaf_d2.training.Trainer.test` gives them.
         datasets: that it was evaluated on.
-        path: of the file on this machine, to see whether it is the published one.
     """
     known = find(weights)
     if known is None:
         return []
     name, model = known
     parts = {datasets[0]: results} if len(datasets) == 1 else results
-    lines = [
+    return [
         f"{name} on {dataset}: AP {parts[dataset]['bbox']['AP']:.1f} measured; {model.ap:.1f} "
         f"expected on coco_2017_val ({model.source})."
         for dataset in datasets
         if "AP" in parts.get(dataset, {}).get("bbox", {})
     ]
-    if path and differs(model, path):
-        lines.append(
-            f"But '{path}' is not the published file: its {model.hash_algorithm.upper()} does not "
-            f"begin with {model.hash}."
-        )
-    return lines

@@ -170,7 +170,7 @@ def test_own_data_of_every_format_train_and_are_evaluated(tmp_path, kind):
         assert words in result.stdout
     saved = torch.load(tmp_path / "out/model_final.pth", weights_only=True)
     assert sorted(saved["class_names"]) == sorted(CLASSES)
-    assert (tmp_path / "out/inference/own_val/coco_instances_results.json").exists()
+    assert (tmp_path / "out/inference/own_val/predictions.json").exists()
 
 
 @pytest.mark.slow

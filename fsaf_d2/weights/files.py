@@ -32,8 +32,12 @@ _TORCH_NAMES = re.compile(
     r"|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch\.nn\.parameter Parameter"
     r"|torch(\.cuda)? (?!Untyped|Typed)\w+Storage|torch (Size|device|bool|[a-z]+\d+)"
 )
-# As torch.hub reads names, but for those of digits alone, which are as often dates.
-_HASH_IN_NAME = re.compile(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.\w+$")
+# What names carry of a file's hash: as torch.hub reads them, but for digits alone, which are as
+# often dates; and as detectron2's MODEL_ZOO.md has them.
+_HASHES_IN_NAMES = (
+    ("SHA-256", hashlib.sha256, re.compile(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.\w+$")),
+    ("MD5", hashlib.md5, re.compile(r"^model_final_([0-9a-f]{6})\.pkl$")),
+)
 _SOUND_TORCH = (2, 10)
 
 
@@ -44,8 +48,8 @@ class WeightsFileError(ValueError):
 def load_file(path: str | os.PathLike[str], *, trust: bool = False) -> dict:
     """Read a checkpoint of torch, or a pickle of a model zoo, whatever its name ends with.
 
-    Where the name carries the start of the file's SHA-256, as in ``resnet50-0676ba61.pth``, it is
-    compared.
+    Where the name carries the start of the file's SHA-256, as in ``resnet50-0676ba61.pth``, or of
+    its MD5, as in detectron2's ``model_final_bfca0b.pkl``, it is compared.
 
     Args:
         path: of a file on this machine.
@@ -83,16 +87,18 @@ def load_file(path: str | os.PathLike[str], *, trust: bool = False) -> dict:
 
 
 def _check_hash(path: str, file: BinaryIO) -> None:
-    expected = _HASH_IN_NAME.search(os.path.basename(path))
-    if expected is None:
-        return
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        found = hashlib.sha256(content).hexdigest()
-    if not found.startswith(expected[1]):
-        raise Refused(
-            f"its name says that its SHA-256 starts with {expected[1]}, but it starts with "
-            f"{found[: len(expected[1])]}. Fetch it again, or rename it if it is right."
-        )
+    for name, algorithm, pattern in _HASHES_IN_NAMES:
+        expected = pattern.search(os.path.basename(path))
+        if expected is None:
+            continue
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            # Against damage, not malice: whoever chose the file chose its name, too.
+            found = algorithm(content, usedforsecurity=False).hexdigest()
+        if not found.startswith(expected[1]):
+            raise Refused(
+                f"its name says that its {name} starts with {expected[1]}, but it starts with "
+                f"{found[: len(expected[1])]}. Fetch it again, or rename it if it is right."
+            )
 
 
 def _load(file: BinaryIO, trust: bool) -> dict:

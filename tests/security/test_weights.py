@@ -415,6 +415,21 @@ def test_a_name_with_the_right_hash_passes(tmp_path):
         assert torch.equal(load_file(tmp_path / name)["model"]["weight"], torch.zeros(1))
 
 
+def test_a_name_of_detectron2s_zoo_carries_the_md5(tmp_path):
+    content = pickle.dumps({"model": {"x": np.zeros(1)}, "__author__": "zoo"})
+    digest = hashlib.md5(content).hexdigest()[:6]
+    right, wrong = (tmp_path / f"model_final_{x}.pkl" for x in (digest, "bfca0b"))
+    for file in (right, wrong):
+        file.write_bytes(content)
+    assert load_file(right)["model"]["x"] == 0
+    words = rf"bfca0b\.pkl.* MD5 starts with bfca0b, but it starts with {digest}"
+    with pytest.raises(WeightsFileError, match=words):
+        load_file(wrong)
+    # What a run of one's own is called is no hash.
+    wrong.rename(tmp_path / "model_final_090000.pth")
+    load_file(tmp_path / "model_final_090000.pth")
+
+
 WEIGHTS = {
     "weight": np.arange(6, dtype=np.float32).reshape(2, 3),
     "bias": np.array([-1.5, 2], ">f8"),

@@ -51,7 +51,7 @@ def random_retinanet(cfg) -> torch.nn.Module:
 def test_detections_are_detectron2s(name, tmp_path):
     cfg = get_cfg()
     cfg.merge_from_file(model_zoo.get_config_file(f"COCO-Detection/{name}.yaml"))
-    file = tmp_path / "model_final_0123ab.pkl"
+    file = tmp_path / "model_final.pkl"
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(file), *SIZE, *ALL])
     weights = {k: v.numpy() for k, v in random_retinanet(cfg).state_dict().items()}
     file.write_bytes(pickle.dumps({"model": weights, "__author__": "Detectron2 Model Zoo"}))
