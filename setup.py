@@ -15,6 +15,8 @@ from setuptools import find_packages, setup
 
 README = Path(__file__).parent / "README.md"
 DEMO = ["matplotlib", "scikit-learn"]
+# Its files of weights are safetensors or torch's.
+TIMM = ["timm>=1.0", "safetensors"]
 
 setup(
     name="fsaf_d2",
@@ -43,7 +45,8 @@ setup(
     ],
     extras_require={
         "demo": DEMO,
-        "dev": [*DEMO, "pytest", "ruff"],
+        "dev": [*DEMO, *TIMM, "pytest", "ruff"],
         "opencv": ["opencv-python-headless"],
+        "timm": TIMM,
     },
 )
