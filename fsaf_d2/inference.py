@@ -181,25 +181,51 @@ def merge_each(
     """Merge image by image, as detectron2 does: to the last bit, where nothing waits for it."""
     detections = []
     for image in zip(*candidates):
-        found = image[1] != NONE
-        found = Candidates(*(field[found] for field in image))
-        if nms_per_level:
-            keep = _nms_within_parts(found, nms_thresh)
-            found = Candidates(*(field[keep] for field in found))
-        keep = batched_nms(found.boxes, found.scores, found.classes, nms_thresh)[:max_detections]
-        detections.append(Candidates(*(field[keep] for field in found)))
+        image = Candidates(*image)
+        keep = surviving(
+            image.boxes,
+            image.scores,
+            image.classes,
+            _part(image),
+            nms_thresh=nms_thresh,
+            nms_per_level=nms_per_level,
+        )
+        detections.append(Candidates(*(field[keep[:max_detections]] for field in image)))
     return detections
 
 
-def _nms_within_parts(candidates: Candidates, nms_thresh: float) -> Tensor:
+def surviving(
+    boxes: Tensor,
+    scores: Tensor,
+    classes: Tensor,
+    parts: Tensor,
+    *,
+    nms_thresh: float,
+    nms_per_level: bool,
+    none: float = NONE,
+    num_parts: int = NUM_PARTS,
+) -> Tensor:
+    """Suppress within one image, as detectron2 does. TorchScript compiles it too.
+
+    Args:
+        boxes, scores, classes, parts: (C, 4), (C,), (C,), (C,); parts are levels of branches.
+        none: the score of an empty place.
+        num_parts: parts are below it.
+
+    Returns:
+        indices in 0..C-1 of what stays, best first.
+    """
+    found = torch.nonzero(scores != none).squeeze(1)
+    if nms_per_level:
+        groups = classes[found] * num_parts + parts[found]
+        found = found[_nms_within_parts(boxes[found], scores[found], groups, nms_thresh)]
+    return found[batched_nms(boxes[found], scores[found], classes[found], nms_thresh)]
+
+
+def _nms_within_parts(boxes: Tensor, scores: Tensor, groups: Tensor, nms_thresh: float) -> Tensor:
     # float64: batched NMS shifts the boxes of each group apart, and with a group for every class of
     # every level the shifts leave float32 too few digits for the boxes.
-    return ops.batched_nms(
-        candidates.boxes.double(),
-        candidates.scores.double(),
-        candidates.classes * NUM_PARTS + _part(candidates),
-        nms_thresh,
-    )
+    return ops.batched_nms(boxes.double(), scores.double(), groups, nms_thresh)
 
 
 def merge_jointly(
