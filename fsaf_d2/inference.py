@@ -64,15 +64,16 @@ def decode_level(
     """
     # One more than asked for shows whether the last one shares its score.
     count = topk_candidates + 1
-    logits = logits.unflatten(1, (-1, num_classes)).flatten(3)  # (N, A, K, H * W)
-    deltas = deltas.unflatten(1, (-1, 4)).flatten(3)
+    num_images, _, height, width = logits.shape
+    logits = logits.reshape(num_images, -1, num_classes, height * width)
+    deltas = deltas.reshape(num_images, -1, 4, height * width)
     num_anchors = logits.shape[1]
     index = best_rows(logits.transpose(1, 2), count)
 
-    image = torch.arange(len(logits), device=logits.device)[:, None]
+    image = torch.arange(num_images, device=logits.device)[:, None]
     rows = logits[image, index % num_anchors, :, index // num_anchors]
     scores = rows.float().sigmoid().flatten(1)
-    scores = torch.where(scores > score_thresh, scores, NONE)
+    scores = scores.masked_fill(~(scores > score_thresh), NONE)
     # Deviates from the paper: it keeps the best 1000 locations of a level, not (location, class)
     # pairs; RetinaNet's anchors are cut by pairs, and both branches are treated alike.
     scores, pair = stable_topk(scores, count)
@@ -83,8 +84,8 @@ def decode_level(
     index, classes = index.gather(1, pair // num_classes), pair % num_classes
     chosen = deltas[image, index % num_anchors, :, index // num_anchors].float()
     boxes = apply_deltas(chosen.flatten(0, 1), boxes_at(index).flatten(0, 1)).view_as(chosen)
-    scores = torch.where(torch.isfinite(boxes).all(dim=2), scores, NONE)
-    branch = torch.full_like(classes, anchor_free, dtype=torch.bool)
+    scores = scores.masked_fill(~torch.isfinite(boxes).all(dim=2), NONE)
+    branch = torch.full_like(classes, int(anchor_free), dtype=torch.bool)
     return Candidates(boxes, scores, classes, torch.full_like(classes, level), branch), shared
 
 
@@ -101,7 +102,7 @@ def best_rows(logits: Tensor, count: int) -> Tensor:
         (N, at most count) indices in 0..H*W*A-1, rising.
     """
     best = logits.amax(dim=1)
-    if best.device.type != "cpu" or torch.isnan(best).any():
+    if best.device.type != "cpu" or torch.jit.is_tracing() or torch.isnan(best).any():
         best = logits.nan_to_num(nan=-torch.inf).amax(dim=1)
     # Scores, not logits: large logits differ where their scores are both 1.
     scores = best.float().sigmoid().transpose(1, 2).flatten(1)
@@ -114,6 +115,14 @@ def stable_topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Returns:
         (N, at most count) values, falling, and their indices.
     """
+    if torch.onnx.is_in_onnx_export():
+        # ONNX defines that the first of equals comes first.
+        return values.topk(torch.tensor(count).minimum(values.shape[1]), dim=1)
+    return _stable_topk(values, count)
+
+
+@torch.jit.script_if_tracing
+def _stable_topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if values.shape[1] > count:
         last = values.topk(count, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
         above, tied = values > last, values == last
@@ -139,7 +148,7 @@ def clip_to_images(candidates: Candidates, sizes: Tensor, images: Tensor) -> Can
         sizes: (N, 2), height and width.
         images: (N,) bool, the images where this is done.
     """
-    limits = sizes.flip(1)[:, None].repeat(1, 1, 2)
+    limits = sizes.flip(1)[:, None].repeat(1, 1, 2).to(candidates.boxes.dtype)
     clipped = candidates.boxes.clamp(min=0).minimum(limits)
     empty = ~(clipped[..., 2:] > clipped[..., :2]).all(dim=2)
     boxes = torch.where(images[:, None, None], clipped, candidates.boxes)
@@ -199,7 +208,6 @@ def surviving(
     scores: Tensor,
     classes: Tensor,
     parts: Tensor,
-    *,
     nms_thresh: float,
     nms_per_level: bool,
     none: float = NONE,
