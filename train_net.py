@@ -6,6 +6,7 @@ torchrun --standalone --nproc-per-node 2 train_net.py --config-file CONFIG
 python train_net.py --config-file CONFIG --train-data my/train --val-data my/val
 python train_net.py --config-file CONFIG --resume    (behind the last whole checkpoint)
 python train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS WEIGHTS
+python train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS WEIGHTS TEST.AUG.ENABLED True
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from detectron2.utils import comm
 from fsaf_d2.data.own import class_list, register_own_data
 from fsaf_d2.data.sources import open_source
 from fsaf_d2.evaluation import keep_report
+from fsaf_d2.test_time_augmentation import AugmentedDetector
 from fsaf_d2.training import (
     SafeCheckpointer,
     Trainer,
+    compare_augmented,
     first_to_fail,
     launch,
     load_weights,
@@ -105,12 +108,16 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
             model = Trainer.build_model(cfg)
             checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trust=args.trust_weights)
             load_weights(checkpointer, cfg.MODEL.WEIGHTS, resume=args.resume)
+            augmented = AugmentedDetector(cfg, model) if cfg.TEST.AUG.ENABLED else None
         else:
             trainer = Trainer(cfg)
             trainer.checkpointer.trust = args.trust_weights
             trainer.resume_or_load(resume=args.resume)
     if args.eval_only:
-        results = Trainer.test(cfg, model)
+        if augmented:
+            results = compare_augmented(Trainer, cfg, augmented)
+        else:
+            results = Trainer.test(cfg, model)
         if comm.is_main_process():
             keep_report(cfg.OUTPUT_DIR)
         return results

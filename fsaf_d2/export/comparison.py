@@ -13,7 +13,7 @@ from ..prediction.detector import Detector
 # In pixels of the picture.
 BOX_TOLERANCE = 1e-3
 # Runtimes add in another order. Scores closer than this may change places.
-SCORE_TOLERANCE = 1e-5
+SCORE_TOLERANCE = 1e-4
 
 
 class Comparison(NamedTuple):

@@ -79,6 +79,8 @@ def prepare(
     if not eval_only:
         _require_equal_shares(cfg, process.world_size if process else num_gpus * num_machines)
         lines += scale_to_batch(cfg)
+        if cfg.TEST.AUG.ENABLED:
+            lines.append("TEST.AUG.ENABLED is for --eval-only: training evaluates without it.")
 
     _require_output(cfg.OUTPUT_DIR)
     register_own_data(cfg)
