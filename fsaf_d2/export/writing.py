@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from pathlib import Path
@@ -89,6 +90,8 @@ def write_sidecar(detector: Detector, program: Path, *, with_nms: bool) -> Path:
 def _write_torchscript(
     program: DetectionProgram, example: tuple[Tensor, Tensor], file: os.PathLike[str], text: str
 ) -> None:
+    # Who runs the file is to get no gradients.
+    program = copy.deepcopy(program).requires_grad_(False)
     traced = torch.jit.trace(program, example, check_trace=False)
     torch.jit.save(traced, os.fspath(file), _extra_files={ENTRY: text})
 
