@@ -85,6 +85,7 @@ def test_a_file_describes_itself(joint):
     assert_same(joint.detector(photo(), min_score=0), again(photo(), min_score=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_found_in_some_pictures_or_all(tmp_path, kind):
     exported = export(tmp_path, kind, **AS_IT_IS)
