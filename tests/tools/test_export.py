@@ -2,10 +2,12 @@
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -19,6 +21,7 @@ from fsaf_d2.export import command
 from fsaf_d2.prediction import program
 from fsaf_d2.prediction.sidecar import ENTRY
 
+DOCS = ROOT / "docs" / "export.md"
 OUTPUTS = ["boxes", "scores", "classes", "levels", "anchor_free"]
 
 
@@ -156,6 +159,22 @@ def test_mistakes_end_in_one_sentence(call, tmp_path, weights):
     code, _, errors = call(*again)
     assert code == 1 and "cannot be exported again" in errors
     assert files(tmp_path) == {"model_final.torchscript", "model_final.torchscript.json"}
+
+
+@pytest.mark.slow
+def test_the_program_in_the_docs_finds_the_same(call, weights, capsys):
+    assert call("--format", "onnx")[0] == 0
+    cv2.imwrite("photo.jpg", photo())
+    (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)
+    exec(code, {})
+    lines = capsys.readouterr().out.splitlines()
+    found = load_detector(weights, device="cpu")("photo.jpg")
+    assert len(lines) == len(found) > 3
+    for line, box, score in zip(lines, found.pred_boxes.tensor, found.scores):
+        assert float(line.split()[1]) == pytest.approx(score.item(), abs=2e-3)
+        numbers = [float(x) for x in line.partition("[")[2].strip("]").split()]
+        # Those over the border are not clipped there.
+        assert np.clip(numbers, 0, [120, 90, 120, 90]) == pytest.approx(box.tolist(), abs=0.1)
 
 
 @pytest.mark.slow
