@@ -52,7 +52,8 @@ class AugmentedDetector(nn.Module):
             max_pixels: files of more pixels are not decoded.
 
         Raises:
-            ValueError: the model is another detector, or a size is not above 0.
+            ValueError: the model is another detector, a size is not above 0, or the format is
+                another.
         """
         super().__init__()
         if not isinstance(model, FSAF):
@@ -64,6 +65,10 @@ class AugmentedDetector(nn.Module):
             raise ValueError(
                 f"TEST.AUG.MIN_SIZES must be whole numbers above 0, such as (640, 800), not "
                 f"{min_sizes!r}."
+            )
+        if input_format not in ("BGR", "RGB"):
+            raise ValueError(
+                f"TEST.AUG.ENABLED needs INPUT.FORMAT 'BGR' or 'RGB', not {input_format!r}."
             )
         if max_size <= 0:
             raise ValueError(f"TEST.AUG.MAX_SIZE must be above 0, not {max_size}.")

@@ -135,13 +135,14 @@ def test_each_branch_is_merged_as_well(model):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("MIN_SIZES", "()", r"TEST\.AUG\.MIN_SIZES must be .*not \(\)"),
-        ("MIN_SIZES", "(640, 0)", r"TEST\.AUG\.MIN_SIZES must be .*not \(640, 0\)"),
-        ("MAX_SIZE", "0", r"TEST\.AUG\.MAX_SIZE must be above 0, not 0"),
+        ("INPUT.FORMAT", "L", r"needs INPUT\.FORMAT 'BGR' or 'RGB', not 'L'"),
+        ("TEST.AUG.MIN_SIZES", "()", r"TEST\.AUG\.MIN_SIZES must be .*not \(\)"),
+        ("TEST.AUG.MIN_SIZES", "(640, 0)", r"TEST\.AUG\.MIN_SIZES must be .*not \(640, 0\)"),
+        ("TEST.AUG.MAX_SIZE", "0", r"TEST\.AUG\.MAX_SIZE must be above 0, not 0"),
     ],
 )
 def test_wrong_keys_are_named(model, key, value, words):
-    cfg: CfgNode = tiny_cfg(f"TEST.AUG.{key}", value)
+    cfg: CfgNode = tiny_cfg(key, value)
     with pytest.raises(ValueError, match=words):
         AugmentedDetector(cfg, model)
 

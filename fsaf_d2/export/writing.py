@@ -13,7 +13,7 @@ from torch import Tensor
 from ..detectors import FSAF
 from ..prediction.detector import Detector
 from ..prediction.exported import INPUTS, NEEDS_ONNX, OUTPUTS, Kind
-from ..prediction.sidecar import ENTRY, FORMAT, Sidecar, sidecar_file
+from ..prediction.sidecar import ENTRY, FORMAT, Sidecar, read_sidecar, sidecar_file
 from .program import DetectionProgram
 
 ENDINGS = {"onnx": ".onnx", "torchscript": ".torchscript"}
@@ -60,13 +60,14 @@ def write_program(
 
     Raises:
         ImportError: the package onnx is missing.
-        ValueError: the detector is an exported one.
+        ValueError: the detector is an exported one, or has a setting that no sidecar can have.
         OSError: the file cannot be written.
     """
     if not isinstance(detector.model, FSAF):
         raise ValueError("An exported detector cannot be exported again: take its checkpoint.")
     program = DetectionProgram(detector.model, with_nms=with_nms)
     text = describe_program(detector, with_nms=with_nms).to_text()
+    read_sidecar(text, "The sidecar of this detector")
     sizes = torch.tensor(_EXAMPLE_SIZES)
     example = (torch.zeros(len(sizes), 3, *sizes.amax(dim=0).tolist()), sizes)
     write = _write_onnx if kind == "onnx" else _write_torchscript

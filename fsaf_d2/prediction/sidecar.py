@@ -16,7 +16,7 @@ FORMAT = 1
 ENTRY = "fsaf_d2.json"
 MAX_BYTES = 1 << 24
 _MAX_CLASSES = 1 << 16
-_MAX_SIDE = 1 << 16
+_MAX_SIDE = (1 << 31) - 1
 
 
 class Sidecar(NamedTuple):
