@@ -158,9 +158,8 @@ def test_equal_scores(tmp_path, kind):
     np.testing.assert_array_equal(outputs[2][0], expected.classes)
 
 
-@pytest.mark.parametrize("count", [200, 1500])
-def test_boxes_are_rounded_as_detectron2_rounds_them(count):
-    """Pairs of an IoU about the threshold, far out: rounding decides, below MAX_SHIFTED alone."""
+def doubtful_pairs(count: int) -> Candidates:
+    """Of one picture: pairs of an IoU about the threshold, in which rounding decides."""
     first = torch.rand(count // 2, 2) * 1200
     first = torch.cat([first, first + 10], dim=1)
     second = first.clone()
@@ -170,13 +169,46 @@ def test_boxes_are_rounded_as_detectron2_rounds_them(count):
     scores = torch.linspace(0.9, 0.1, len(boxes))
     classes = (torch.arange(len(boxes)) % (count // 2)) % 80
     order = torch.arange(len(boxes)) // (count // 2)
-    found = Candidates(boxes[None], scores[None], classes[None], order[None], order[None] > 0)
+    return Candidates(boxes[None], scores[None], classes[None], order[None], order[None] > 0)
+
+
+@pytest.mark.parametrize("count", [200, 1500])
+def test_boxes_are_rounded_as_detectron2_rounds_them(count):
+    """Below MAX_SHIFTED alone."""
+    found = doubtful_pairs(count)
+    boxes, scores, classes = (field[0] for field in found[:3])
     shifted = program._shifted(found).boxes[0]
     assert torch.equal(shifted, boxes) == (count > 1000)
     kept = set(batched_nms(boxes, scores, classes, 0.5).tolist())
     assert kept == set(nms_by_hand(shifted, scores, classes, 0.5))
     if count < 1000:
         assert kept != set(nms_by_hand(boxes, scores, classes, 0.5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [200, 1500])
+def test_a_file_decides_as_detectron2_does_where_rounding_decides(
+    tmp_path, monkeypatch, kind, count
+):
+    exported = export(tmp_path, kind)
+    model, pairs = exported.detector.model, doubtful_pairs(count)
+
+    def decode(predictions, sizes):
+        # Nothing, but of what comes in: a program of constants would lose its inputs.
+        nothing = predictions.logits[0].amax() * 0 + sizes.sum() * 0
+        return [pairs._replace(boxes=pairs.boxes + nothing)]
+
+    monkeypatch.setattr(model, "decode", decode)
+    monkeypatch.setattr(model, "num_classes", 80)
+    monkeypatch.setattr(model, "max_detections_per_image", count)
+    write_program(exported.detector, exported.file, kind)
+    image, sizes = torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]])
+    outputs = exported.load().model._program(image, sizes)
+    boxes, scores = (torch.as_tensor(x)[0] for x in outputs[:2])
+    expected = batched_nms(*(field[0] for field in pairs[:3]), 0.5)
+    assert torch.equal(scores[scores > 0], pairs.scores[0, expected])
+    assert torch.equal(boxes[scores > 0], pairs.boxes[0, expected])
 
 
 def nms_by_hand(boxes, scores, classes, thresh) -> list[int]:
