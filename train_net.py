@@ -29,7 +29,6 @@ from detectron2.utils import comm
 from fsaf_d2.data.own import class_list, register_own_data
 from fsaf_d2.data.sources import open_source
 from fsaf_d2.evaluation import keep_report
-from fsaf_d2.test_time_augmentation import AugmentedDetector
 from fsaf_d2.training import (
     SafeCheckpointer,
     Trainer,
@@ -98,6 +97,13 @@ def weights_file(cfg: CfgNode, args: argparse.Namespace) -> str:
     return last or cfg.MODEL.WEIGHTS.split("?")[0]
 
 
+def build_augmented(cfg: CfgNode, model: torch.nn.Module) -> torch.nn.Module:
+    """The model with test-time augmentation, which needs OpenCV, unlike all else here."""
+    from fsaf_d2.test_time_augmentation import AugmentedDetector
+
+    return AugmentedDetector(cfg, model)
+
+
 def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
     """Run one process: train, or evaluate if ``--eval-only``."""
     with one_sentence():
@@ -108,7 +114,7 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
             model = Trainer.build_model(cfg)
             checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trust=args.trust_weights)
             load_weights(checkpointer, cfg.MODEL.WEIGHTS, resume=args.resume)
-            augmented = AugmentedDetector(cfg, model) if cfg.TEST.AUG.ENABLED else None
+            augmented = build_augmented(cfg, model) if cfg.TEST.AUG.ENABLED else None
         else:
             trainer = Trainer(cfg)
             trainer.checkpointer.trust = args.trust_weights

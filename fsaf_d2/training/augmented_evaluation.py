@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from detectron2.config import CfgNode
@@ -14,8 +15,11 @@ from detectron2.utils import comm
 from tabulate import tabulate
 from torch import nn
 
-from ..test_time_augmentation import AugmentedDetector
 from .trainer import Trainer
+
+if TYPE_CHECKING:
+    # It needs OpenCV, which training does not.
+    from ..test_time_augmentation import AugmentedDetector
 
 FOLDER = "test_time_augmentation"
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
