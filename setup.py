@@ -15,6 +15,7 @@ from setuptools import find_packages, setup
 
 README = Path(__file__).parent / "README.md"
 DEMO = ["matplotlib", "scikit-learn"]
+EXPORT = ["onnx>=1.16", "onnxruntime>=1.18"]
 
 setup(
     name="fsaf_d2",
@@ -43,7 +44,8 @@ setup(
     ],
     extras_require={
         "demo": DEMO,
-        "dev": [*DEMO, "pytest", "ruff"],
+        "dev": [*DEMO, *EXPORT, "pytest", "ruff"],
+        "export": EXPORT,
         "opencv": ["opencv-python-headless"],
     },
 )
