@@ -15,6 +15,7 @@ from setuptools import find_packages, setup
 
 README = Path(__file__).parent / "README.md"
 DEMO = ["matplotlib", "scikit-learn"]
+EXPORT = ["onnx>=1.16", "onnxruntime>=1.18"]
 # Its files of weights are safetensors or torch's.
 TIMM = ["timm>=1.0", "safetensors"]
 
@@ -45,7 +46,8 @@ setup(
     ],
     extras_require={
         "demo": DEMO,
-        "dev": [*DEMO, *TIMM, "pytest", "ruff"],
+        "dev": [*DEMO, *EXPORT, *TIMM, "pytest", "ruff"],
+        "export": EXPORT,
         "opencv": ["opencv-python-headless"],
         "timm": TIMM,
     },

@@ -6,6 +6,7 @@ torchrun --standalone --nproc-per-node 2 train_net.py --config-file CONFIG
 python train_net.py --config-file CONFIG --train-data my/train --val-data my/val
 python train_net.py --config-file CONFIG --resume    (behind the last whole checkpoint)
 python train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS WEIGHTS
+python train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS WEIGHTS TEST.AUG.ENABLED True
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from fsaf_d2.evaluation import keep_report
 from fsaf_d2.training import (
     SafeCheckpointer,
     Trainer,
+    compare_augmented,
     first_to_fail,
     launch,
     load_weights,
@@ -96,6 +98,13 @@ def weights_file(cfg: CfgNode, args: argparse.Namespace) -> str:
     return last or cfg.MODEL.WEIGHTS.split("?")[0]
 
 
+def build_augmented(cfg: CfgNode, model: torch.nn.Module) -> torch.nn.Module:
+    """The model with test-time augmentation, which needs OpenCV, unlike all else here."""
+    from fsaf_d2.test_time_augmentation import AugmentedDetector
+
+    return AugmentedDetector(cfg, model)
+
+
 def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
     """Run one process: train, or evaluate if ``--eval-only``."""
     with one_sentence():
@@ -108,12 +117,16 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
             load_weights(
                 checkpointer, cfg.MODEL.WEIGHTS, resume=args.resume, cfg=cfg, complete=True
             )
+            augmented = build_augmented(cfg, model) if cfg.TEST.AUG.ENABLED else None
         else:
             trainer = Trainer(cfg)
             trainer.checkpointer.trust = args.trust_weights
             trainer.resume_or_load(resume=args.resume)
     if args.eval_only:
-        results = Trainer.test(cfg, model)
+        if augmented:
+            results = compare_augmented(Trainer, cfg, augmented)
+        else:
+            results = Trainer.test(cfg, model)
         if comm.is_main_process():
             keep_report(cfg.OUTPUT_DIR)
             for line in model_zoo.compare(weights_file(cfg, args), results, cfg.DATASETS.TEST):

@@ -64,15 +64,16 @@ def decode_level(
     """
     # One more than asked for shows whether the last one shares its score.
     count = topk_candidates + 1
-    logits = logits.unflatten(1, (-1, num_classes)).flatten(3)  # (N, A, K, H * W)
-    deltas = deltas.unflatten(1, (-1, 4)).flatten(3)
+    num_images, _, height, width = logits.shape
+    logits = logits.reshape(num_images, -1, num_classes, height * width)
+    deltas = deltas.reshape(num_images, -1, 4, height * width)
     num_anchors = logits.shape[1]
     index = best_rows(logits.transpose(1, 2), count)
 
-    image = torch.arange(len(logits), device=logits.device)[:, None]
+    image = torch.arange(num_images, device=logits.device)[:, None]
     rows = logits[image, index % num_anchors, :, index // num_anchors]
     scores = rows.float().sigmoid().flatten(1)
-    scores = torch.where(scores > score_thresh, scores, NONE)
+    scores = scores.masked_fill(~(scores > score_thresh), NONE)
     # Deviates from the paper: it keeps the best 1000 locations of a level, not (location, class)
     # pairs; RetinaNet's anchors are cut by pairs, and both branches are treated alike.
     scores, pair = stable_topk(scores, count)
@@ -83,8 +84,8 @@ def decode_level(
     index, classes = index.gather(1, pair // num_classes), pair % num_classes
     chosen = deltas[image, index % num_anchors, :, index // num_anchors].float()
     boxes = apply_deltas(chosen.flatten(0, 1), boxes_at(index).flatten(0, 1)).view_as(chosen)
-    scores = torch.where(torch.isfinite(boxes).all(dim=2), scores, NONE)
-    branch = torch.full_like(classes, anchor_free, dtype=torch.bool)
+    scores = scores.masked_fill(~torch.isfinite(boxes).all(dim=2), NONE)
+    branch = torch.full_like(classes, int(anchor_free), dtype=torch.bool)
     return Candidates(boxes, scores, classes, torch.full_like(classes, level), branch), shared
 
 
@@ -101,7 +102,7 @@ def best_rows(logits: Tensor, count: int) -> Tensor:
         (N, at most count) indices in 0..H*W*A-1, rising.
     """
     best = logits.amax(dim=1)
-    if best.device.type != "cpu" or torch.isnan(best).any():
+    if best.device.type != "cpu" or torch.jit.is_tracing() or torch.isnan(best).any():
         best = logits.nan_to_num(nan=-torch.inf).amax(dim=1)
     # Scores, not logits: large logits differ where their scores are both 1.
     scores = best.float().sigmoid().transpose(1, 2).flatten(1)
@@ -114,6 +115,14 @@ def stable_topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Returns:
         (N, at most count) values, falling, and their indices.
     """
+    if torch.onnx.is_in_onnx_export():
+        # ONNX defines that the first of equals comes first.
+        return values.topk(torch.tensor(count).minimum(values.shape[1]), dim=1)
+    return _stable_topk(values, count)
+
+
+@torch.jit.script_if_tracing
+def _stable_topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if values.shape[1] > count:
         last = values.topk(count, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
         above, tied = values > last, values == last
@@ -139,7 +148,7 @@ def clip_to_images(candidates: Candidates, sizes: Tensor, images: Tensor) -> Can
         sizes: (N, 2), height and width.
         images: (N,) bool, the images where this is done.
     """
-    limits = sizes.flip(1)[:, None].repeat(1, 1, 2)
+    limits = sizes.flip(1)[:, None].repeat(1, 1, 2).to(candidates.boxes.dtype)
     clipped = candidates.boxes.clamp(min=0).minimum(limits)
     empty = ~(clipped[..., 2:] > clipped[..., :2]).all(dim=2)
     boxes = torch.where(images[:, None, None], clipped, candidates.boxes)
@@ -181,25 +190,50 @@ def merge_each(
     """Merge image by image, as detectron2 does: to the last bit, where nothing waits for it."""
     detections = []
     for image in zip(*candidates):
-        found = image[1] != NONE
-        found = Candidates(*(field[found] for field in image))
-        if nms_per_level:
-            keep = _nms_within_parts(found, nms_thresh)
-            found = Candidates(*(field[keep] for field in found))
-        keep = batched_nms(found.boxes, found.scores, found.classes, nms_thresh)[:max_detections]
-        detections.append(Candidates(*(field[keep] for field in found)))
+        image = Candidates(*image)
+        keep = surviving(
+            image.boxes,
+            image.scores,
+            image.classes,
+            _part(image),
+            nms_thresh=nms_thresh,
+            nms_per_level=nms_per_level,
+        )
+        detections.append(Candidates(*(field[keep[:max_detections]] for field in image)))
     return detections
 
 
-def _nms_within_parts(candidates: Candidates, nms_thresh: float) -> Tensor:
+def surviving(
+    boxes: Tensor,
+    scores: Tensor,
+    classes: Tensor,
+    parts: Tensor,
+    nms_thresh: float,
+    nms_per_level: bool,
+    none: float = NONE,
+    num_parts: int = NUM_PARTS,
+) -> Tensor:
+    """Suppress within one image, as detectron2 does. TorchScript compiles it too.
+
+    Args:
+        boxes, scores, classes, parts: (C, 4), (C,), (C,), (C,); parts are levels of branches.
+        none: the score of an empty place.
+        num_parts: parts are below it.
+
+    Returns:
+        indices in 0..C-1 of what stays, best first.
+    """
+    found = torch.nonzero(scores != none).squeeze(1)
+    if nms_per_level:
+        groups = classes[found] * num_parts + parts[found]
+        found = found[_nms_within_parts(boxes[found], scores[found], groups, nms_thresh)]
+    return found[batched_nms(boxes[found], scores[found], classes[found], nms_thresh)]
+
+
+def _nms_within_parts(boxes: Tensor, scores: Tensor, groups: Tensor, nms_thresh: float) -> Tensor:
     # float64: batched NMS shifts the boxes of each group apart, and with a group for every class of
     # every level the shifts leave float32 too few digits for the boxes.
-    return ops.batched_nms(
-        candidates.boxes.double(),
-        candidates.scores.double(),
-        candidates.classes * NUM_PARTS + _part(candidates),
-        nms_thresh,
-    )
+    return ops.batched_nms(boxes.double(), scores.double(), groups, nms_thresh)
 
 
 def merge_jointly(

@@ -276,7 +276,8 @@ def test_per_level_suppression_is_exact_far_from_the_origin():
                 part([boxes[0], boxes[2]], [0.9, 0.8], level, anchor_free, classes=[78, 78])
             )
     all_parts = Candidates(*(torch.cat(field, dim=1)[0] for field in zip(*parts)))
-    kept = _nms_within_parts(all_parts, 0.5)
+    groups = all_parts.classes * 64 + all_parts.levels * 2 + all_parts.anchor_free
+    kept = _nms_within_parts(all_parts.boxes, all_parts.scores, groups, 0.5)
     assert (all_parts.classes[kept] == 79).sum() == 10
     assert (all_parts.classes[kept] == 78).sum() == 20
 

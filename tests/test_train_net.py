@@ -88,6 +88,21 @@ def test_trains_evaluates_and_resumes(data_root, tmp_path):
 
 
 @pytest.mark.slow
+def test_one_command_evaluates_without_and_with_augmentation(data_root, tmp_path):
+    trained = train(data_root, tmp_path, 1, "TEST.AUG.ENABLED", "True")
+    assert "TEST.AUG.ENABLED is for --eval-only" in trained.stdout
+    words = ("--config-file", ROOT / "configs/demo/digits.yaml", "--eval-only")
+    keys = ("MODEL.WEIGHTS", tmp_path / "model_final.pth", "OUTPUT_DIR", tmp_path / "evaluated")
+    sizes = ("TEST.AUG.MIN_SIZES", "(96, 128)", "TEST.AUG.MAX_SIZE", "160")
+    evaluated = run(data_root, *words, *keys, "TEST.AUG.ENABLED", "True", *sizes)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "digits_val  once" in evaluated.stdout and "in 4 views" in evaluated.stdout
+    wrong = run(data_root, *words, *keys, "TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "()")
+    assert wrong.returncode == 1 and "TEST.AUG.MIN_SIZES must be" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.slow
 def test_the_log_has_losses_levels_and_positives(data_root, tmp_path):
     train(data_root, tmp_path, 2)
     lines = (tmp_path / "metrics.json").read_text().splitlines()

@@ -35,7 +35,12 @@ class Parser(argparse.ArgumentParser):
 def argument_parser() -> argparse.ArgumentParser:
     """The options."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, metavar="FILE", help="a training's checkpoint")
+    parser.add_argument(
+        "--weights",
+        required=True,
+        metavar="FILE",
+        help="a training's checkpoint, or what tools/export.py has written",
+    )
     parser.add_argument(
         "--input",
         required=True,

@@ -39,7 +39,19 @@ class AnchorKinds(NamedTuple):
         """The boxes of anchors in 0..R*A-1, of any shape: (...) -> (..., 4)."""
         cells = Cells.at(anchor_index // self.num_per_location, grid)
         kind = cells.level * self.num_per_location + anchor_index % self.num_per_location
-        return cells.place(self.cell_anchors[kind], grid, self.offset)
+        return cells.place(self.cell_anchors[kind], grid.strides[cells.level], self.offset)
+
+    def boxes_of_level(self, index: Tensor, level: int, *, stride: int, width: int) -> Tensor:
+        """The boxes of a level's anchors in 0..H*W*A-1, of any shape: (...) -> (..., 4).
+
+        Args:
+            stride: of the level, in pixels.
+            width: of the level, in cells.
+        """
+        location, kind = index // self.num_per_location, index % self.num_per_location
+        shapes = self.cell_anchors[level * self.num_per_location + kind]
+        cells = Cells(level, location % width, location // width)
+        return cells.place(shapes, stride, self.offset)
 
 
 class AnchorMatches(NamedTuple):

@@ -59,13 +59,13 @@ class Cells(NamedTuple):
         width = grid.widths[level]
         return cls(level, cell % width, cell // width)
 
-    def place(self, shapes: Tensor, grid: Grid, offset: float) -> Tensor:
+    def place(self, shapes: Tensor, stride: Tensor | int, offset: float) -> Tensor:
         """Move boxes (..., 4), given about the origin, to the points of the cells.
 
         Args:
+            stride: of the cells, or the one that all of them have, in pixels.
             offset: where in its cell the point lies, in cells.
         """
-        stride = grid.strides[self.level]
         x, y = ((index.double() + offset) * stride for index in (self.x, self.y))
         return shapes + torch.stack([x, y, x, y], dim=-1).to(shapes.dtype)
 

@@ -490,7 +490,8 @@ class FSAF(RetinaNet):
         )
         deltas = deltas.transpose(1, 2)
         grid = self._grid(features)
-        kinds, device_grid = self._on_device(self._point_kinds, grid)
+        kinds = self._on_device(self._point_kinds)
+        device_grid = Grid(*to_device(torch.stack(grid), self.device))
         points = kinds.boxes(torch.arange(grid.num_locations, device=self.device), device_grid)
         focal_args = {"alpha": self.focal_loss_alpha, "gamma": self.focal_loss_gamma}
         background_losses = background_loss_sums(logits, **focal_args)
@@ -553,36 +554,42 @@ class FSAF(RetinaNet):
         self, images: ImageList, features: list[Tensor], predictions: Predictions
     ) -> list[Instances]:
         """Detect objects in every image of the batch."""
-        grid = self._grid(features)
-        decoded = self._decode_branches(predictions, grid)
-        return self._detect(decoded, predictions, grid, images.image_sizes)
+        return self._detect(self._decode_branches(predictions), predictions, images.image_sizes)
 
     def _detect_each_branch(
         self, images: ImageList, features: list[Tensor], predictions: Predictions
     ) -> dict[str, list[Instances]]:
         """Detect with both branches, and with each alone as a model without the other would."""
-        grid = self._grid(features)
-        decoded = self._decode_branches(predictions, grid)
+        decoded = self._decode_branches(predictions)
         shares = {
             "instances": decoded,
             "anchor_branch": decoded._replace(points=[]),
             "anchor_free_branch": decoded._replace(anchors=[], shared_scores=[]),
         }
         return {
-            name: self._detect(share, predictions, grid, images.image_sizes)
+            name: self._detect(share, predictions, images.image_sizes)
             for name, share in shares.items()
         }
 
-    def _decode_branches(self, predictions: Predictions, grid: Grid) -> DecodedBranches:
+    def decode(self, predictions: Predictions, image_sizes: Tensor) -> list[Candidates]:
+        """Candidates of every level and branch, what :func:`inference.merge` suppresses.
+
+        Args:
+            predictions: of the head.
+            image_sizes: (N, 2), height and width.
+        """
+        decoded = self._decode_branches(predictions)
+        return self._clipped(decoded.anchors, decoded.points, image_sizes)
+
+    def _decode_branches(self, predictions: Predictions) -> DecodedBranches:
         logits, deltas, point_logits, point_deltas = predictions
-        points, _ = self._decode(point_logits, point_deltas, grid, anchor_free=True)
-        return DecodedBranches(points, *self._decode(logits, deltas, grid, anchor_free=False))
+        points, _ = self._decode(point_logits, point_deltas, anchor_free=True)
+        return DecodedBranches(points, *self._decode(logits, deltas, anchor_free=False))
 
     def _detect(
         self,
         decoded: DecodedBranches,
         predictions: Predictions,
-        grid: Grid,
         image_sizes: list[tuple[int, int]],
     ) -> list[Instances]:
         """Merge what was decoded in every image, with equal scores in RetinaNet's order."""
@@ -603,7 +610,7 @@ class FSAF(RetinaNet):
                 anchors = [Candidates(*(field.clone() for field in part)) for part in anchors]
                 for level, image in redo:
                     outputs = (levels[level][image] for levels in predictions[:2])
-                    self._decode_as_retinanet(anchors[level], image, level, *outputs, grid)
+                    self._decode_as_retinanet(anchors[level], image, level, *outputs)
                 detections = self._merge(anchors, points, image_sizes)
         return [
             Instances(
@@ -624,34 +631,44 @@ class FSAF(RetinaNet):
         image_sizes: list[tuple[int, int]],
     ) -> list[Candidates]:
         """Merge the levels of both branches; the detections of each image."""
-        parts = [*anchors, *points]
-        # RetinaNet clips last. Boxes of two branches that agree on an object at the border differ
-        # beyond it, so they are clipped first; without any point the result is RetinaNet's.
-        if points:
-            found = [(part.scores != inference.NONE).any(dim=1) for part in points]
-            sizes = to_device(torch.tensor(image_sizes), self.device)
-            clipped = torch.stack(found).any(dim=0)
-            parts = [inference.clip_to_images(part, sizes, clipped) for part in parts]
+        sizes = to_device(torch.tensor(image_sizes), self.device)
         return inference.merge(
-            parts,
+            self._clipped(anchors, points, sizes),
             nms_thresh=self.test_nms_thresh,
             max_detections=self.max_detections_per_image,
             nms_per_level=self.nms_per_level,
         )
 
+    def _clipped(
+        self, anchors: list[Candidates], points: list[Candidates], image_sizes: Tensor
+    ) -> list[Candidates]:
+        """Clip all candidates of the images in which there are points."""
+        # RetinaNet clips last. Boxes of two branches that agree on an object at the border differ
+        # beyond it, so they are clipped first; without any point the result is RetinaNet's.
+        parts = [*anchors, *points]
+        if not points:
+            return parts
+        found = [(part.scores != inference.NONE).any(dim=1) for part in points]
+        clipped = torch.stack(found).any(dim=0)
+        return [inference.clip_to_images(part, image_sizes, clipped) for part in parts]
+
     def _decode(
-        self, logits: list[Tensor], deltas: list[Tensor], grid: Grid, *, anchor_free: bool
+        self, logits: list[Tensor], deltas: list[Tensor], *, anchor_free: bool
     ) -> tuple[list[Candidates], list[Tensor]]:
         """Decode the levels of a branch, see :func:`inference.decode_level`."""
         kinds = self._point_kinds if anchor_free else self._anchor_kinds
         transform = point_box_transform if anchor_free else self.box2box_transform
-        kinds, device_grid = self._on_device(kinds, grid)
-        firsts = (grid.starts * kinds.num_per_location).tolist()
+        kinds = self._on_device(kinds)
         results = [
             inference.decode_level(
                 level_logits,
                 level_deltas,
-                lambda index, first=first: kinds.boxes(first + index, device_grid),
+                functools.partial(
+                    kinds.boxes_of_level,
+                    level=level,
+                    stride=stride,
+                    width=level_logits.shape[-1],
+                ),
                 transform.apply_deltas,
                 num_classes=self.num_classes,
                 score_thresh=self.test_score_thresh,
@@ -659,12 +676,14 @@ class FSAF(RetinaNet):
                 level=level,
                 anchor_free=anchor_free,
             )
-            for level, (first, level_logits, level_deltas) in enumerate(zip(firsts, logits, deltas))
+            for level, (stride, level_logits, level_deltas) in enumerate(
+                zip(self.point_generator.strides, logits, deltas)
+            )
         ]
         return [part for part, _ in results], [shared for _, shared in results]
 
     def _decode_as_retinanet(
-        self, part: Candidates, image: int, level: int, logits: Tensor, deltas: Tensor, grid: Grid
+        self, part: Candidates, image: int, level: int, logits: Tensor, deltas: Tensor
     ) -> None:
         """Replace an image's candidates of a level by what RetinaNet's own method gives.
 
@@ -672,12 +691,13 @@ class FSAF(RetinaNet):
             part: of the level, all images.
             logits, deltas: (A * K, H, W) and (A * 4, H, W).
         """
+        stride, width = self.point_generator.strides[level], logits.shape[-1]
         (logits,), (deltas,) = self._transpose_dense_predictions(
             [[logits[None]], [deltas[None]]], [self.num_classes, 4]
         )
-        first = grid.starts[level] * self._anchor_kinds.num_per_location
+        index = torch.arange(logits.shape[1])
         found = self._decode_per_level_predictions(
-            Boxes(self._anchor_kinds.boxes(first + torch.arange(logits.shape[1]), grid)),
+            Boxes(self._anchor_kinds.boxes_of_level(index, level, stride=stride, width=width)),
             logits[0].float().sigmoid(),
             deltas[0].float(),
             self.test_score_thresh,
@@ -691,9 +711,8 @@ class FSAF(RetinaNet):
         part.scores[image] = inference.NONE
         part.scores[image, :count] = found.scores.where(finite, inference.NONE)
 
-    def _on_device(self, kinds: AnchorKinds, grid: Grid) -> tuple[AnchorKinds, Grid]:
-        kinds = kinds._replace(cell_anchors=to_device(kinds.cell_anchors, self.device))
-        return kinds, Grid(*to_device(torch.stack(grid), self.device))
+    def _on_device(self, kinds: AnchorKinds) -> AnchorKinds:
+        return kinds._replace(cell_anchors=to_device(kinds.cell_anchors, self.device))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ..data.mapper import MAX_PIXELS, read_image, to_planes
+from ..data.mapper import MAX_PIXELS, ResizeShortestEdge, read_image, to_planes
 from ..visualization.detections import MIN_LONGER_SIDE, draw_detections
 from .batches import by_shape
 
@@ -44,6 +44,9 @@ class Detector:
         category_ids: the K classes' ids in the data set.
         thresholds: (K,) the score from which a detection of each class counts.
         level_names: of the pyramid's levels, such as "p3", the finest first.
+        input_format: the network's channel order.
+        short_side, max_side: what pictures are resized to, in pixels.
+        size_divisibility: to multiples of it the network pads pictures.
         batch_size: pictures that pass the network together at the most.
         max_pixels: files of more pixels are not decoded.
         notes: sentences on what was assumed because the weights' file does not say it.
@@ -57,7 +60,9 @@ class Detector:
         category_ids: Sequence[int],
         thresholds: Sequence[float],
         level_names: Sequence[str],
-        augmentations: Sequence[T.Augmentation],
+        short_side: int,
+        max_side: int,
+        size_divisibility: int,
         input_format: Channels = "BGR",
         max_pixels: int = MAX_PIXELS,
         batch_size: int = 4,
@@ -65,10 +70,12 @@ class Detector:
     ) -> None:
         """
         Args:
-            model: an FSAF detector; it is set to evaluate.
+            model: an FSAF detector, or what stands for one; it is set to evaluate.
             class_names, category_ids, thresholds: of each class.
             level_names: of each level.
-            augmentations: how pictures are resized.
+            short_side: that pictures are resized to, in pixels; 0 for as they are.
+            max_side: above which no longer side gets.
+            size_divisibility: to multiples of it the network pads pictures.
             input_format: the network's channel order.
             max_pixels: files of more pixels are not decoded.
             batch_size: pictures that pass the network together at the most.
@@ -81,8 +88,10 @@ class Detector:
         self.level_names = list(level_names)
         self.batch_size = batch_size
         self.notes = list(notes)
-        self._augmentations = T.AugmentationList(augmentations)
-        self._input_format = input_format
+        self.short_side, self.max_side = short_side, max_side
+        self.size_divisibility = max(size_divisibility, 1)
+        self._resize = ResizeShortestEdge(short_side, max_side, "choice")
+        self.input_format = input_format
         self.max_pixels = max_pixels
 
     def __call__(
@@ -141,13 +150,13 @@ class Detector:
                 )
             image = np.ascontiguousarray(picture)
         else:
-            channels = self._input_format
+            channels = self.input_format
             image = read_image(os.fspath(picture), channels, self.max_pixels)
-        wanted = image if channels == self._input_format else _swapped(image)
+        wanted = image if channels == self.input_format else _swapped(image)
         height, width = image.shape[:2]
         augmented = T.AugInput(wanted)
         try:
-            self._augmentations(augmented)
+            self._resize(augmented)
         except (ValueError, cv2.error) as error:
             raise ValueError(
                 f"A picture of {width} x {height} pixels cannot be resized for the network: {error}"
@@ -159,7 +168,7 @@ class Detector:
 
         Pictures of one shape may share a batch: what is found in them does not depend on it.
         """
-        step = max(self.model.backbone.size_divisibility, 1)
+        step = self.size_divisibility
         return tuple(math.ceil(side / step) * step for side in prepared.resized.shape[1:])
 
     @torch.no_grad()

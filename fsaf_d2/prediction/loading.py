@@ -12,7 +12,7 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from ..config import load_config, load_stored_config
-from ..data.mapper import build_mapper
+from ..data.mapper import MAX_PIXELS
 from ..detectors import FSAF
 from ..model_zoo import find
 from ..training import SafeCheckpointer, Trainer
@@ -21,6 +21,7 @@ from ..weights.layouts import conflicts
 from ..weights.report import LoadReport, remedy
 from .description import describe
 from .detector import Detector
+from .exported import kind_of, load_exported
 
 # On a CPU a batch gains nothing but for small pictures.
 BATCH_SIZES = {"cpu": 2, "cuda": 8}
@@ -38,8 +39,11 @@ def load_detector(
 ) -> Detector:
     """Load a detector from the checkpoint of a training, which says by itself how it is built.
 
+    Exported ones (``tools/export.py``) are loaded too. They run on the CPU and take no config.
+
     Args:
-        weights: path of the checkpoint, or an address that detectron2 knows (``detectron2://...``).
+        weights: path of the checkpoint or of an exported detector, or an address that detectron2
+            knows (``detectron2://...``).
         config_file: the config, for weights without one, such as those of detectron2's model zoo; a
             config in the checkpoint is then left aside.
         overrides: alternating keys and values on top of the config.
@@ -52,8 +56,21 @@ def load_detector(
         FileNotFoundError: there is no such file.
         ValueError: the file is broken or could run code, says too little, or weights and config do
             not fit each other; the message says which.
+        ImportError: a package that an exported detector needs is missing.
     """
     weights = os.fspath(weights)
+    kind = kind_of(weights)
+    if kind is not None:
+        _require_plain(weights, device, config_file or overrides or class_names)
+        if trust and kind == "torchscript":
+            _say_trust(weights)
+        return load_exported(
+            weights,
+            kind,
+            batch_size=batch_size or BATCH_SIZES["cpu"],
+            max_pixels=MAX_PIXELS,
+            trust=trust,
+        )
     content = _read(weights, trust)
     stored = content.get("config")
     if config_file:
@@ -84,7 +101,9 @@ def load_detector(
         model,
         **{**description._asdict(), "notes": notes},
         level_names=cfg.MODEL.RETINANET.IN_FEATURES,
-        augmentations=build_mapper(cfg, is_train=False).augmentations.augs,
+        short_side=cfg.INPUT.MIN_SIZE_TEST,
+        max_side=cfg.INPUT.MAX_SIZE_TEST,
+        size_divisibility=model.backbone.size_divisibility,
         max_pixels=cfg.INPUT.MAX_PIXELS,
         batch_size=batch_size or BATCH_SIZES.get(device_type, 2),
     )
@@ -103,8 +122,26 @@ def _read(weights: str, trust: bool) -> dict:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"Weights '{weights}' do not exist: give the path of a checkpoint.")
     if trust:
-        print(f"--trust-weights: code in '{path}' is run, whatever it does.", flush=True)
+        _say_trust(path)
     return load_file(path, trust=trust)
+
+
+def _say_trust(path: str) -> None:
+    print(f"--trust-weights: code in '{path}' is run, whatever it does.", flush=True)
+
+
+def _require_plain(weights: str, device: str | None, settings: object) -> None:
+    """Make sure that nothing is asked of an exported detector that it cannot do."""
+    if settings:
+        raise ValueError(
+            f"'{weights}' is an exported detector, which takes no config, keys or class names: "
+            "export it anew with them, or edit the .json beside it."
+        )
+    if device is not None and torch.device(_choose_device(device)).type != "cpu":
+        raise ValueError(
+            f"Device {device!r} was asked for, but the exported '{weights}' runs on the CPU here: "
+            "leave it out, or take the checkpoint."
+        )
 
 
 def _choose_device(asked: str | None) -> str:

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
         stream.reconfigure(errors="backslashreplace")
     try:
         return _run(args)
-    except (ValueError, OSError, torch.OutOfMemoryError) as error:
+    except (ValueError, OSError, ImportError, torch.OutOfMemoryError) as error:
         remedy = " Lower --batch-size." if isinstance(error, torch.OutOfMemoryError) else ""
         print(f"predict: error: {error}{remedy}", file=sys.stderr)
         return 1

@@ -1,5 +1,6 @@
 """How a detector is trained."""
 
+from .augmented_evaluation import compare_augmented
 from .launch import first_to_fail, launch
 from .own_data import saved_classes, use_own_data
 from .setup import load_weights, prepare
@@ -9,6 +10,7 @@ from .weights import SafeCheckpointer
 __all__ = [
     "SafeCheckpointer",
     "Trainer",
+    "compare_augmented",
     "first_to_fail",
     "launch",
     "load_weights",

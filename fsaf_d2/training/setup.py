@@ -84,6 +84,8 @@ def prepare(
         _require_equal_shares(cfg, process.world_size if process else num_gpus * num_machines)
         lines += scale_to_batch(cfg)
         lines += derive_eval_period(cfg)
+        if cfg.TEST.AUG.ENABLED:
+            lines.append("TEST.AUG.ENABLED is for --eval-only: training evaluates without it.")
 
     _require_output(cfg.OUTPUT_DIR)
     register_own_data(cfg)

@@ -8,7 +8,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 from detectron2.data.datasets import register_coco_instances
 from runs import run_cfg
 
-from fsaf_d2.training import Trainer
+from fsaf_d2.test_time_augmentation import AugmentedDetector
+from fsaf_d2.training import Trainer, compare_augmented
 
 SETTINGS = {"MODEL__RETINANET__SCORE_THRESH_TEST": 0.0, "DATASETS__TEST": "('found_val',)"}
 BRANCHES = {"anchor_branch": "ANCHOR_FREE_BRANCH", "anchor_free_branch": "ANCHOR_BRANCH"}
@@ -93,3 +94,22 @@ def test_the_limit_of_detections_is_the_evaluators(found_val, tmp_path):
     Trainer.test(cfg, model_of(cfg, found_val))
     saved = json.loads((tmp_path / "many/inference/found_val/evaluation.json").read_text())
     assert sum(level["num_detections"] for level in saved["levels"]) == 300
+
+
+def test_ap_and_time_without_and_with_augmentation_are_printed(found_val, tmp_path, caplog):
+    keys = {"TEST__AUG__MIN_SIZES": "(128,)", "TEST__AUG__FLIP": True}
+    cfg = run_cfg(tmp_path / "both", **SETTINGS, **keys)
+    model = AugmentedDetector(cfg, model_of(cfg, found_val))
+    with caplog.at_level("INFO", "detectron2.fsaf_d2.training"):
+        results = compare_augmented(Trainer, cfg, model)
+    assert list(results) == ["bbox", *BRANCHES, "bbox_TTA", *(f"{name}_TTA" for name in BRANCHES)]
+    table = next(text for text in caplog.messages if text.startswith("Without and with"))
+    assert results["bbox"]["AP"] == Trainer.test(cfg, model.model)["bbox"]["AP"]
+    assert results["bbox_TTA"]["AP"] != results["bbox"]["AP"]
+    once, views = table.splitlines()[-2:]
+    assert once.split()[:2] == ["found_val", "once"]
+    assert views.split()[:4] == ["found_val", "in", "2", "views"]
+    for line, name in ((once, "bbox"), (views, "bbox_TTA")):
+        assert line.split()[-7] == f"{results[name]['AP']:.2f}" and float(line.split()[-1]) > 0
+    folder = tmp_path / "both/test_time_augmentation/inference/found_val"
+    assert (folder / "evaluation.json").exists()

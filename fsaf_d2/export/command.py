@@ -1,0 +1,89 @@
+"""What tools/export.py does with its arguments."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from ..prediction.detector import Detector
+from ..prediction.exported import load_exported
+from ..prediction.inputs import find_inputs
+from ..prediction.loading import load_detector
+from .comparison import compare
+from .writing import ENDINGS, write_program, write_sidecar
+
+# So many pictures in which the programs differ are named.
+MAX_NAMED = 5
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load, export, check, and say how it went. Returns the exit code."""
+    try:
+        _run(args)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"export: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    output = Path(args.output or Path(args.weights).with_suffix(ENDINGS[args.format]).name)
+    if output.is_dir():
+        raise ValueError(f"--output '{output}' is a folder: name a file.")
+    if output.exists() and os.path.exists(args.weights) and output.samefile(args.weights):
+        raise ValueError(f"--output '{output}' is the file of the weights: name another.")
+    pictures = [file.path for file in find_inputs(args.check).pictures] if args.check else []
+    if args.check and not pictures:
+        raise ValueError("There is no picture in what --check names.")
+    detector = load_detector(
+        args.weights,
+        config_file=args.config_file,
+        overrides=[word for word in args.opts if word != "--"],
+        class_names=args.class_names,
+        device="cpu",
+        trust=args.trust_weights,
+    )
+    for note in detector.notes:
+        print(note)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(f".{output.name}.part")
+    try:
+        write_program(detector, part, args.format, with_nms=args.nms)
+        if pictures:
+            _check(detector, part, args.format, pictures)
+        sidecar = write_sidecar(detector, output, with_nms=args.nms)
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
+    size = output.stat().st_size / 2**20
+    print(f"{output} ({size:.1f} MiB) with {sidecar.name} beside it.")
+
+
+def _check(detector: Detector, file: Path, kind: str, pictures: list[str]) -> None:
+    """Make sure that the file finds what the detector does.
+
+    Raises:
+        ValueError: it does not, or there is nothing to be found.
+    """
+    max_pixels = detector.max_pixels
+    exported = load_exported(file, kind, batch_size=1, max_pixels=max_pixels, trust=True)
+    result = compare(detector, exported, pictures)
+    for failure in result.failures[:MAX_NAMED]:
+        print(f"Differs: {failure}")
+    if result.failures:
+        raise ValueError(
+            f"the exported program differs in {len(result.failures)} of {result.num_pictures} "
+            "pictures; no file was written."
+        )
+    if not result.num_detections:
+        raise ValueError(
+            f"nothing is found in the {result.num_pictures} pictures of --check, so that they "
+            "prove nothing: name others. No file was written."
+        )
+    print(
+        f"The same {result.num_detections} detections in {result.num_pictures} pictures: boxes "
+        f"differ by {result.box_difference:.1e} px at the most, scores by "
+        f"{result.score_difference:.1e}."
+    )

@@ -1,0 +1,122 @@
+"""Whether an exported detector finds in pictures what the detector itself finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from detectron2.structures import Instances
+
+from ..prediction.detector import Detector
+
+# In pixels of the picture.
+BOX_TOLERANCE = 1e-3
+# Runtimes add in another order. Scores closer than this may change places.
+SCORE_TOLERANCE = 1e-4
+
+
+class Comparison(NamedTuple):
+    """Of pictures, all together."""
+
+    num_pictures: int = 0
+    num_detections: int = 0
+    box_difference: float = 0.0  # the largest, in pixels, of detections that both have
+    score_difference: float = 0.0  # the largest
+    failures: tuple[str, ...] = ()  # a sentence for each picture in which they differ
+
+    def __add__(self, other: Comparison) -> Comparison:
+        return Comparison(
+            self.num_pictures + other.num_pictures,
+            self.num_detections + other.num_detections,
+            max(self.box_difference, other.box_difference),
+            max(self.score_difference, other.score_difference),
+            self.failures + other.failures,
+        )
+
+
+def compare(detector: Detector, exported: Detector, files: Iterable[str]) -> Comparison:
+    """Run both on pictures and compare all that they find, whatever its score.
+
+    Raises:
+        OSError: a picture cannot be read.
+        ValueError: the exported detector cannot be run.
+    """
+    total = Comparison()
+    lowest = detector.model.test_score_thresh
+    for file in files:
+        expected, found = (x(file, min_score=0) for x in (detector, exported))
+        limit = detector.model.max_detections_per_image
+        total += compare_detections(expected, found, file, lowest=lowest, limit=limit)
+    return total
+
+
+def compare_detections(
+    expected: Instances, found: Instances, file: str, *, lowest: float, limit: int
+) -> Comparison:
+    """Compare the detections in one picture.
+
+    They are the same where each has one of the same class, level and branch, and of the same box
+    and score within the tolerances; both lists being sorted, their order is then the same but for
+    equal scores. Where rounding alone decides whether there is a detection, at the score threshold
+    and at the last place of a full list, one of them may lack it.
+
+    Args:
+        expected, found: best first.
+        file: the picture, for the message.
+        lowest: the score threshold.
+        limit: the most detections of a picture.
+    """
+    one, other = _table(expected), _table(found)
+    scores, boxes = (
+        (one[:, None, columns] - other[:, columns]).abs().amax(dim=2)
+        for columns in (slice(4, 5), slice(4))
+    )
+    same_kind = (one[:, None, 5:] == other[:, 5:]).all(dim=2)
+    near = same_kind & (scores <= SCORE_TOLERANCE) & (boxes <= BOX_TOLERANCE)
+    pairs = _pairs(near)
+    missing = sorted(set(range(len(one))) - set(pairs))
+    surplus = sorted(set(range(len(other))) - set(pairs.values()))
+    edge = [lowest, *(x[-1, 4].item() for x in (one, other) if len(x) == limit > 0)]
+    wrong = [
+        (name, row)
+        for name, rows in (("missing", one[missing]), ("too much", other[surplus]))
+        for row in rows.tolist()
+        if all(abs(row[4] - score) > SCORE_TOLERANCE for score in edge)
+    ]
+    failures = ()
+    if wrong:
+        name, row = wrong[0]
+        box = ", ".join(f"{value:.3f}" for value in row[:4])
+        failures = (
+            f"{file}: {len(wrong)} of {len(one)} detections differ; {name}: box ({box}), score "
+            f"{row[4]:.6f}, class {row[5]:.0f}.",
+        )
+    index = (list(pairs), list(pairs.values()))
+    worst = [x[index].amax().item() if pairs else 0.0 for x in (boxes, scores)]
+    return Comparison(1, len(one), *worst, failures)
+
+
+def _table(found: Instances) -> torch.Tensor:
+    """(D, 8): box, score, class, level, branch; float64, which has room for all of them."""
+    fields = (found.scores, found.pred_classes, found.pred_levels, found.pred_anchor_free)
+    columns = [found.pred_boxes.tensor, *(field[:, None] for field in fields)]
+    return torch.cat([column.double() for column in columns], dim=1)
+
+
+def _pairs(near: torch.Tensor) -> dict[int, int]:
+    """Pair rows with columns that are near, each at most once, as many as can be."""
+    partners: dict[int, int] = {}  # of columns
+
+    def find(row: int, tried: set[int]) -> bool:
+        for column in near[row].nonzero().flatten().tolist():
+            if column not in tried:
+                tried.add(column)
+                if column not in partners or find(partners[column], tried):
+                    partners[column] = row
+                    return True
+        return False
+
+    for row in range(len(near)):
+        find(row, set())
+    return {row: column for column, row in sorted(partners.items(), key=lambda x: x[1])}

@@ -1,0 +1,276 @@
+"""Detectors in files of ONNX and TorchScript; neither file nor sidecar is trusted.
+
+Letters: N pictures; D detections of a picture; K classes; L levels.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from .. import inference
+from ..inference import Candidates
+from .detector import Detector
+from .sidecar import ENTRY, MAX_BYTES, Sidecar, read_sidecar, sidecar_file
+
+Kind = Literal["onnx", "torchscript"]
+INPUTS = ("images", "sizes")
+OUTPUTS = ("boxes", "scores", "classes", "levels", "anchor_free")
+# (N, 3, H, W) and (N, 2) -> (N, D, 4) and four times (N, D).
+Program = Callable[[Tensor, Tensor], Sequence[Tensor]]
+NEEDS_ONNX = (
+    "{what} ONNX files needs the packages onnx and onnxruntime ({error}): pip install onnx "
+    "onnxruntime, or this project with its extra 'export'."
+)
+
+
+def kind_of(path: str | os.PathLike[str]) -> Kind | None:
+    """Which kind of exported detector a file is, by its contents; None for others, or for none."""
+    if not os.path.isfile(path):
+        return None
+    with open(path, "rb") as file:
+        # The version of the format, which stands first.
+        if file.read(1) == b"\x08" or str(path).endswith(".onnx"):
+            return "onnx"
+        try:
+            with zipfile.ZipFile(file) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, NotImplementedError, ValueError):
+            return None
+    return "torchscript" if any(name.endswith("/constants.pkl") for name in names) else None
+
+
+def load_exported(
+    path: str | os.PathLike[str],
+    kind: Kind,
+    *,
+    batch_size: int,
+    max_pixels: int,
+    trust: bool,
+) -> Detector:
+    """Load an exported detector, which runs on the CPU.
+
+    What is known of it is read from the sidecar beside the file or, where there is none, from the
+    copy in the file.
+
+    Args:
+        path: of the file.
+        kind: of the file, see :func:`kind_of`.
+        batch_size: pictures that pass the network together at the most.
+        max_pixels: files of more pixels are not decoded.
+        trust: run a TorchScript file, which is code.
+
+    Raises:
+        ValueError: file or sidecar is broken or not of this project, or the file is code and
+            ``trust`` is not set; the message names it.
+        ImportError: a package that ONNX needs is missing.
+    """
+    path = os.fspath(path)
+    open_program = _open_onnx if kind == "onnx" else _open_torchscript
+    program, copy = open_program(path, trust)
+    file = sidecar_file(path)
+    if file.is_file():
+        with open(file, "rb") as stream:
+            text, source = stream.read(MAX_BYTES + 1), os.fspath(file)
+        if len(text) > MAX_BYTES:
+            raise ValueError(
+                f"'{file}' has more than {MAX_BYTES} bytes: export the detector again."
+            )
+    elif copy:
+        text, source = copy, path
+    else:
+        raise ValueError(
+            f"'{path}' says nothing of its classes, and there is no '{file}' beside it: it was not "
+            "made by tools/export.py, which writes both."
+        )
+    sidecar = read_sidecar(text, source)
+    return Detector(
+        ExportedModel(program, sidecar, path),
+        class_names=sidecar.class_names,
+        category_ids=sidecar.category_ids,
+        thresholds=sidecar.thresholds,
+        level_names=sidecar.level_names,
+        short_side=sidecar.short_side,
+        max_side=sidecar.max_side,
+        size_divisibility=sidecar.size_divisibility,
+        input_format=sidecar.input_format,
+        max_pixels=max_pixels,
+        batch_size=batch_size,
+    )
+
+
+class ExportedModel(nn.Module):
+    """Takes and gives what a detector of detectron2 does."""
+
+    def __init__(self, program: Program, sidecar: Sidecar, source: str) -> None:
+        """
+        Args:
+            program: what runs.
+            sidecar: of it.
+            source: its file, for messages.
+        """
+        super().__init__()
+        self.device = torch.device("cpu")
+        self._program, self._sidecar, self._source = program, sidecar, source
+
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        """Detect, as :class:`fsaf_d2.FSAF` does.
+
+        Raises:
+            ValueError: the file gives something else than detections, or cannot be run.
+        """
+        images = [x["image"] for x in batched_inputs]
+        sizes = [tuple(image.shape[1:]) for image in images]
+        batch = torch.zeros(len(images), 3, *np.max(sizes, axis=0).tolist())
+        for place, image in zip(batch, images):
+            place[:, : image.shape[1], : image.shape[2]] = image
+        outputs = self._checked(self._program(batch, torch.tensor(sizes)), len(images))
+        found = [
+            Instances(size, **_fields(detections))
+            for size, detections in zip(sizes, self._detections(outputs))
+        ]
+        return [
+            {"instances": detector_postprocess(x, given["height"], given["width"])}
+            for x, given in zip(found, batched_inputs)
+        ]
+
+    def _detections(self, outputs: Candidates) -> list[Candidates]:
+        sidecar = self._sidecar
+        if not sidecar.with_nms:
+            empty = outputs.scores <= 0
+            return inference.merge(
+                [outputs._replace(scores=outputs.scores.masked_fill(empty, inference.NONE))],
+                nms_thresh=sidecar.nms_thresh,
+                max_detections=sidecar.max_detections,
+                nms_per_level=sidecar.nms_per_level,
+            )
+        return [
+            Candidates(*(field[picture[1] > 0] for field in picture)) for picture in zip(*outputs)
+        ]
+
+    def _checked(self, outputs: Sequence[Tensor], num_images: int) -> Candidates:
+        """Make sure that outputs are what they should be, whatever the file is."""
+        sidecar = self._sidecar
+        outputs = [torch.as_tensor(x) for x in outputs]
+        count = outputs[1].shape[-1] if len(outputs) == len(OUTPUTS) and outputs[1].ndim else -1
+        expected = [(num_images, count, 4), *[(num_images, count)] * 4]
+        if [tuple(x.shape) for x in outputs] != expected:
+            raise ValueError(f"'{self._source}' gives other outputs than {', '.join(OUTPUTS)}.")
+        boxes, scores, classes, levels, anchor_free = outputs
+        there = scores > 0
+        right = torch.isfinite(boxes).all(dim=2) & (scores <= 1)
+        for numbers, names in ((classes, sidecar.class_names), (levels, sidecar.level_names)):
+            right &= (numbers >= 0) & (numbers < len(names))
+        if not right[there].all():
+            raise ValueError(
+                f"'{self._source}' does not fit its sidecar: a box, score, class or level is out "
+                "of range. Export the detector again."
+            )
+        return Candidates(boxes.float(), scores.float(), classes, levels, anchor_free.bool())
+
+
+def _fields(found: Candidates) -> dict:
+    return {
+        "pred_boxes": Boxes(found.boxes),
+        "scores": found.scores,
+        "pred_classes": found.classes,
+        "pred_levels": found.levels,
+        "pred_anchor_free": found.anchor_free,
+    }
+
+
+def _open_onnx(path: str, _: bool) -> tuple[Program, str]:
+    """The program in an ONNX file and the text that it has of itself."""
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(NEEDS_ONNX.format(what="Running", error=error)) from error
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:
+        raise ValueError(f"'{path}' is no ONNX model ({_first_line(error)}).") from error
+    if _names_files(model):
+        raise ValueError(
+            f"'{path}' is refused: it has weights in other files, whose names may lead anywhere. "
+            "Those of tools/export.py have none."
+        )
+    texts = {entry.key: entry.value for entry in model.metadata_props}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what is wrong is said by the error
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ValueError(f"onnxruntime refuses '{path}' ({_first_line(error)}).") from error
+    _require_names(path, INPUTS, [x.name for x in session.get_inputs()])
+    _require_names(path, OUTPUTS, [x.name for x in session.get_outputs()])
+
+    def run(images: Tensor, sizes: Tensor) -> list[np.ndarray]:
+        try:
+            return session.run(list(OUTPUTS), dict(zip(INPUTS, (images.numpy(), sizes.numpy()))))
+        except Exception as error:
+            raise ValueError(f"'{path}' cannot be run ({_first_line(error)}).") from error
+
+    return run, texts.get(ENTRY, "")
+
+
+def _names_files(message: object) -> bool:
+    """Whether a message of ONNX, or one in it, says that its numbers lie in another file."""
+    if getattr(message, "data_location", 0) == 1 or len(getattr(message, "external_data", ())):
+        return True
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            parts = [value] if hasattr(value, "ListFields") else value
+            if any(map(_names_files, parts)):
+                return True
+    return False
+
+
+def _require_names(path: str, expected: Sequence[str], found: Sequence[str]) -> None:
+    if sorted(expected) != sorted(found):
+        raise ValueError(
+            f"'{path}' was not made by tools/export.py: it has {', '.join(map(repr, found)):.199} "
+            f"in place of {', '.join(expected)}."
+        )
+
+
+def _open_torchscript(path: str, trust: bool) -> tuple[Program, str]:
+    """The program in a TorchScript file and the text that it has of itself."""
+    if not trust:
+        raise ValueError(
+            f"'{path}' is a TorchScript program: it is code, which runs with your rights. "
+            "--trust-weights runs it, for files of people whom you trust; in Python, trust=True. "
+            "An ONNX file needs no trust."
+        )
+    texts = {ENTRY: ""}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            program = torch.jit.load(path, map_location="cpu", _extra_files=texts)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ValueError(f"'{path}' is no TorchScript program ({_first_line(error)}).") from error
+
+    def run(images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+        try:
+            return program(images, sizes)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"'{path}' cannot be run ({_first_line(error)}).") from error
+
+    text = texts[ENTRY]
+    return run, text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]:.300}"

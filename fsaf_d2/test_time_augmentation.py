@@ -1,0 +1,160 @@
+"""Test-time augmentation of single-shot detectors: a picture is seen in several sizes, mirrored.
+
+detectron2's ``GeneralizedRCNNWithTTA`` is for two stages. The keys are its own, ``TEST.AUG``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import transforms as T
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+from . import inference
+from .data.mapper import MAX_PIXELS, ResizeShortestEdge, read_image, to_planes
+from .detectors import FSAF
+from .inference import Candidates
+
+
+class AugmentedDetector(nn.Module):
+    """Detects in resized and mirrored views of a picture and merges what is found.
+
+    The detections of all views, in the picture's own pixels, pass one class-wise NMS, or one per
+    level of each branch before it where the detector has these; the best ones stay. A view at a
+    time passes the network, so that no more memory is needed than for the largest of them.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        model: FSAF,
+        *,
+        min_sizes: Sequence[int],
+        max_size: int,
+        flip: bool,
+        input_format: str = "BGR",
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        """
+        Args:
+            model: the detector.
+            min_sizes: shorter sides of the views, in pixels.
+            max_size: above which no longer side gets, in pixels.
+            flip: whether each view is also mirrored.
+            input_format: "BGR" or "RGB", as the detector takes pictures.
+            max_pixels: files of more pixels are not decoded.
+
+        Raises:
+            ValueError: the model is another detector, a size is not above 0, or the format is
+                another.
+        """
+        super().__init__()
+        if not isinstance(model, FSAF):
+            raise ValueError(
+                "TEST.AUG.ENABLED needs MODEL.META_ARCHITECTURE FSAF, but the model is "
+                f"{type(model).__name__}: set it to False."
+            )
+        if not min_sizes or not all(type(size) is int and size > 0 for size in min_sizes):
+            raise ValueError(
+                f"TEST.AUG.MIN_SIZES must be whole numbers above 0, such as (640, 800), not "
+                f"{min_sizes!r}."
+            )
+        if input_format not in ("BGR", "RGB"):
+            raise ValueError(
+                f"TEST.AUG.ENABLED needs INPUT.FORMAT 'BGR' or 'RGB', not {input_format!r}."
+            )
+        if max_size <= 0:
+            raise ValueError(f"TEST.AUG.MAX_SIZE must be above 0, not {max_size}.")
+        self.model = model
+        self.flip = flip
+        self.resizes = [ResizeShortestEdge(size, max_size, "choice") for size in min_sizes]
+        self.input_format, self.max_pixels = input_format, max_pixels
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, model: FSAF) -> dict:
+        """Read ``TEST.AUG`` and how pictures are read."""
+        return {
+            "model": model,
+            "min_sizes": cfg.TEST.AUG.MIN_SIZES,
+            "max_size": cfg.TEST.AUG.MAX_SIZE,
+            "flip": cfg.TEST.AUG.FLIP,
+            "input_format": cfg.INPUT.FORMAT,
+            "max_pixels": cfg.INPUT.MAX_PIXELS,
+        }
+
+    @property
+    def num_views(self) -> int:
+        """Of each picture."""
+        return len(self.resizes) * (2 if self.flip else 1)
+
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        """Detect.
+
+        Args:
+            batched_inputs: a dict per picture. Views are made from the file ``file_name`` or, where
+                there is none, from ``image`` (3, H, W). Detections refer to ``height`` and
+                ``width``, where these are given.
+
+        Returns:
+            what the detector gives.
+
+        Raises:
+            OSError: a picture cannot be read.
+        """
+        return [self._detect(x) for x in batched_inputs]
+
+    def _detect(self, picture: dict) -> dict[str, Instances]:
+        if os.path.isfile(picture.get("file_name", "")):
+            image = read_image(picture["file_name"], self.input_format, self.max_pixels)
+        else:
+            image = np.ascontiguousarray(picture["image"].cpu().numpy().transpose(1, 2, 0))
+        size = image.shape[:2]
+        found: dict[str, list[Instances]] = {}
+        for view, transform in self._views(image):
+            for name, detections in self._found_in(view, transform).items():
+                found.setdefault(name, []).append(detections)
+        height, width = picture.get("height", size[0]), picture.get("width", size[1])
+        return {
+            name: detector_postprocess(self._merged(views, size), height, width)
+            for name, views in found.items()
+        }
+
+    def _views(self, image: np.ndarray) -> Iterator[tuple[np.ndarray, T.Transform]]:
+        """Views of a picture (H, W, 3), and how each was made."""
+        for resize in self.resizes:
+            view = T.AugInput(image)
+            transform = resize(view)
+            yield view.image, transform
+            if self.flip:
+                mirror = T.HFlipTransform(view.image.shape[1])
+                yield cv2.flip(view.image, 1), T.TransformList([transform, mirror])
+
+    def _found_in(self, view: np.ndarray, transform: T.Transform) -> dict[str, Instances]:
+        """What is found in a view, in the picture's pixels."""
+        height, width = view.shape[:2]
+        (outputs,) = self.model([{"image": to_planes(view), "height": height, "width": width}])
+        back = transform.inverse()
+        for detections in outputs.values():
+            boxes = detections.pred_boxes.tensor
+            moved = back.apply_box(boxes.cpu().numpy()).reshape(-1, 4)
+            detections.pred_boxes = Boxes(torch.from_numpy(moved).to(boxes))
+        return outputs
+
+    def _merged(self, views: list[Instances], size: tuple[int, int]) -> Instances:
+        names = ("scores", "pred_classes", "pred_levels", "pred_anchor_free")
+        boxes = torch.cat([view.pred_boxes.tensor for view in views])
+        fields = (torch.cat([view.get(name) for view in views]) for name in names)
+        (merged,) = inference.merge(
+            [Candidates(boxes[None], *(field[None] for field in fields))],
+            nms_thresh=self.model.test_nms_thresh,
+            max_detections=self.model.max_detections_per_image,
+            nms_per_level=self.model.nms_per_level,
+        )
+        return Instances(size, pred_boxes=Boxes(merged.boxes), **dict(zip(names, merged[1:])))

@@ -1,0 +1,217 @@
+"""The command: what it writes, when it refuses, and that predict runs what it wrote."""
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from exports import KINDS
+from models import ROOT
+from predictions import MORE, content_of, photo
+
+from fsaf_d2 import load_detector
+from fsaf_d2.export import command
+from fsaf_d2.prediction import program
+from fsaf_d2.prediction.sidecar import ENTRY
+
+DOCS = ROOT / "docs" / "export.md"
+OUTPUTS = ["boxes", "scores", "classes", "levels", "anchor_free"]
+
+
+def tool(name: str):
+    """By its path: detectron2 has a package of the name tools as well."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    torch.save({**content_of(folder), **MORE}, folder / "model_final.pth")
+    return folder / "model_final.pth"
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, weights, capsys):
+    """Runs the command in an empty folder; gives exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (tmp_path / "photos").mkdir()
+    for seed, size in enumerate([(90, 120), (120, 90), (61, 200)]):
+        cv2.imwrite(f"photos/{seed}.png", photo(*size, seed))
+
+    def run(*words: object) -> tuple[int, str, str]:
+        parser = tool("export").argument_parser()
+        code = command.run(parser.parse_args(["--weights", str(weights), *map(str, words)]))
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def files(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()} - {"photos"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_predict_finds_the_same_with_an_exported_file(call, tmp_path, weights, kind):
+    code, output, errors = call("--format", kind, "--check", "photos")
+    assert (code, errors) == (0, "") and "detections in 3 pictures: boxes differ by" in output
+    file = f"model_final.{kind}"
+    assert files(tmp_path) == {file, f"{file}.json"}
+    found = []
+    for path in (weights, file):
+        words = ["--weights", path, "--input", "photos", "--output", f"found{len(found)}"]
+        words += ["--save", "json"] + (["--trust-weights"] if kind == "torchscript" else [])
+        parser = tool("predict").argument_parser()
+        assert program.run(parser.parse_args(list(map(str, words)))) == 0
+        text = (tmp_path / f"found{len(found)}" / "predictions.json").read_text()
+        found.append(json.loads(text))
+    one, other = found
+    assert len(one["annotations"]) == len(other["annotations"]) > 20
+    for key in ("images", "categories", "info"):
+        assert one[key] == other[key]
+    for expected, actual in zip(one["annotations"], other["annotations"]):
+        for key, value in expected.items():
+            assert actual[key] == pytest.approx(value, abs=2e-3 if key != "area" else 1)
+
+
+@pytest.mark.slow
+def test_an_onnx_file_runs_without_this_project(call, tmp_path):
+    assert call("--format", "onnx")[0] == 0
+    session = onnxruntime.InferenceSession("model_final.onnx")
+    batch = torch.rand(3, 3, 70, 99).mul(255).numpy()
+    sizes = torch.tensor([[70, 99], [50, 99], [70, 40]]).numpy()
+    outputs = session.run(OUTPUTS, {"images": batch, "sizes": sizes})
+    assert [x.shape for x in outputs] == [(3, 100, 4), *[(3, 100)] * 4]
+    model = onnx.load("model_final.onnx")
+    assert {entry.key for entry in model.metadata_props} == {ENTRY}
+    assert model.metadata_props[0].value == Path("model_final.onnx.json").read_text()
+
+
+@pytest.mark.slow
+def test_a_torchscript_file_runs_without_this_project(call):
+    assert call("--format", "torchscript")[0] == 0
+    model = torch.jit.load("model_final.torchscript")
+    outputs = model(torch.rand(2, 3, 70, 99) * 255, torch.tensor([[70, 99], [50, 99]]))
+    assert outputs[0].shape == (2, 100, 4) and not outputs[0].requires_grad
+
+
+@pytest.mark.slow
+def test_settings_of_the_command_are_exported(call):
+    code, _, errors = call(
+        *("--format", "torchscript", "--output", "deep/own.ts", "--no-nms"),
+        *("--class-names", "a", "b", "c", "--", "INPUT.MIN_SIZE_TEST", "96"),
+    )
+    assert code == 0, errors
+    said = json.loads(Path("deep/own.ts.json").read_text())
+    assert said["class_names"] == ["a", "b", "c"] and said["thresholds"] == [0.35, 0.4, 0.5]
+    assert said["short_side"] == 96 and said["with_nms"] is False
+    detector = load_detector("deep/own.ts", trust=True)
+    assert min(detector.prepare(photo()).resized.shape[1:]) == 96
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_program_that_differs_is_not_written(call, tmp_path, monkeypatch, kind):
+    write = command.write_program
+
+    def write_another(detector, *args, **options):
+        bias = detector.model.head.bbox_pred.bias
+        bias.data[0] += 0.01
+        write(detector, *args, **options)
+        bias.data[0] -= 0.01
+
+    monkeypatch.setattr(command, "write_program", write_another)
+    code, output, errors = call("--format", kind, "--check", "photos")
+    assert code == 1 and "differs in 3 of 3 pictures; no file was written" in errors
+    assert output.count("Differs: photos/") == 3
+    assert files(tmp_path) == set()
+
+
+def test_a_check_that_proves_nothing_fails(call, tmp_path):
+    threshold = ("MODEL.RETINANET.SCORE_THRESH_TEST", "0.999")
+    code, _, errors = call("--format", "torchscript", "--check", "photos", "--", *threshold)
+    assert code == 1 and "prove nothing" in errors and files(tmp_path) == set()
+    (tmp_path / "empty").mkdir()
+    code, _, errors = call("--format", "torchscript", "--check", "empty")
+    assert code == 1 and "no picture in what --check names" in errors
+
+
+def test_mistakes_end_in_one_sentence(call, tmp_path, weights):
+    code, _, errors = call("--format", "onnx", "MODEL.RETINANET.NMS_THRESH_TEST", "1.5")
+    assert code == 1 and "nms_thresh must be a number from 0 to 1, not 1.5" in errors
+    code, _, errors = call("--format", "onnx", "--output", tmp_path)
+    assert code == 1 and f"--output '{tmp_path}' is a folder" in errors
+    before = weights.read_bytes()
+    code, _, errors = call("--format", "onnx", "--output", weights)
+    assert code == 1 and "is the file of the weights" in errors
+    assert weights.read_bytes() == before
+    code, _, errors = call("--format", "onnx", "--check", "nowhere.jpg")
+    assert code == 1 and "'nowhere.jpg' does not exist" in errors
+    assert call("--format", "torchscript")[0] == 0
+    again = ["--weights", "model_final.torchscript", "--format", "onnx", "--trust-weights"]
+    code, _, errors = call(*again)
+    assert code == 1 and "cannot be exported again" in errors
+    assert files(tmp_path) == {"model_final.torchscript", "model_final.torchscript.json"}
+
+
+@pytest.mark.slow
+def test_the_program_in_the_docs_finds_the_same(call, weights, capsys):
+    assert call("--format", "onnx")[0] == 0
+    cv2.imwrite("photo.jpg", photo())
+    (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)
+    exec(code, {})
+    lines = capsys.readouterr().out.splitlines()
+    found = load_detector(weights, device="cpu")("photo.jpg")
+    assert len(lines) == len(found) > 3
+    for line, box, score in zip(lines, found.pred_boxes.tensor, found.scores):
+        assert float(line.split()[1]) == pytest.approx(score.item(), abs=2e-3)
+        numbers = [float(x) for x in line.partition("[")[2].strip("]").split()]
+        # Those over the border are not clipped there.
+        assert np.clip(numbers, 0, [120, 90, 120, 90]) == pytest.approx(box.tolist(), abs=0.1)
+
+
+@pytest.mark.slow
+def test_missing_packages_are_named_with_the_remedy(call, tmp_path, monkeypatch, capsys):
+    assert call("--format", "onnx")[0] == 0
+    for package in ("onnx", "onnxruntime"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, package, None)
+            words = ["--weights", "model_final.onnx", "--input", "photos", "--output", "found"]
+            assert program.run(tool("predict").argument_parser().parse_args(words)) == 1
+            errors = capsys.readouterr().err
+            assert f"{package} " in errors and "pip install onnx onnxruntime" in errors
+    (tmp_path / "model_final.onnx").unlink()
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    code, _, errors = call("--format", "onnx")
+    assert code == 1 and "pip install onnx onnxruntime" in errors
+    assert files(tmp_path) == {"model_final.onnx.json"}
+
+
+def test_nothing_is_asked_of_an_exported_detector_that_it_cannot_do(call, monkeypatch):
+    assert call("--format", "torchscript")[0] == 0
+
+    def refused(**options) -> str:
+        with pytest.raises(ValueError) as error:
+            load_detector("model_final.torchscript", trust=True, **options)
+        return str(error.value)
+
+    for key, value in (
+        ("overrides", ["INPUT.MIN_SIZE_TEST", "96"]),
+        ("class_names", ["a", "b", "c"]),
+        ("config_file", "some.yaml"),
+    ):
+        assert "takes no config, keys or class names" in refused(**{key: value})
+    assert "no GPU is found" in refused(device="cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "runs on the CPU here" in refused(device="cuda")
