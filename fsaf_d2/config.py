@@ -58,8 +58,9 @@ def add_fsaf_config(cfg: CfgNode) -> None:
 
     # Whether P7 is computed from ReLU(P6), as in RetinaNet's paper, or from P6.
     cfg.MODEL.FPN.RELU_BEFORE_P7 = True
-    # MODEL.BACKBONE.NAME build_timm_fpn_backbone or build_timm_hrfpn_backbone: the network's name in
-    # timm.list_models(), and its norm: "" or "BN" as timm has it, "SyncBN", "FrozenBN" or "GN".
+    # For MODEL.BACKBONE.NAME build_timm_fpn_backbone and build_timm_hrfpn_backbone: the network's
+    # name in timm.list_models(), and its norm: "" or "BN" is batch norm as timm has it; "SyncBN",
+    # "FrozenBN", "GN".
     cfg.MODEL.TIMM = CfgNode({"NAME": "", "NORM": ""})
     # Of the latter: the strides of its levels, in image pixels (arXiv 1908.07919).
     cfg.MODEL.HRFPN = CfgNode({"OUT_STRIDES": [8, 16, 32, 64, 128]})

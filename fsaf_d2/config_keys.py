@@ -149,7 +149,7 @@ def warnings_of_dead_keys(cfg: CfgNode, defaults: CfgNode) -> list[str]:
     """
     if cfg.MODEL.META_ARCHITECTURE not in ("FSAF", "RetinaNet"):
         return []
-    lines = []
+    lines = _lines_of_trunk(cfg)
     for key, value in flat(cfg):
         if not key.startswith(_DEAD):
             continue
@@ -162,6 +162,22 @@ def warnings_of_dead_keys(cfg: CfgNode, defaults: CfgNode) -> list[str]:
             f"{key} ({place.place}) does nothing for {cfg.MODEL.META_ARCHITECTURE}: {remedy}"
         )
     return lines
+
+
+def _lines_of_trunk(cfg: CfgNode) -> list[str]:
+    """A sentence for each key of another trunk than the builder's, if it was given for this run."""
+    builder = cfg.MODEL.BACKBONE.NAME
+    if builder.startswith("build_timm_"):
+        # What files say of ResNets stands in those that others build on.
+        dead, remedy = "MODEL.RESNETS.", "MODEL.TIMM describes the trunk."
+    else:
+        dead, remedy = "MODEL.TIMM.", "build_timm_fpn_backbone reads it."
+    places = {key: given(cfg, key) for key, _ in flat(cfg) if key.startswith(dead)}
+    return [
+        f"{key} ({place.place}) does nothing for MODEL.BACKBONE.NAME '{builder}': {remedy}"
+        for key, place in places.items()
+        if place and (place.is_last or dead == "MODEL.TIMM.")
+    ]
 
 
 def _same(one: object, other: object) -> bool:

@@ -75,7 +75,9 @@ def freeze_to(net: nn.Module, freeze_at: int, modules: Mapping[int, str], name: 
     """
     if freeze_at == 0:
         return
-    ends = {k: end for k in modules if (end := _find(net, modules[k]))}
+    ends = {k: _find(net, module) for k, module in modules.items()}
+    # Of an HRNet the maps come from parallel branches at its end.
+    ends = {} if None in ends.values() else ends
     if freeze_at not in ends:
         raise ValueError(
             f"MODEL.BACKBONE.FREEZE_AT {freeze_at} freezes up to the map of stride "

@@ -11,7 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
-from torch import Tensor, nn
+from torch import Tensor
 
 from .fpn import build_pyramid
 from .timm_layers import freeze_to, set_norm
@@ -85,7 +85,11 @@ class TimmTrunk(Backbone):
         }
         self._probe(in_channels)
         set_norm(self.net, norm, name)
-        modules = {stride.bit_length() - 1: info[i]["module"] for stride, i in index.items()}
+        modules = {
+            stride.bit_length() - 1: info[i]["module"]
+            for stride, i in index.items()
+            if 1 < stride <= self.size_divisibility
+        }
         freeze_to(self.net, freeze_at, modules, name)
 
     @property
@@ -99,6 +103,19 @@ class TimmTrunk(Backbone):
         if self._transposed:
             maps = [x.permute(0, 3, 1, 2).contiguous() for x in maps]
         return dict(zip(self._out_features, maps))
+
+    def pretrained_keys(self) -> dict[str, object]:
+        """What a config must have for the weights that timm publishes under the name."""
+        from timm import get_pretrained_cfg
+
+        published = get_pretrained_cfg(self.name)
+        if published is None:
+            return {}
+        return {
+            "INPUT.FORMAT": "RGB",
+            "MODEL.PIXEL_MEAN": [round(255 * x, 3) for x in published.mean],
+            "MODEL.PIXEL_STD": [round(255 * x, 3) for x in published.std],
+        }
 
     def _probe(self, in_channels: int) -> None:
         """Make sure that the maps are what ``feature_info`` says, of pictures of any size.
