@@ -213,6 +213,12 @@ def _merge_file(cfg: CfgNode, config_file: str) -> list[tuple[str, list[str]]]:
     """Merge a file and those that it names; the keys of each, of a base before its leaf."""
     if not os.path.isfile(config_file):
         raise FileNotFoundError(f"Config file '{config_file}' does not exist.")
+    if config_file.endswith(".py"):
+        raise ValueError(
+            f"Config file '{config_file}' is Python code, which is not run here. "
+            "tools/lazyconfig_train_net.py trains and evaluates such configs; all else takes YAML, "
+            "which the same models have: configs/lazy/X.py is configs/X.yaml."
+        )
     here = f"Config file '{config_file}'"
     try:
         files = _read_plain(config_file)
