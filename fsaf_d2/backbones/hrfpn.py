@@ -87,7 +87,17 @@ class HRFPN(Backbone):
             factor = self._finest // stride
             return _enlarged(fused, (fused.shape[-2] * factor, fused.shape[-1] * factor))
         window = stride // self._finest
-        return F.avg_pool2d(fused, window, ceil_mode=True) if window > 1 else fused
+        return _averaged(fused, window) if window > 1 else fused
+
+
+def _averaged(x: Tensor, window: int) -> Tensor:
+    """Average over windows, at the border over what there is of them."""
+    # Not by ceil_mode, where onnxruntime divides by the size of the whole window.
+    padding = [0, (window - x.shape[-1] % window) % window]
+    padding += [0, (window - x.shape[-2] % window) % window]
+    sums = F.avg_pool2d(F.pad(x, padding), window)
+    shares = F.avg_pool2d(F.pad(torch.ones_like(x[:1, :1]), padding), window)
+    return sums / shares
 
 
 def _enlarged(x: Tensor, size: Sequence[int]) -> Tensor:
