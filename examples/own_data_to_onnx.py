@@ -4,7 +4,7 @@
 # Check the data, train, evaluate, predict, export to ONNX, and run the exported file. Each cell is
 # one step; `# %%` begins a cell in VS Code, PyCharm and Spyder, and
 # `jupytext --to ipynb own_data_to_onnx.py` makes a notebook of it. As a program:
-# `python examples/own_data_to_onnx.py`, in the repository's folder, about 3 minutes on 2 CPU cores.
+# `python examples/own_data_to_onnx.py`, in the repository's folder, a minute or two on 2 CPU cores.
 
 # %% Settings. DATA may be a folder in COCO's, Roboflow's, Pascal VOC's or YOLO's layout, or a COCO
 # file with its pictures as "ann.json:images/"; empty for a few made pictures of digits.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 TRAIN_DATA = ""
 VAL_DATA = ""
-STEPS = 150
+STEPS = 300
 OUTPUT = Path("output/own_data_to_onnx")
 CONFIG = "configs/Base-FSAF-small.yaml"
 
@@ -46,7 +46,8 @@ settings = {
     "DATALOADER.NUM_WORKERS": 0,
     "INPUT.MIN_SIZE_TRAIN": (160,),
     "INPUT.MIN_SIZE_TEST": 160,
-    "TEST.EVAL_PERIOD": 0,
+    # At the end: the checkpoint then says from which score on a detection counts.
+    "TEST.EVAL_PERIOD": STEPS,
 }
 cfg = load_config(CONFIG, [str(word) for pair in settings.items() for word in pair])
 use_own_data(cfg, TRAIN_DATA, VAL_DATA)
@@ -75,8 +76,8 @@ from fsaf_d2.export.comparison import compare
 from fsaf_d2.export.writing import write_program, write_sidecar
 
 file = OUTPUT / "detector.onnx"
-write_program(detector, file, "onnx")
-write_sidecar(detector, file)
+write_program(detector, file, "onnx", with_nms=True)
+write_sidecar(detector, file, with_nms=True)
 exported = load_detector(file)
 comparison = compare(detector, exported, pictures)
 assert not comparison.failures, comparison.failures

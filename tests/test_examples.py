@@ -23,7 +23,7 @@ def test_it_is_a_notebook_in_percent_form():
 def test_from_own_data_to_an_exported_file(tmp_path):
     text = EXAMPLE.read_text()
     for old, new in (
-        ("STEPS = 150", "STEPS = 3"),
+        ("STEPS = 300", "STEPS = 3"),
         ("num_train=200, num_val=40", "num_train=8, num_val=3"),
         ('CONFIG = "', f'CONFIG = "{ROOT}/'),
     ):
