@@ -53,8 +53,8 @@ def test_a_trunk_trains_and_has_its_size(name):
 def test_a_trunk_trains_from_scratch(norm):
     words = [*TINY, "MODEL.RETINANET.NORM", norm, "MODEL.FPN.NORM", norm]
     words += ["MODEL.RESNETS.NORM", norm, "MODEL.RESNETS.STRIDE_IN_1X1", "False"]
-    # Group norm has 32 groups.
-    words += ["MODEL.RESNETS.STEM_OUT_CHANNELS", "32", "MODEL.RESNETS.WIDTH_PER_GROUP", "32"]
+    # Of 24 channels group norm cannot have 32 groups.
+    words += ["MODEL.RESNETS.STEM_OUT_CHANNELS", "24", "MODEL.RESNETS.WIDTH_PER_GROUP", "16"]
     model = step(*words)
     kind = {"BN": "BatchNorm2d", "SyncBN": "SyncBatchNorm", "GN": "GroupNorm"}[norm]
     norms = [module for module in model.modules() if "Norm" in type(module).__name__]
