@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
@@ -40,8 +38,14 @@ class LastLevelP6P7(fpn.LastLevelP6P7):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm with detectron2's 32 groups, or as many as the number of channels allows."""
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+    """Group norm with detectron2's 32 groups; of fewer than 64 channels, groups of 4 or more.
+
+    A group of one channel would be an instance norm, which a map of a single cell has none of.
+    """
+    if channels >= 64 and channels % 32 == 0:
+        return nn.GroupNorm(32, channels)
+    groups = (g for g in range(min(channels // 4, 32), 0, -1) if channels % g == 0)
+    return nn.GroupNorm(next(groups, 1), channels)
 
 
 def build_pyramid(cfg: CfgNode, bottom_up: Backbone) -> FPN:
