@@ -21,6 +21,11 @@ OVERRIDES = {
     "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
     "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
     "MODEL.FPN.OUT_CHANNELS": 16,
+    # Batch norm has more state, which a run can lose, than group norm.
+    "MODEL.RESNETS.NORM": "BN",
+    "MODEL.FPN.NORM": "BN",
+    "MODEL.RETINANET.NORM": "BN",
+    "MODEL.CHANNELS_LAST": True,
     "MODEL.RETINANET.NUM_CONVS": 1,
     "MODEL.RETINANET.NUM_CLASSES": 10,
     "DATASETS.TRAIN": "('runs_train',)",

@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
 from detectron2.modeling.backbone import fpn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -37,6 +37,17 @@ class LastLevelP6P7(fpn.LastLevelP6P7):
         return [p6, self.p7(F.relu(p6) if self.relu_before_p7 else p6)]
 
 
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm with detectron2's 32 groups; of fewer than 64 channels, groups of 4 or more.
+
+    A group of one channel would be an instance norm, which a map of a single cell has none of.
+    """
+    if channels >= 64 and channels % 32 == 0:
+        return nn.GroupNorm(32, channels)
+    groups = (g for g in range(min(channels // 4, 32), 0, -1) if channels % g == 0)
+    return nn.GroupNorm(next(groups, 1), channels)
+
+
 def build_pyramid(cfg: CfgNode, bottom_up: Backbone) -> FPN:
     """Build P3 to P7 on a trunk, P6 from the last of its maps that ``MODEL.FPN`` names.
 
@@ -48,7 +59,7 @@ def build_pyramid(cfg: CfgNode, bottom_up: Backbone) -> FPN:
         bottom_up=bottom_up,
         in_features=in_features,
         out_channels=out_channels,
-        norm=cfg.MODEL.FPN.NORM,
+        norm=group_norm if cfg.MODEL.FPN.NORM == "GN" else cfg.MODEL.FPN.NORM,
         top_block=LastLevelP6P7(
             bottom_up.output_shape()[last].channels,
             out_channels,
@@ -61,8 +72,17 @@ def build_pyramid(cfg: CfgNode, bottom_up: Backbone) -> FPN:
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_fpn_p6p7_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Build detectron2's ResNet or ResNeXt with :func:`build_pyramid`."""
-    return build_pyramid(cfg, build_resnet_backbone(cfg, input_shape))
+    """Build detectron2's ResNet or ResNeXt with :func:`build_pyramid`.
+
+    ``MODEL.RESNETS.NORM`` "GN" is :func:`group_norm`, for narrow trunks too.
+    """
+    trunk_cfg = cfg
+    if cfg.MODEL.RESNETS.NORM == "GN":
+        trunk_cfg = cfg.clone()
+        trunk_cfg.defrost()
+        # As an attribute it would have to be text.
+        trunk_cfg.MODEL.RESNETS["NORM"] = group_norm
+    return build_pyramid(cfg, build_resnet_backbone(trunk_cfg, input_shape))
 
 
 def require_known_pyramid(cfg: CfgNode) -> None:

@@ -26,7 +26,7 @@ CLASS_NAMES = tuple("0123456789")
 MIN_DIGIT_SIZE = 16
 MAX_DIGIT_SIZE = 110
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 1
 OWNER_FILE = ".made_by_fsaf_d2"
 GENERATED = ("train", "val", "annotations", "settings.json")
 
@@ -191,11 +191,7 @@ def compose_image(
 
 
 def _crop_photo(rng: np.random.RandomState, photos: list[np.ndarray], size: int) -> np.ndarray:
-    """Cut a random square out of a random photograph, and change zoom, side, colours, brightness.
-
-    Two photographs have few colours, and those of their right parts are not those of the left ones:
-    sky is on one side alone. With channels in any order, and inverted, both have all.
-    """
+    """Cut a random square out of a random photograph, with random zoom, flip and brightness."""
     photo = photos[rng.randint(len(photos))]
     side = rng.randint(120, min(photo.shape[:2]) + 1)
     top = rng.randint(photo.shape[0] - side + 1)
@@ -203,9 +199,6 @@ def _crop_photo(rng: np.random.RandomState, photos: list[np.ndarray], size: int)
     piece = photo[top : top + side, left : left + side, :]
     if rng.uniform() < 0.5:
         piece = piece[:, ::-1]
-    piece = piece[:, :, rng.permutation(3)]
-    if rng.uniform() < 0.5:
-        piece = 255 - piece
     piece = piece.astype(np.float32) * np.float32(rng.uniform(0.7, 1.1))
     interpolation = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
     piece = cv2.resize(piece, (size, size), interpolation=interpolation)

@@ -32,7 +32,7 @@ from ..assignment import feature_selection
 from ..assignment.anchor_matching import AnchorKinds, AnchorMatches, match_anchors
 from ..assignment.feature_selection import Objects, SelectionRule, point_box_transform
 from ..assignment.regions import Cells, Grid, to_device
-from ..backbones.fpn import require_known_pyramid
+from ..backbones.fpn import group_norm, require_known_pyramid
 from ..inference import Candidates
 from ..losses import (
     AnchorPlaces,
@@ -117,7 +117,8 @@ class FSAFHead(RetinaNetHead):
             num_classes=num_classes,
             num_anchors=num_anchors,
             conv_dims=conv_dims,
-            norm=_group_norm if norm == "GN" else norm,
+            # detectron2 0.6 tries out the norm on a single channel, which its own 32 groups refuse.
+            norm=group_norm if norm == "GN" else norm,
             prior_prob=prior_prob,
         )
         # What comes before a ReLU of the towers is needed by nobody.
@@ -160,11 +161,6 @@ class FSAFHead(RetinaNetHead):
                 predictions.point_logits.append(self.anchor_free_cls_score(cls_feature))
                 predictions.point_deltas.append(F.relu(self.anchor_free_bbox_pred(bbox_feature)))
         return predictions
-
-
-def _group_norm(channels: int) -> nn.Module:
-    # detectron2 0.6 tries out the norm on a single channel, which its own 32 groups refuse.
-    return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
 @META_ARCH_REGISTRY.register()

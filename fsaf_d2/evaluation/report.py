@@ -91,7 +91,7 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
             metrics=METRICS,
             sizes=SIZES,
             steps=steps,
-            curves=_curves(folder),
+            curves=_curves(folder) if steps else None,
             level_lens=_picture(folder / "level_lens.png"),
             samples=_picture(_last(folder / "samples")),
             checks=[_check(file) for file in sorted(folder.glob("data/check_*.json"))],
@@ -223,11 +223,8 @@ def _last(folder: Path) -> Path | None:
 
 def _curves(folder: Path) -> str | None:
     plot = folder / "training.png"
-    try:
-        # The level lens has the levels.
-        plot_training(folder / "metrics.json", plot, level_names=())
-    except (FileNotFoundError, ValueError):
-        return None  # nothing was trained here
+    # The level lens has the levels.
+    plot_training(folder / "metrics.json", plot, level_names=())
     return _picture(plot)
 
 

@@ -66,7 +66,7 @@ def _plot_classes(axes: Axes, statistics: dict) -> None:
     axes.set_yticks(places, labels, fontsize=8, parse_math=False)
     # A single class does not fill all.
     axes.set_ylim(max(len(by_size), 4) - 0.5, -0.5)
-    axes.margins(x=0.15)
+    axes.set_xlim(0, 1.15 * max([1, *(counts[name] for name in names[:1]), left.max(initial=0)]))
     axes.set_xlabel("boxes, by size as in COCO")
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
 

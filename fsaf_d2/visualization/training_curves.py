@@ -87,7 +87,7 @@ def plot_training(
     if not losses:
         raise ValueError(f"{metrics_file} holds no losses: has the training logged a step yet?")
     iterations, shares = level_shares(records, level_names, window)
-    panels = 2 if level_names and len(iterations) else 1
+    panels = 2 if len(iterations) else 1
     figure = Figure(figsize=(8, 0.6 + 3.2 * panels), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
@@ -114,9 +114,10 @@ def level_shares(
         nan where the window holds no objects.
     """
     keys = [f"num_objects_{name}" for name in level_names]
-    counted = [record for record in records if all(key in record for key in keys)]
+    counted = [record for record in records if keys and all(key in record for key in keys)]
     iterations = np.array([record["iteration"] for record in counted])
-    counts = np.array([[record[key] for record in counted] for key in keys], dtype=float)
+    counts = np.array([[record[key] for key in keys] for record in counted], dtype=float)
+    counts = counts.reshape(len(counted), len(keys)).T
     cumulative = np.pad(counts.cumsum(axis=1), ((0, 0), (1, 0)))
     places = np.arange(len(counted))
     first = np.maximum(places - (window - 1) // 2, 0)

@@ -6,6 +6,7 @@ from detectron2.modeling import build_model
 from models import ROOT, TINY, batch, random_instances
 
 from fsaf_d2 import load_config
+from fsaf_d2.backbones.fpn import group_norm
 
 SHALLOW = ["MODEL.RESNETS.RES2_OUT_CHANNELS", "64"]
 X_101 = ["MODEL.RESNETS.DEPTH", "101", "MODEL.RESNETS.NUM_GROUPS"]
@@ -53,10 +54,21 @@ def test_a_trunk_trains_and_has_its_size(name):
 def test_a_trunk_trains_from_scratch(norm):
     words = [*TINY, "MODEL.RETINANET.NORM", norm, "MODEL.FPN.NORM", norm]
     words += ["MODEL.RESNETS.NORM", norm, "MODEL.RESNETS.STRIDE_IN_1X1", "False"]
-    # Group norm has 32 groups.
-    words += ["MODEL.RESNETS.STEM_OUT_CHANNELS", "32", "MODEL.RESNETS.WIDTH_PER_GROUP", "32"]
+    # Of 24 channels group norm cannot have 32 groups.
+    words += ["MODEL.RESNETS.STEM_OUT_CHANNELS", "24", "MODEL.RESNETS.WIDTH_PER_GROUP", "16"]
     model = step(*words)
     kind = {"BN": "BatchNorm2d", "SyncBN": "SyncBatchNorm", "GN": "GroupNorm"}[norm]
     norms = [module for module in model.modules() if "Norm" in type(module).__name__]
     kinds = {type(module).__name__ for module in norms} - {"CycleBatchNormList"}
     assert kinds == {kind} and all(p.requires_grad for module in norms for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"),
+    [(256, 32), (64, 32), (32, 8), (24, 6), (18, 3), (16, 4), (4, 1), (3, 1), (1, 1), (100, 25)],
+)
+def test_groups_of_group_norm(channels, groups):
+    assert group_norm(channels).num_groups == groups
+    # A picture's coarsest map may have a single cell.
+    if channels // groups > 1:
+        assert group_norm(channels)(torch.randn(1, channels, 1, 1)).isfinite().all()

@@ -91,8 +91,9 @@ def test_the_page_shows_what_is_there(run_folder):
         assert text in page
     assert "anchor-free branch alone" not in page
     assert page.count("the picture could not be read") == 1 and "away.jpg" in page
-    plot = run_folder / "data" / "statistics_own_train.png"
-    assert base64.b64encode(plot.read_bytes()).decode() in page and "objects_per_image" not in page
+    for plot in ("data/statistics_own_train.png", "training.png"):
+        assert base64.b64encode((run_folder / plot).read_bytes()).decode() in page
+    assert "objects_per_image" not in page
 
 
 def test_names_are_text_and_nothing_is_fetched(run_folder):
