@@ -12,6 +12,7 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .fpn import group_norm
 from .timm_trunk import build_timm_trunk
 
 
@@ -111,7 +112,7 @@ def _convolution(in_channels: int, out_channels: int, kernel: int, norm: str) ->
         kernel,
         padding=kernel // 2,
         bias=not norm,
-        norm=get_norm(norm, out_channels),
+        norm=get_norm(group_norm if norm == "GN" else norm, out_channels),
     )
     weight_init.c2_xavier_fill(layer)
     return layer

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from torch import nn
+
+from .fpn import group_norm
 
 NORMS = ("", "FrozenBN", "BN", "SyncBN", "GN")
 
@@ -16,8 +17,8 @@ def set_norm(net: nn.Module, norm: str, name: str) -> None:
     Args:
         net: that timm has built; it is changed.
         norm: "" and "BN" for batch norm as it is, "SyncBN" for statistics over all processes,
-            "FrozenBN" for constant statistics, weights and biases, "GN" for new group norm of 32
-            groups, or as many as divide the channels.
+            "FrozenBN" for constant statistics, weights and biases, "GN" for new group norm, see
+            :func:`.fpn.group_norm`.
         name: of the network, for messages.
 
     Raises:
@@ -50,15 +51,13 @@ def _replace_by_group_norm(module: nn.Module) -> None:
         if not isinstance(child, nn.BatchNorm2d):
             _replace_by_group_norm(child)
             continue
-        groups = math.gcd(32, child.num_features)
+        new = group_norm(child.num_features)
         if isinstance(child, BatchNormAct2d):
-            group_norm = GroupNormAct(child.num_features, num_groups=groups)
-            group_norm.act, group_norm.drop = child.act, child.drop
-        else:
-            group_norm = nn.GroupNorm(groups, child.num_features)
+            new = GroupNormAct(child.num_features, num_groups=new.num_groups)
+            new.act, new.drop = child.act, child.drop
         # Of layers that no map depends on.
         trained = child.weight is None or child.weight.requires_grad
-        setattr(module, name, group_norm.requires_grad_(trained))
+        setattr(module, name, new.requires_grad_(trained))
 
 
 def freeze_to(net: nn.Module, freeze_at: int, modules: Mapping[int, str], name: str) -> None:

@@ -120,3 +120,11 @@ def test_one_map_trains_and_detects(stride, level):
     model.test_score_thresh = 0.0
     found = model.eval()(inputs)[0]["instances"]
     assert len(found) > 0 and not found.pred_levels.any() and found.pred_anchor_free.all()
+
+
+def test_norm_behind_each_convolution():
+    backbone = build_model(load_config(CONFIG, [*SMALL, "MODEL.FPN.NORM", "GN"])).backbone
+    kinds = [type(convolution.norm) for convolution in (backbone.reduction, *backbone.outputs)]
+    assert kinds == [torch.nn.GroupNorm] * 6
+    # Levels of a single cell too, which groups of one channel could not have.
+    sum(x.sum() for x in backbone(torch.rand(1, 3, 32, 64)).values()).backward()
