@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from models import ROOT
 from safetensors.torch import save_file
 
-from fsaf_d2 import load_config
+from fsaf_d2 import load_config, load_detector
 from fsaf_d2.training import SafeCheckpointer, load_weights
 from fsaf_d2.weights.files import WeightsFileError, load_file
 
@@ -150,3 +150,16 @@ def test_without_safetensors_it_is_said_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
     with pytest.raises(WeightsFileError, match="pip install safetensors"):
         load_file(tmp_path / "x.safetensors")
+
+
+def test_a_checkpoint_cannot_make_timm_fetch(tmp_path, monkeypatch):
+    def fetch(*_: object, **__: object) -> None:
+        raise AssertionError("timm was asked to fetch")
+
+    monkeypatch.setattr("timm.models._factory.load_model_config_from_hf", fetch)
+    monkeypatch.setattr("timm.models._factory.load_model_config_from_path", fetch)
+    for name in ("hf-hub:some/net", "hf_hub:some/net", "local-dir:/tmp/net", "some/net"):
+        cfg, names = config(name), [f"class {i}" for i in range(80)]
+        torch.save({"model": {}, "config": cfg.dump(), "class_names": names}, tmp_path / "x.pth")
+        with pytest.raises(ValueError, match="never fetched or read"):
+            load_detector(tmp_path / "x.pth", device="cpu")
