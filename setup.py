@@ -16,6 +16,8 @@ from setuptools import find_packages, setup
 README = Path(__file__).parent / "README.md"
 DEMO = ["matplotlib", "scikit-learn"]
 EXPORT = ["onnx>=1.16", "onnxruntime>=1.18"]
+# Its files of weights are safetensors or torch's.
+TIMM = ["timm>=1.0", "safetensors"]
 
 setup(
     name="fsaf_d2",
@@ -44,8 +46,9 @@ setup(
     ],
     extras_require={
         "demo": DEMO,
-        "dev": [*DEMO, *EXPORT, "pytest", "ruff"],
+        "dev": [*DEMO, *EXPORT, *TIMM, "pytest", "ruff"],
         "export": EXPORT,
         "opencv": ["opencv-python-headless"],
+        "timm": TIMM,
     },
 )

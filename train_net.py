@@ -45,9 +45,9 @@ from fsaf_d2.training import (
 
 @contextlib.contextmanager
 def one_sentence(
-    errors: tuple[type[Exception], ...] = (ValueError, OSError),
+    errors: tuple[type[Exception], ...] = (ValueError, OSError, ImportError),
 ) -> Iterator[None]:
-    """Turn errors, of config, weights, data or folders for example, into one sentence on exit.
+    """Turn errors, of config, weights, data or missing packages for example, into one sentence.
 
     Of several processes under torchrun the first one says it.
     """

@@ -58,6 +58,12 @@ def add_fsaf_config(cfg: CfgNode) -> None:
 
     # Whether P7 is computed from ReLU(P6), as in RetinaNet's paper, or from P6.
     cfg.MODEL.FPN.RELU_BEFORE_P7 = True
+    # For MODEL.BACKBONE.NAME build_timm_fpn_backbone and build_timm_hrfpn_backbone: the network's
+    # name in timm.list_models(), and its norm: "" or "BN" is batch norm as timm has it; "SyncBN",
+    # "FrozenBN", "GN".
+    cfg.MODEL.TIMM = CfgNode({"NAME": "", "NORM": ""})
+    # Of the latter: the strides of its levels, in image pixels (arXiv 1908.07919).
+    cfg.MODEL.HRFPN = CfgNode({"OUT_STRIDES": [8, 16, 32, 64, 128]})
     # Train with feature maps in (N, H, W, C) order in memory, which is convolved faster.
     cfg.MODEL.CHANNELS_LAST = True
     # Run backbone and head through torch.compile, which needs a C++ compiler and minutes at first.
@@ -207,6 +213,12 @@ def _merge_file(cfg: CfgNode, config_file: str) -> list[tuple[str, list[str]]]:
     """Merge a file and those that it names; the keys of each, of a base before its leaf."""
     if not os.path.isfile(config_file):
         raise FileNotFoundError(f"Config file '{config_file}' does not exist.")
+    if config_file.endswith(".py"):
+        raise ValueError(
+            f"Config file '{config_file}' is Python code, which is not run here. "
+            "tools/lazyconfig_train_net.py trains and evaluates such configs; all else takes YAML, "
+            "which the same models have: configs/lazy/X.py is configs/X.yaml."
+        )
     here = f"Config file '{config_file}'"
     try:
         files = _read_plain(config_file)

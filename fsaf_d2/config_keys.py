@@ -149,7 +149,7 @@ def warnings_of_dead_keys(cfg: CfgNode, defaults: CfgNode) -> list[str]:
     """
     if cfg.MODEL.META_ARCHITECTURE not in ("FSAF", "RetinaNet"):
         return []
-    lines = []
+    lines = _lines_of_trunk(cfg, defaults)
     for key, value in flat(cfg):
         if not key.startswith(_DEAD):
             continue
@@ -161,6 +161,25 @@ def warnings_of_dead_keys(cfg: CfgNode, defaults: CfgNode) -> list[str]:
         lines.append(
             f"{key} ({place.place}) does nothing for {cfg.MODEL.META_ARCHITECTURE}: {remedy}"
         )
+    return lines
+
+
+def _lines_of_trunk(cfg: CfgNode, defaults: CfgNode) -> list[str]:
+    """A sentence for each key of another trunk than the builder's, if it was given for this run."""
+    builder = cfg.MODEL.BACKBONE.NAME
+    if builder.startswith("build_timm_"):
+        # What files say of ResNets stands in those that others build on.
+        dead, remedy = "MODEL.RESNETS.", "MODEL.TIMM describes the trunk."
+    else:
+        dead, remedy = "MODEL.TIMM.", "build_timm_fpn_backbone reads it."
+    lines = []
+    for key, value in flat(cfg):
+        place = given(cfg, key) if key.startswith(dead) else None
+        of_file = dead == "MODEL.TIMM." and not _same(value, value_of(defaults, key))
+        if place and (place.is_last or of_file):
+            lines.append(
+                f"{key} ({place.place}) does nothing for MODEL.BACKBONE.NAME '{builder}': {remedy}"
+            )
     return lines
 
 

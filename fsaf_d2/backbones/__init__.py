@@ -1,5 +1,15 @@
 """Backbones with a feature pyramid; importing registers their builders."""
 
 from .fpn import LastLevelP6P7, build_pyramid, build_resnet_fpn_p6p7_backbone
+from .hrfpn import HRFPN, build_timm_hrfpn_backbone
+from .timm_trunk import TimmTrunk, build_timm_fpn_backbone
 
-__all__ = ["LastLevelP6P7", "build_pyramid", "build_resnet_fpn_p6p7_backbone"]
+__all__ = [
+    "HRFPN",
+    "LastLevelP6P7",
+    "TimmTrunk",
+    "build_pyramid",
+    "build_resnet_fpn_p6p7_backbone",
+    "build_timm_fpn_backbone",
+    "build_timm_hrfpn_backbone",
+]

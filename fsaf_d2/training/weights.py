@@ -11,9 +11,11 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.utils import comm
 from torch import nn
 
+from ..backbones import TimmTrunk
 from ..weights.files import WeightsFileError, load_file
-from ..weights.layouts import LAYOUTS, to_own_layout
+from ..weights.layouts import LAYOUTS, Conversion, to_own_layout
 from ..weights.report import LoadReport, make_report
+from ..weights.timm_names import from_timm
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -87,7 +89,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         return checkpoint
 
     def _load_model(self, checkpoint: dict) -> NamedTuple:
-        weights, old_names, layout = to_own_layout(checkpoint["model"])
+        weights, old_names, layout = self._to_own_layout(checkpoint["model"])
         if layout is None and isinstance(checkpoint.get("layout"), str):
             # Of a file that tools/convert_weights.py wrote.
             layout = LAYOUTS.get(checkpoint["layout"])
@@ -105,6 +107,20 @@ class SafeCheckpointer(DetectionCheckpointer):
             self._source, shapes, list(self.model.state_dict()), found, old_names, layout
         )
         return found
+
+    def _to_own_layout(self, weights: dict) -> Conversion:
+        for name, trunk in self.model.named_modules():
+            if isinstance(trunk, TimmTrunk):
+                found = from_timm(
+                    weights,
+                    trunk.net.state_dict(),
+                    prefix=f"{name}.net.",
+                    network=trunk.name,
+                    keys=trunk.pretrained_keys(),
+                )
+                if found:
+                    return found
+        return to_own_layout(weights)
 
     def _log_incompatible_keys(self, _: NamedTuple) -> None:
         say = self.logger.info if self.report.complete else self.logger.warning

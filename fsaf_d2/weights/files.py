@@ -46,7 +46,7 @@ class WeightsFileError(ValueError):
 
 
 def load_file(path: str | os.PathLike[str], *, trust: bool = False) -> dict:
-    """Read a checkpoint of torch, or a pickle of a model zoo, whatever its name ends with.
+    """Read a file of torch, of safetensors or of a model zoo, whatever its name ends with.
 
     Where the name carries the start of the file's SHA-256, as in ``resnet50-0676ba61.pth``, or of
     its MD5, as in detectron2's ``model_final_bfca0b.pkl``, it is compared.
@@ -104,6 +104,9 @@ def _check_hash(path: str, file: BinaryIO) -> None:
 def _load(file: BinaryIO, trust: bool) -> dict:
     head = file.read(2 + len(_TORCH_MAGIC))
     file.seek(0)
+    # The length of the header, which is JSON and below 100 MB.
+    if head[4:9] == b"\0\0\0\0{":
+        return {"model": _from_safetensors(file.name)}
     archive, old_torch = head.startswith(_ZIP_START), head[2:] == _TORCH_MAGIC
     if not trust:
         if archive:
@@ -120,6 +123,17 @@ def _load(file: BinaryIO, trust: bool) -> dict:
         return _from_torch(torch.load(file, map_location="cpu", weights_only=not trust), trust)
     unpickler = pickle.Unpickler if trust else ArrayUnpickler
     return _from_model_zoo(unpickler(file, encoding="latin1").load(), trust)
+
+
+def _from_safetensors(path: str) -> dict:
+    """Read tensors, which is all that the format can hold; its library checks their places."""
+    try:
+        from safetensors.torch import load_file as load_safetensors
+    except ImportError as error:
+        raise Refused(
+            "it is in the format of safetensors, which is not installed: pip install safetensors."
+        ) from error
+    return load_safetensors(path)
 
 
 def _from_torch(loaded: object, trust: bool) -> dict:

@@ -1,7 +1,8 @@
 """Weights of other libraries under the names that this project has for them.
 
 What is known here: ResNets of torchvision and timm (ImageNet), and mmdetection's FSAF
-(``configs/fsaf`` there: anchor-free alone, distances in the order top, bottom, left, right).
+(``configs/fsaf`` there: anchor-free alone, distances in the order top, bottom, left, right). Those
+of timm's networks for themselves are in :mod:`.timm_names`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Layout(NamedTuple):
     new_name: Callable[[str], str | None]  # None for what has no counterpart here
     keys: dict[str, object]  # what a config must have for the weights to mean the same
     reordered: tuple[str, ...] = ()  # new names of what has the four distances as first dimension
+    left_out: str | None = None  # why a model can do without what has no counterpart here
 
 
 class Conversion(NamedTuple):

@@ -117,7 +117,12 @@ def make_report(
     absent = {*found.missing_keys, *(item.name for item in misshapen)}
     loaded = [name for name in names if name in shapes and name not in absent]
     known = set(names)
-    unused = {old_names.get(name, name): why_needless(name) for name in shapes if name not in known}
+    left_out = layout.left_out if layout else None
+    unused = {
+        old_names.get(name, name): why_needless(name) or left_out
+        for name in shapes
+        if name not in known
+    }
     return LoadReport(
         source=source,
         loaded=[name for name in loaded if name not in old_names],
@@ -176,6 +181,8 @@ def remedy(item: Misshapen, report: LoadReport) -> str:
         if found[0] != item.in_model[0]:
             return f"MODEL.FPN.OUT_CHANNELS {found[0]} fits it"
         return "the trunk (MODEL.RESNETS.DEPTH, RES2_OUT_CHANNELS) is another"
+    if ".bottom_up.net." in name:
+        return "MODEL.TIMM.NAME must be the network whose weights they are"
     if ".stem." in name:
         return f"MODEL.RESNETS.STEM_OUT_CHANNELS {found[0]} fits it"
     return _remedy_of_block(name, report)

@@ -1,0 +1,4 @@
+from ..fsaf_R_50_FPN_1x import dataloader, lr_multiplier, model, optimizer, train
+
+model.head.anchor_branch = False
+model.anchor_free_loss_weight = 1.0

@@ -1,0 +1,3 @@
+from ..common.timm_hrfpn import dataloader, lr_multiplier, model, optimizer, train
+
+model.backbone.bottom_up.name = "hrnet_w18"

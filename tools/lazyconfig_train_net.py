@@ -1,0 +1,44 @@
+#!/usr/bin/env python
+"""Train or evaluate a detector that a Python config describes.
+
+python tools/lazyconfig_train_net.py --config-file configs/lazy/fsaf_R_50_FPN_1x.py --num-gpus 8
+python tools/lazyconfig_train_net.py --config-file CONFIG.py --eval-only train.init_checkpoint=W.pth
+
+Overrides are written key=value. A Python config is code and runs with your rights: only run those
+of people whom you trust. train_net.py takes YAML, which is data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+from detectron2.engine import default_argument_parser
+
+from fsaf_d2.training import launch
+from fsaf_d2.training.lazy import load_lazy_config, run
+
+
+def main(args: argparse.Namespace) -> dict | None:
+    """Run one process."""
+    return run(load_lazy_config(args.config_file, args.opts), args)
+
+
+if __name__ == "__main__":
+    arguments = default_argument_parser(__doc__).parse_args()
+    try:
+        config = load_lazy_config(arguments.config_file, arguments.opts)
+    except (ValueError, OSError) as error:
+        sys.exit(f"lazyconfig_train_net.py: error: {error}")
+    if config.train.device == "cpu" and not torch.cuda.is_available():
+        print("No GPU found: running on the CPU.")
+    launch(
+        main,
+        arguments.num_gpus,
+        num_machines=arguments.num_machines,
+        machine_rank=arguments.machine_rank,
+        dist_url=arguments.dist_url,
+        device=config.train.device,
+        args=(arguments,),
+    )
