@@ -230,5 +230,6 @@ def _check_report(checkpointer: SafeCheckpointer, source: str, *, complete: bool
         raise ValueError(f"{source} fits nothing in the model. {problems}")
     if complete and not report.complete:
         raise ValueError(
-            f"{source} does not have all that the model needs: {report.summary()} {problems}"
+            f"{source} does not have all that the model needs: {report.summary()} "
+            f"{problems or report.without_missing()}".rstrip()
         )

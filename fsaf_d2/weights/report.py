@@ -80,6 +80,17 @@ class LoadReport(NamedTuple):
             lines.append(f"The file's blocks are those of MODEL.RESNETS.DEPTH {found}.")
         return lines
 
+    def without_missing(self) -> str:
+        """The key that leaves out what is missing, where that is one of the branches; else ""."""
+        branches = {
+            "MODEL.FSAF.ANCHOR_FREE_BRANCH": "head.anchor_free_",
+            "MODEL.FSAF.ANCHOR_BRANCH": ("head.cls_score.", "head.bbox_pred."),
+        }
+        for key, prefixes in branches.items():
+            if self.missing and all(name.startswith(prefixes) for name in self.missing):
+                return f"{key} False evaluates the branch that they are for."
+        return ""
+
     def table(self) -> list[str]:
         """A line for every tensor: what became of it, its name, and its name in the file."""
         rows = [("loaded", name, "") for name in self.loaded]

@@ -98,6 +98,18 @@ def test_a_run_starts_from_a_part_and_evaluation_needs_all(tmp_path):
         load_weights(checkpointer, file, resume=False)
 
 
+@pytest.mark.parametrize("missing", ["ANCHOR_FREE_BRANCH", "ANCHOR_BRANCH"])
+def test_what_one_branch_has_is_evaluated_alone(tmp_path, missing):
+    key = f"MODEL.FSAF.{missing}"
+    weights = tiny_model().state_dict()
+    of_other = tiny_model(key, "False")
+    file = save(tmp_path, {name: weights[name] for name in of_other.state_dict()})
+    whole = SafeCheckpointer(tiny_model())
+    with pytest.raises(ValueError, match=rf"4 start fresh.* {key} False evaluates"):
+        load_weights(whole, file, resume=False, complete=True)
+    load_weights(SafeCheckpointer(of_other), file, resume=False, complete=True)
+
+
 def test_names_of_a_module_are_written_together():
     assert grouped(["a.b.weight", "a.b.bias", "c"]) == ["a.b.{bias,weight}", "c"]
 
