@@ -16,6 +16,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 # First, as it says how to get detectron2 where that is missing.
 from fsaf_d2 import load_config
@@ -105,10 +106,22 @@ def build_augmented(cfg: CfgNode, model: torch.nn.Module) -> torch.nn.Module:
     return AugmentedDetector(cfg, model)
 
 
+@contextlib.contextmanager
+def config_of_training_kept(cfg: CfgNode, args: argparse.Namespace) -> Iterator[None]:
+    """Of an evaluation in the folder of a training, write ``config_eval.yaml`` instead."""
+    file = Path(cfg.OUTPUT_DIR, "config.yaml")
+    before = file.read_bytes() if args.eval_only and file.is_file() else None
+    yield
+    if before is not None and comm.is_main_process():
+        file.replace(file.with_name("config_eval.yaml"))
+        file.write_bytes(before)
+
+
 def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
     """Run one process: train, or evaluate if ``--eval-only``."""
     with one_sentence():
-        default_setup(cfg, args)
+        with config_of_training_kept(cfg, args):
+            default_setup(cfg, args)
         # A process that was started anew knows of no data set.
         register_own_data(cfg)
         if args.eval_only:

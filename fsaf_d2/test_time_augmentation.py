@@ -18,7 +18,8 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from . import inference
-from .data.mapper import MAX_PIXELS, ResizeShortestEdge, read_image, to_planes
+from .data.mapper import MAX_PIXELS, read_image, to_planes
+from .data.resizing import shortest_edge
 from .detectors import FSAF
 from .inference import Candidates
 
@@ -40,6 +41,7 @@ class AugmentedDetector(nn.Module):
         max_size: int,
         flip: bool,
         input_format: str = "BGR",
+        resize: str = "auto",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         """
@@ -49,6 +51,7 @@ class AugmentedDetector(nn.Module):
             max_size: above which no longer side gets, in pixels.
             flip: whether each view is also mirrored.
             input_format: "BGR" or "RGB", as the detector takes pictures.
+            resize: by what they are resized, as ``INPUT.RESIZE``.
             max_pixels: files of more pixels are not decoded.
 
         Raises:
@@ -74,7 +77,7 @@ class AugmentedDetector(nn.Module):
             raise ValueError(f"TEST.AUG.MAX_SIZE must be above 0, not {max_size}.")
         self.model = model
         self.flip = flip
-        self.resizes = [ResizeShortestEdge(size, max_size, "choice") for size in min_sizes]
+        self.resizes = [shortest_edge(size, max_size, resize) for size in min_sizes]
         self.input_format, self.max_pixels = input_format, max_pixels
 
     @classmethod
@@ -86,6 +89,7 @@ class AugmentedDetector(nn.Module):
             "max_size": cfg.TEST.AUG.MAX_SIZE,
             "flip": cfg.TEST.AUG.FLIP,
             "input_format": cfg.INPUT.FORMAT,
+            "resize": cfg.INPUT.RESIZE,
             "max_pixels": cfg.INPUT.MAX_PIXELS,
         }
 

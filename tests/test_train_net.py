@@ -201,6 +201,14 @@ def test_own_data_without_validation_go_on_and_are_evaluated_later(tmp_path):
     assert "Going on with the data in " in resumed.stdout
     assert "Starting training from iteration 2" in resumed.stdout
 
+    # An evaluation in its folder does not make it another run.
+    evaluated = run(out, *SMALL, "--eval-only", "--resume", "--val-data", root, "OUTPUT_DIR", out)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "untrained" not in evaluated.stdout and (out / "config_eval.yaml").is_file()
+    resumed = run(out, *SMALL, "--resume", "OUTPUT_DIR", out, "SOLVER.MAX_ITER", "4", *QUICK)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Going on with the data in " in resumed.stdout
+
     # Data in another format, with other ids, are matched by name with what the weights say.
     other = write_yolo(tmp_path / "other")
     (other / "data.yaml").write_text("val: valid/images\nnames: [zebra, cat, white dog]\n")

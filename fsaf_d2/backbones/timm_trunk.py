@@ -117,6 +117,7 @@ class TimmTrunk(Backbone):
             "MODEL.PIXEL_STD": [round(255 * x, 3) for x in published.std],
         }
 
+    @torch.enable_grad()
     def _probe(self, in_channels: int) -> None:
         """Make sure that the maps are what ``feature_info`` says, of pictures of any size.
 

@@ -24,7 +24,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from .color_jitter import color_jitter
-from .resizing import RESIZE_METHODS, ResizeShortestEdge
+from .resizing import RESIZE_METHODS, shortest_edge
 
 try:
     import cv2
@@ -117,11 +117,9 @@ class OpenCVMapper(LimitedMapper):
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
         """As detectron2's, with the shortest edge resized as ``INPUT.RESIZE`` says."""
         arguments = super().from_config(cfg, is_train)
-        if cfg.INPUT.RESIZE == "pillow":
-            return arguments
-        always = cfg.INPUT.RESIZE == "opencv"
+        method = cfg.INPUT.RESIZE
         arguments["augmentations"] = [
-            ResizeShortestEdge(a.short_edge_length, a.max_size, a.sample_style, a.interp, always)
+            shortest_edge(a.short_edge_length, a.max_size, method, a.sample_style, a.interp)
             if type(a) is T.ResizeShortestEdge
             else a
             for a in arguments["augmentations"]

@@ -17,6 +17,32 @@ except ImportError:
 RESIZE_METHODS = ("auto", "pillow", "opencv")
 
 
+def shortest_edge(
+    short_side: int | Sequence[int],
+    max_side: int,
+    method: str,
+    sample_style: str = "choice",
+    interp: int = Image.BILINEAR,
+) -> T.ResizeShortestEdge:
+    """The resizing that ``INPUT.RESIZE`` asks for.
+
+    Args:
+        short_side, max_side, sample_style, interp: as detectron2's.
+        method: one of :data:`RESIZE_METHODS`; without OpenCV "auto" is "pillow".
+
+    Raises:
+        ValueError: the method is not known, or OpenCV is not installed.
+    """
+    if method not in RESIZE_METHODS:
+        raise ValueError(f"INPUT.RESIZE must be one of {RESIZE_METHODS}, not {method!r}.")
+    if method == "opencv" and cv2 is None:
+        raise ValueError("INPUT.RESIZE 'opencv' needs OpenCV: pip install opencv-python-headless.")
+    if method == "pillow" or cv2 is None:
+        return T.ResizeShortestEdge(short_side, max_side, sample_style, interp)
+    always = method == "opencv"
+    return ResizeShortestEdge(short_side, max_side, sample_style, interp, always)
+
+
 class ResizeShortestEdge(T.ResizeShortestEdge):
     """detectron2's, with the same random sizes, through :class:`ResizeTransform`."""
 

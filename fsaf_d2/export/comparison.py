@@ -10,7 +10,8 @@ from detectron2.structures import Instances
 
 from ..prediction.detector import Detector
 
-# In pixels of the picture.
+# In pixels of the network's input, or of the picture where that is smaller: in a larger one the
+# rounding of float32 is larger, too.
 BOX_TOLERANCE = 1e-3
 # Runtimes add in another order. Scores closer than this may change places.
 SCORE_TOLERANCE = 1e-4
@@ -47,12 +48,26 @@ def compare(detector: Detector, exported: Detector, files: Iterable[str]) -> Com
     for file in files:
         expected, found = (x(file, min_score=0) for x in (detector, exported))
         limit = detector.model.max_detections_per_image
-        total += compare_detections(expected, found, file, lowest=lowest, limit=limit)
+        sides = detector.prepare(file).resized.shape[1:]
+        total += compare_detections(
+            expected,
+            found,
+            file,
+            lowest=lowest,
+            limit=limit,
+            scale=max(1.0, *(side / used for side, used in zip(expected.image_size, sides))),
+        )
     return total
 
 
 def compare_detections(
-    expected: Instances, found: Instances, file: str, *, lowest: float, limit: int
+    expected: Instances,
+    found: Instances,
+    file: str,
+    *,
+    lowest: float,
+    limit: int,
+    scale: float = 1.0,
 ) -> Comparison:
     """Compare the detections in one picture.
 
@@ -66,6 +81,7 @@ def compare_detections(
         file: the picture, for the message.
         lowest: the score threshold.
         limit: the most detections of a picture.
+        scale: pixels of the picture for one of the network's input.
     """
     one, other = _table(expected), _table(found)
     scores, boxes = (
@@ -73,7 +89,7 @@ def compare_detections(
         for columns in (slice(4, 5), slice(4))
     )
     same_kind = (one[:, None, 5:] == other[:, 5:]).all(dim=2)
-    near = same_kind & (scores <= SCORE_TOLERANCE) & (boxes <= BOX_TOLERANCE)
+    near = same_kind & (scores <= SCORE_TOLERANCE) & (boxes <= scale * BOX_TOLERANCE)
     pairs = _pairs(near)
     missing = sorted(set(range(len(one))) - set(pairs))
     surplus = sorted(set(range(len(other))) - set(pairs.values()))
@@ -89,8 +105,8 @@ def compare_detections(
         name, row = wrong[0]
         box = ", ".join(f"{value:.3f}" for value in row[:4])
         failures = (
-            f"{file}: {len(wrong)} of {len(one)} detections differ; {name}: box ({box}), score "
-            f"{row[4]:.6f}, class {row[5]:.0f}.",
+            f"{file}: of {len(one)} detections {len(missing)} are missing and {len(surplus)} are "
+            f"too much; {name}: box ({box}), score {row[4]:.6f}, class {row[5]:.0f}.",
         )
     index = (list(pairs), list(pairs.values()))
     worst = [x[index].amax().item() if pairs else 0.0 for x in (boxes, scores)]

@@ -36,6 +36,7 @@ def describe_program(detector: Detector, *, with_nms: bool) -> Sidecar:
         level_names=detector.level_names,
         input_format=detector.input_format,
         short_side=detector.short_side,
+        resize=detector.resize,
         max_side=detector.max_side,
         size_divisibility=detector.size_divisibility,
         pixel_mean=model.pixel_mean.flatten().tolist(),

@@ -14,7 +14,8 @@ from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ..data.mapper import MAX_PIXELS, ResizeShortestEdge, read_image, to_planes
+from ..data.mapper import MAX_PIXELS, read_image, to_planes
+from ..data.resizing import shortest_edge
 from ..visualization.detections import MIN_LONGER_SIDE, draw_detections
 from .batches import by_shape
 
@@ -63,6 +64,7 @@ class Detector:
         short_side: int,
         max_side: int,
         size_divisibility: int,
+        resize: str = "auto",
         input_format: Channels = "BGR",
         max_pixels: int = MAX_PIXELS,
         batch_size: int = 4,
@@ -76,6 +78,7 @@ class Detector:
             short_side: that pictures are resized to, in pixels; 0 for as they are.
             max_side: above which no longer side gets.
             size_divisibility: to multiples of it the network pads pictures.
+            resize: by what pictures are resized, as ``INPUT.RESIZE``.
             input_format: the network's channel order.
             max_pixels: files of more pixels are not decoded.
             batch_size: pictures that pass the network together at the most.
@@ -90,7 +93,8 @@ class Detector:
         self.notes = list(notes)
         self.short_side, self.max_side = short_side, max_side
         self.size_divisibility = max(size_divisibility, 1)
-        self._resize = ResizeShortestEdge(short_side, max_side, "choice")
+        self.resize = resize
+        self._resize = shortest_edge(short_side, max_side, resize)
         self.input_format = input_format
         self.max_pixels = max_pixels
 

@@ -38,8 +38,12 @@ def kind_of(path: str | os.PathLike[str]) -> Kind | None:
     if not os.path.isfile(path):
         return None
     with open(path, "rb") as file:
+        head = file.read(9)
+        # The length of safetensors' header may begin so, too.
+        if head[4:] == b"\0\0\0\0{":
+            return None
         # The version of the format, which stands first.
-        if file.read(1) == b"\x08" or str(path).endswith(".onnx"):
+        if head[:1] == b"\x08" or str(path).endswith(".onnx"):
             return "onnx"
         try:
             with zipfile.ZipFile(file) as archive:
@@ -100,6 +104,7 @@ def load_exported(
         thresholds=sidecar.thresholds,
         level_names=sidecar.level_names,
         short_side=sidecar.short_side,
+        resize=sidecar.resize,
         max_side=sidecar.max_side,
         size_divisibility=sidecar.size_divisibility,
         input_format=sidecar.input_format,
@@ -160,11 +165,19 @@ class ExportedModel(nn.Module):
     def _checked(self, outputs: Sequence[Tensor], num_images: int) -> Candidates:
         """Make sure that outputs are what they should be, whatever the file is."""
         sidecar = self._sidecar
-        outputs = [torch.as_tensor(x) for x in outputs]
+        wrong = f"'{self._source}' gives other outputs than {', '.join(OUTPUTS)}."
+        try:
+            outputs = [torch.as_tensor(x) for x in outputs]
+        except TypeError as error:
+            raise ValueError(wrong) from error
+        whole = [torch.int64, torch.int32]
+        types = [[torch.float32, torch.float64, torch.float16]] * 2 + [whole] * 2
         count = outputs[1].shape[-1] if len(outputs) == len(OUTPUTS) and outputs[1].ndim else -1
         expected = [(num_images, count, 4), *[(num_images, count)] * 4]
-        if [tuple(x.shape) for x in outputs] != expected:
-            raise ValueError(f"'{self._source}' gives other outputs than {', '.join(OUTPUTS)}.")
+        if [tuple(x.shape) for x in outputs] != expected or not all(
+            x.dtype in known for x, known in zip(outputs, [*types, [torch.bool]])
+        ):
+            raise ValueError(wrong)
         boxes, scores, classes, levels, anchor_free = outputs
         there = scores > 0
         right = torch.isfinite(boxes).all(dim=2) & (scores <= 1)
@@ -175,7 +188,7 @@ class ExportedModel(nn.Module):
                 f"'{self._source}' does not fit its sidecar: a box, score, class or level is out "
                 "of range. Export the detector again."
             )
-        return Candidates(boxes.float(), scores.float(), classes, levels, anchor_free.bool())
+        return Candidates(boxes.float(), scores.float(), classes.long(), levels.long(), anchor_free)
 
 
 def _fields(found: Candidates) -> dict:

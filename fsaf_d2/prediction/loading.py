@@ -102,6 +102,7 @@ def load_detector(
         **{**description._asdict(), "notes": notes},
         level_names=cfg.MODEL.RETINANET.IN_FEATURES,
         short_side=cfg.INPUT.MIN_SIZE_TEST,
+        resize=cfg.INPUT.RESIZE,
         max_side=cfg.INPUT.MAX_SIZE_TEST,
         size_divisibility=model.backbone.size_divisibility,
         max_pixels=cfg.INPUT.MAX_PIXELS,
@@ -120,7 +121,8 @@ def _read(weights: str, trust: bool) -> dict:
                 "need a network: give the path of a file."
             ) from error
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"Weights '{weights}' do not exist: give the path of a checkpoint.")
+        what = "are a folder" if os.path.isdir(path) else "do not exist"
+        raise FileNotFoundError(f"Weights '{weights}' {what}: give the path of a checkpoint.")
     if trust:
         _say_trust(path)
     return load_file(path, trust=trust)
@@ -166,7 +168,9 @@ def _build(cfg: CfgNode, weights: str) -> nn.Module:
             "too: --config-file configs/ablations/anchors_only_R_50_FPN_1x.yaml"
         )
     try:
-        return Trainer.build_model(cfg)
+        # A caller's inference mode would make weights that nothing can be computed of later.
+        with torch.inference_mode(False):
+            return Trainer.build_model(cfg)
     except Exception as error:
         raise ValueError(
             f"The config of '{weights}' builds no detector ({type(error).__name__}: {error})."

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from ..data.resizing import RESIZE_METHODS
 from .description import MAX_NAME_LENGTH, printable
 
 # Of the entries; it is raised when their meaning changes.
@@ -31,6 +31,7 @@ class Sidecar(NamedTuple):
     input_format: str  # "BGR" or "RGB", the order of the channels
     short_side: int  # that pictures are resized to, in pixels; 0 for as they are
     max_side: int  # above which no longer side gets
+    resize: str  # by what pictures are resized, as INPUT.RESIZE
     size_divisibility: int  # to multiples of it the program pads pictures
     pixel_mean: list[float]  # of each channel; the program itself subtracts it
     pixel_std: list[float]  # of each channel; the program itself divides by it
@@ -94,7 +95,8 @@ def _whole(low: int, high: int) -> Callable[[object], bool]:
 
 def _number(low: float, high: float) -> Callable[[object], bool]:
     def is_right(value: object) -> bool:
-        return type(value) in (int, float) and math.isfinite(value) and low <= value <= high
+        # Of NaN neither is true; an int may be too large for a float.
+        return type(value) in (int, float) and low <= value <= high
 
     return is_right
 
@@ -136,6 +138,7 @@ _RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     "input_format": (lambda value: value in ("BGR", "RGB"), '"BGR" or "RGB"'),
     "short_side": (_whole(0, _MAX_SIDE), f"a whole number from 0 to {_MAX_SIDE}"),
     "max_side": (_whole(1, _MAX_SIDE), f"a whole number from 1 to {_MAX_SIDE}"),
+    "resize": (lambda value: value in list(RESIZE_METHODS), f"one of {RESIZE_METHODS}"),
     "size_divisibility": (_whole(1, 4096), "a whole number from 1 to 4096"),
     "pixel_mean": _CHANNELS,
     "pixel_std": (_list(_number(1e-6, 1e6), 3, 3), "3 numbers above 0"),

@@ -23,7 +23,7 @@ from detectron2.engine import (
 from detectron2.engine import defaults as engine
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from torch import nn
 
 from ..detectors import each_branch
@@ -57,10 +57,19 @@ def load_lazy_config(config_file: str, overrides: list[str]) -> DictConfig:
             f"Overrides of a Python config are written key=value, as in train.max_iter=100, unlike "
             f"'{wrong[0]}'."
         )
-    cfg = LazyConfig.load(config_file)
+    try:
+        cfg = LazyConfig.load(config_file)
+    except (ImportError, SyntaxError, AssertionError) as error:
+        raise ValueError(
+            f"Config file '{config_file}' cannot be run ({type(error).__name__}: {error})."
+        ) from error
     for word in overrides:
         _require_known(cfg, word.partition("=")[0])
-    cfg = LazyConfig.apply_overrides(cfg, overrides)
+    try:
+        cfg = LazyConfig.apply_overrides(cfg, overrides)
+    except Exception as error:
+        # hydra and omegaconf raise errors of types of their own.
+        raise ValueError(f"An override cannot be read ({error}): write key=value.") from error
     missing = [part for part in _PARTS if part not in cfg]
     if missing:
         raise ValueError(
@@ -80,6 +89,8 @@ def _require_known(cfg: DictConfig, key: str) -> None:
     node, parts = cfg, key.split(".")
     for i, part in enumerate(parts):
         part = int(part) if part.isdigit() else part
+        if not isinstance(node, (DictConfig, ListConfig)):
+            raise ValueError(f"Override '{key}': '{'.'.join(parts[:i])}' has no parts.")
         known = part < len(node) if isinstance(part, int) else part in node
         is_argument = i == len(parts) - 1 and "_target_" in node
         if not known and not is_argument:

@@ -108,15 +108,31 @@ def prepare(
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu" and not eval_only:
         raise ValueError("SOLVER.AMP.ENABLED needs a GPU: set it to False to train on the CPU.")
 
+    if cfg.SOLVER.MAX_ITER < 1 and not eval_only:
+        raise ValueError(f"SOLVER.MAX_ITER must be 1 or more, not {cfg.SOLVER.MAX_ITER}.")
+
+    if resume:
+        # The last checkpoint is taken; a training looks for a whole one.
+        if eval_only and not _last_checkpoint(cfg.OUTPUT_DIR):
+            raise ValueError(
+                f"There is no checkpoint to evaluate in '{cfg.OUTPUT_DIR}': leave --resume out and "
+                "set MODEL.WEIGHTS, or set OUTPUT_DIR to the run's folder."
+            )
+        return
     # What follows a question mark are options of detectron2's checkpointer.
     weights = cfg.MODEL.WEIGHTS.split("?")[0]
     if weights and "://" not in weights and not os.path.isfile(weights):
+        what = "is a folder" if os.path.isdir(weights) else "does not exist"
         raise FileNotFoundError(
-            f"MODEL.WEIGHTS '{weights}' does not exist. Give the path of a checkpoint, a model-zoo "
+            f"MODEL.WEIGHTS '{weights}' {what}. Give the path of a checkpoint, a model-zoo "
             "address such as detectron2://ImageNetPretrained/MSRA/R-50.pkl, or '' for none."
         )
     if eval_only and not weights and speaks:
         print("MODEL.WEIGHTS is empty: an untrained network is evaluated.")
+
+
+def _last_checkpoint(folder: str) -> str:
+    return SafeCheckpointer(torch.nn.Identity(), folder).get_checkpoint_file()
 
 
 def _require_output(folder: str) -> None:

@@ -90,7 +90,7 @@ class Trainer(DefaultTrainer):
 
         Raises:
             ValueError: a model is to be compiled but there is no compiler, or to be trained in two
-                kinds of mixed precision.
+                kinds of mixed precision, or values of the config do not fit together.
         """
         if cfg.MODEL.COMPILE and not shutil.which(compiler := os.environ.get("CXX", "g++")):
             raise ValueError(
@@ -99,7 +99,14 @@ class Trainer(DefaultTrainer):
             )
         if cfg.SOLVER.BFLOAT16 and cfg.SOLVER.AMP.ENABLED:
             raise ValueError("SOLVER.BFLOAT16 and SOLVER.AMP.ENABLED exclude each other.")
-        model = super().build_model(cfg)
+        try:
+            model = super().build_model(cfg)
+        except (KeyError, IndexError, TypeError, AssertionError, RuntimeError) as error:
+            # What detectron2 and torch raise for values that they cannot build of.
+            raise ValueError(
+                f"The config builds no model ({type(error).__name__}: {error}): a key below MODEL "
+                "has a value that is not known, or that does not fit the others."
+            ) from error
         if cfg.MODEL.CHANNELS_LAST:
             model = model.to(memory_format=torch.channels_last)
         if cfg.MODEL.COMPILE:

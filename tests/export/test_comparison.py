@@ -74,3 +74,11 @@ def test_rounding_may_decide_at_the_threshold_and_at_the_end_of_a_full_list():
 def test_nothing_in_both():
     assert failures([], []) == ()
     assert failures([], ROWS) and failures(ROWS, [])
+
+
+def test_the_tolerance_is_in_pixels_of_the_networks_input():
+    """In a picture that was made ten times smaller, rounding is ten times as large."""
+    one, other = detections(ROWS), detections([(0.9, 0.008, 1), *ROWS[1:]])
+    for scale, count in ((1.0, 1), (10.0, 0)):
+        result = compare_detections(one, other, "a.jpg", lowest=0.05, limit=100, scale=scale)
+        assert len(result.failures) == count

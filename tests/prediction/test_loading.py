@@ -16,6 +16,7 @@ from predictions import MORE, NAMES, content_of, photo, tiny_run
 
 import fsaf_d2
 from fsaf_d2 import load_config, load_detector
+from fsaf_d2.data.mapper import build_mapper
 from fsaf_d2.training import Trainer
 
 AS_DETECTRON2 = ["MODEL.CHANNELS_LAST", "False"]
@@ -295,3 +296,18 @@ def test_the_demos_config_is_enough_for_weights_without_names(tmp_path):
     )
     assert detector.class_names == list("0123456789")
     assert len(detector(np.zeros((50, 40, 3), np.uint8))) == 0
+
+
+@pytest.mark.parametrize("method", ["auto", "pillow", "opencv"])
+@pytest.mark.parametrize("side", [40, 300])
+def test_pictures_are_resized_as_in_evaluation(save, tmp_path, method, side):
+    picture = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    keys = ["INPUT.RESIZE", method, "INPUT.MIN_SIZE_TEST", str(side)]
+    detector = load_detector(save(), device="cpu", overrides=keys)
+    cfg = load_config(ROOT / "configs/demo/digits.yaml", [*keys, "INPUT.MAX_SIZE_TEST", "9999"])
+    cfg.INPUT.MAX_SIZE_TEST = detector.max_side
+    entry = {"file_name": str(tmp_path / "a.png"), "height": 120, "width": 160, "image_id": 1}
+    expected = build_mapper(cfg, is_train=False)(entry)["image"]
+    assert torch.equal(detector.prepare(tmp_path / "a.png").resized, expected)
+    assert detector.resize == method

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from predictions import photo
 
 from fsaf_d2 import load_detector
+from fsaf_d2.prediction.exported import kind_of
 from fsaf_d2.prediction.sidecar import MAX_BYTES, Sidecar, read_sidecar, sidecar_file
 
 GOOD = Sidecar(
@@ -24,6 +25,7 @@ GOOD = Sidecar(
     input_format="BGR",
     short_side=800,
     max_side=1333,
+    resize="auto",
     size_divisibility=32,
     pixel_mean=[103.5, 116.3, 123.7],
     pixel_std=[1.0, 1.0, 1.0],
@@ -38,16 +40,17 @@ WRONG = [
     ("with_nms", [0, "true", None]),
     ("class_names", [[], "cat", ["a", 1], ["a" * 201, "b"], None, {"a": 1, "b": 2}]),
     ("category_ids", [[1, 1], [1, 2.0], [True, 2], ["1", "2"], []]),
-    ("thresholds", [[0.5, 1.1], [-0.1, 0.5], [NAN, 0.5], ["x", 0.5], {"cat": 0.5}]),
+    ("thresholds", [[0.5, 1.1], [-0.1, 0.5], [NAN, 0.5], [10**400, 0.5], ["x", 0.5], {"cat": 0.5}]),
     ("level_names", [[], [3], ["p3"] * 33]),
     ("input_format", ["bgr", "GRAY", ["BGR"], None]),
     ("short_side", [-1, 800.0, 10**10, True, "800"]),
     ("max_side", [0, 10**10, None]),
+    ("resize", ["nearest", None, 1, ["auto"]]),
     ("size_divisibility", [0, 10**6, 32.0]),
     ("pixel_mean", [[1, 2], [1, 2, NAN], [1, 2, "3"], [1, 2, 3, 4], 5]),
     ("pixel_std", [[1, 1, 0], [1, 1, INF], [[1], 1, 1]]),
     ("score_thresh", [-0.1, 1.5, NAN, True, "0.05"]),
-    ("nms_thresh", [2, None]),
+    ("nms_thresh", [2, -(10**400), None]),
     ("nms_per_level", [1, "no"]),
     ("max_detections", [0, 10**7, 1.5]),
 ]
@@ -146,6 +149,12 @@ def test_a_model_that_gives_detections(tmp_path):
         ("boxes", np.zeros((1, 1, 5), np.float32)),
         ("boxes", np.zeros((2, 1, 4), np.float32)),
         ("levels", np.zeros((1, 1, 1), np.int64)),
+        ("classes", np.array([[0.5]], np.float32)),
+        ("classes", np.array([[1]], np.uint8)),
+        ("classes", np.array([[True]])),
+        ("classes", np.array([[1]], np.uint64)),
+        ("levels", np.array([[0.5]], np.float32)),
+        ("anchor_free", np.array([[1]])),
     ],
 )
 def test_outputs_that_are_no_detections(tmp_path, name, value):
@@ -195,6 +204,16 @@ def test_broken_files_are_named(tmp_path, content):
     (tmp_path / "m.onnx").write_bytes(content)
     with pytest.raises(ValueError, match=r"m\.onnx'"):
         load_detector(tmp_path / "m.onnx")
+
+
+def test_weights_in_safetensors_are_no_onnx_whatever_their_header_is_long(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    file = tmp_path / "net.safetensors"
+    for count in range(300):
+        safetensors.save_file({"x": torch.zeros(1)}, file, metadata={"a": "x" * count})
+        if file.read_bytes()[0] == 8:
+            break
+    assert file.read_bytes()[0] == 8 and kind_of(file) is None
 
 
 def test_cut_files_are_named(tmp_path, exported):

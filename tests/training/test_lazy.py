@@ -188,6 +188,8 @@ def refusals() -> dict[str, tuple[str, list[str], str]]:
         "pair": (file, ["train.max_iter", "3"], "written key=value"),
         "misspelt": (file, ["train.maxiter=3"], "no 'maxiter' in the config"),
         "section": (file, ["optimiser.lr=3"], "no 'optimiser'"),
+        "below a number": (file, ["train.max_iter.foo=5"], "'train.max_iter' has no parts"),
+        "unclosed": (file, ["train.max_iter=[1"], "An override cannot be read"),
         "parts": (str(LAZY / "common/fsaf.py"), [], "does not define dataloader, optimizer"),
     }
 
@@ -197,6 +199,13 @@ def test_what_is_refused(case):
     file, words, message = refusals()[case]
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load_lazy_config(file, words)
+
+
+@pytest.mark.parametrize("line", ["import nosuch", "from .none import x", "x = ("])
+def test_a_config_that_does_not_run_is_named(tmp_path, line):
+    (tmp_path / "own.py").write_text(f"{line}\n")
+    with pytest.raises((ValueError, OSError), match=r"own\.py|none"):
+        load_lazy_config(str(tmp_path / "own.py"), [])
 
 
 def test_arguments_at_their_defaults_can_be_given():

@@ -134,6 +134,29 @@ def test_missing_weights_are_named(cfg):
         prepare(cfg, eval_only=True)
 
 
+def test_weights_that_are_a_folder(cfg, tmp_path):
+    cfg.MODEL.WEIGHTS = str(tmp_path)
+    with pytest.raises(FileNotFoundError, match=rf"MODEL\.WEIGHTS '{tmp_path}' is a folder"):
+        prepare(cfg, eval_only=True)
+
+
+def test_to_evaluate_the_last_checkpoint_there_must_be_one(cfg, tmp_path, capsys):
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = str(tmp_path), "gone.pth"
+    with pytest.raises(ValueError, match=rf"no checkpoint to evaluate in '{tmp_path}'"):
+        prepare(cfg, eval_only=True, resume=True)
+    torch.save({"model": {}}, tmp_path / "model_final.pth")
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    # What the run began with is not needed any more.
+    prepare(cfg, eval_only=True, resume=True)
+    assert "untrained" not in capsys.readouterr().out
+
+
+def test_a_training_has_a_step(cfg):
+    cfg.SOLVER.MAX_ITER = 0
+    with pytest.raises(ValueError, match=r"SOLVER\.MAX_ITER must be 1 or more, not 0"):
+        prepare(cfg, eval_only=False)
+
+
 def test_addresses_are_left_to_detectron2(cfg):
     cfg.MODEL.WEIGHTS = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
     prepare(cfg, eval_only=True)

@@ -118,3 +118,20 @@ def test_a_compiled_model_is_the_same_at_every_size(monkeypatch):
         torch.testing.assert_close(
             one["instances"].scores, other["instances"].scores, rtol=1e-3, atol=1e-4
         )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.RETINANET.IN_FEATURES", "['p3', 'p4']"),
+        ("MODEL.RETINANET.IN_FEATURES", "['p2', 'p3']"),
+        ("MODEL.FPN.NORM", "XX"),
+        ("MODEL.BACKBONE.NAME", "nope"),
+        ("MODEL.META_ARCHITECTURE", "FSAV"),
+        ("MODEL.RESNETS.DEPTH", "51"),
+        ("MODEL.DEVICE", "cuda:99"),
+    ],
+)
+def test_values_that_nothing_can_be_built_of_are_a_mistake_of_the_config(key, value):
+    with pytest.raises(ValueError, match="The config builds no model"):
+        Trainer.build_model(tiny_cfg(key, value))
