@@ -204,7 +204,7 @@ def test_own_data_without_validation_go_on_and_are_evaluated_later(tmp_path):
     # An evaluation in its folder does not make it another run.
     evaluated = run(out, *SMALL, "--eval-only", "--resume", "--val-data", root, "OUTPUT_DIR", out)
     assert evaluated.returncode == 0, evaluated.stderr
-    assert "untrained" not in evaluated.stdout and (out / "config_eval.yaml").is_file()
+    assert "untrained network" not in evaluated.stdout and (out / "config_eval.yaml").is_file()
     resumed = run(out, *SMALL, "--resume", "OUTPUT_DIR", out, "SOLVER.MAX_ITER", "4", *QUICK)
     assert resumed.returncode == 0, resumed.stderr
     assert "Going on with the data in " in resumed.stdout
