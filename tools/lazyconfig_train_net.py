@@ -22,7 +22,11 @@ from fsaf_d2.training.lazy import load_lazy_config, run
 
 def main(args: argparse.Namespace) -> dict | None:
     """Run one process."""
-    return run(load_lazy_config(args.config_file, args.opts), args)
+    try:
+        return run(load_lazy_config(args.config_file, args.opts), args)
+    except OSError as error:
+        # Data sets, pictures or weights that are not there; all else shows where it went wrong.
+        sys.exit(f"lazyconfig_train_net.py: error: {error}")
 
 
 if __name__ == "__main__":

@@ -105,7 +105,10 @@ def run(cfg: DictConfig, args: argparse.Namespace) -> dict | None:
         the last evaluation's results, in the main process.
     """
     default_setup(cfg, args)
-    model = instantiate(cfg.model).to(cfg.train.device)
+    try:
+        model = instantiate(cfg.model).to(cfg.train.device)
+    except TypeError as error:
+        raise ValueError(f"The config's model cannot be built: {error}") from error
     if cfg.train.get("channels_last", False):
         model = model.to(memory_format=torch.channels_last)
     if args.eval_only:
