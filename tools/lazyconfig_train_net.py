@@ -17,15 +17,15 @@ import torch
 from detectron2.engine import default_argument_parser
 
 from fsaf_d2.training import launch
-from fsaf_d2.training.lazy import load_lazy_config, run
+from fsaf_d2.training.lazy import ConfigError, load_lazy_config, run
 
 
 def main(args: argparse.Namespace) -> dict | None:
     """Run one process."""
     try:
         return run(load_lazy_config(args.config_file, args.opts), args)
-    except OSError as error:
-        # Data sets, pictures or weights that are not there; all else shows where it went wrong.
+    except (OSError, ConfigError) as error:
+        # Files that are not there, wrong arguments; all else shows where it went wrong.
         sys.exit(f"lazyconfig_train_net.py: error: {error}")
 
 

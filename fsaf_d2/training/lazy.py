@@ -34,6 +34,10 @@ from .setup import load_weights
 _PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
 
+class ConfigError(ValueError):
+    """A Python config gives a model arguments that it does not have."""
+
+
 def load_lazy_config(config_file: str, overrides: list[str]) -> DictConfig:
     """Run a Python config and apply ``key=value`` overrides.
 
@@ -108,7 +112,7 @@ def run(cfg: DictConfig, args: argparse.Namespace) -> dict | None:
     try:
         model = instantiate(cfg.model).to(cfg.train.device)
     except TypeError as error:
-        raise ValueError(f"The config's model cannot be built: {error}") from error
+        raise ConfigError(f"The config's model cannot be built: {error}.") from error
     if cfg.train.get("channels_last", False):
         model = model.to(memory_format=torch.channels_last)
     if args.eval_only:
