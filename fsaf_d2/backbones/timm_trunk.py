@@ -60,6 +60,11 @@ class TimmTrunk(Backbone):
         timm = _import_timm()
         _require_name(name, timm)
         strides = {feature: 2 ** _exponent(feature) for feature in out_features}
+        if not strides or list(out_features) != sorted(strides, key=strides.get):
+            raise ValueError(
+                f"MODEL.FPN.IN_FEATURES {list(out_features)} must name maps from fine to coarse, "
+                "such as ['res3', 'res4', 'res5']."
+            )
         arguments = {"features_only": True, "pretrained": False, "in_chans": in_channels}
         for start, more in _ARGUMENTS.items():
             arguments.update(more if name.startswith(start) else {})

@@ -232,7 +232,17 @@ class FSAF(RetinaNet):
         plain_cfg = cfg.clone()
         plain_cfg.defrost()
         plain_cfg.MODEL.RETINANET.NORM = ""
-        args = super().from_config(plain_cfg)
+        names = cfg.MODEL.RETINANET.IN_FEATURES
+        try:
+            args = super().from_config(plain_cfg)
+        except KeyError as error:
+            if error.args[0] not in names:
+                raise
+            raise ValueError(
+                f"MODEL.RETINANET.IN_FEATURES {names} names '{error.args[0]}', which MODEL.BACKBONE"
+                f".NAME '{cfg.MODEL.BACKBONE.NAME}' does not give: name levels that it has "
+                "(those of HRNet's pyramid follow from MODEL.HRFPN.OUT_STRIDES)."
+            ) from error
         shapes = args["backbone"].output_shape()
         input_shape = [shapes[name] for name in args["head_in_features"]]
         fsaf = cfg.MODEL.FSAF

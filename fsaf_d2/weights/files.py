@@ -75,15 +75,24 @@ def load_file(path: str | os.PathLike[str], *, trust: bool = False) -> dict:
             _check_hash(path, file)
             return _load(file, trust)
         except Refused as error:
-            raise WeightsFileError(f"'{path}' is refused: {error}") from error
+            raise WeightsFileError(f"'{path}' is refused: {error}{_advice(path)}") from error
         except Exception as error:
             # torch advises to do without its protection first.
             reason = str(error).rpartition("WeightsUnpickler error:")[2].strip()
             first_line = reason.partition("\n")[0]
             raise WeightsFileError(
                 f"'{path}' is no whole checkpoint of torch or of a model zoo "
-                f"({type(error).__name__}: {first_line})."
+                f"({type(error).__name__}: {first_line}).{_advice(path)}"
             ) from error
+
+
+def _advice(path: str) -> str:
+    if not path.endswith((".onnx", ".torchscript")):
+        return ""
+    return (
+        " By its name it is an exported detector, which tools/predict.py runs: training and "
+        "evaluation start from the .pth file that it was exported from."
+    )
 
 
 def _check_hash(path: str, file: BinaryIO) -> None:

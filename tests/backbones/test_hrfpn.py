@@ -99,6 +99,12 @@ def test_keys_that_would_do_nothing_are_refused(words):
         build_model(load_config(CONFIG, [*SMALL, f"MODEL.FPN.{words[0]}", words[1]]))
 
 
+def test_a_level_that_the_pyramid_lacks_is_named():
+    words = ["MODEL.HRFPN.OUT_STRIDES", "[8, 16]"]
+    with pytest.raises(ValueError, match=r"IN_FEATURES .* names 'p5'.*MODEL\.HRFPN\.OUT_STRIDES"):
+        build_model(load_config(CONFIG, [*SMALL, *words]))
+
+
 @pytest.mark.parametrize(("stride", "level"), [(4, "p2"), (2, "p1"), (1, "p0")])
 def test_one_map_trains_and_detects(stride, level):
     words = [

@@ -185,6 +185,8 @@ REFUSED = {
     "no pyramid": ({"name": "vit_tiny_patch16_224"}, "strides 16, but .* needs 8, 32"),
     "one size": ({"name": "swin_tiny_patch4_window7_224"}, "pictures of every size"),
     "feature": ({"name": SMALL, "out_features": ["p3"]}, "res1 .stride 2."),
+    "order": ({"name": SMALL, "out_features": ["res5", "res4"]}, "from fine to coarse"),
+    "twice": ({"name": SMALL, "out_features": ["res4", "res4"]}, "from fine to coarse"),
     "norm": ({"name": SMALL, "norm": "LN"}, "MODEL.TIMM.NORM must be one of"),
     "no batch norm": (
         {"name": "convnext_atto", "norm": "FrozenBN"},

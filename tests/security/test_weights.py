@@ -298,6 +298,8 @@ FILES = {
     "no_weights.pth": (lambda: saved({"model": None}), "holds a NoneType"),
     "module.pth": (lambda: saved(torch.nn.Linear(1, 1)), "imports 'torch.nn"),
     "torchscript.pth": (torchscript, "refused"),
+    "model.torchscript": (torchscript, "By its name it is an exported detector"),
+    "model.onnx": (lambda: b"\x08\x08\x12\x07pytorch", "By its name it is an exported detector"),
     "numpy.npy": (lambda: b"\x93NUMPY\x01\x00" + bytes(100), "no whole checkpoint"),
     "huge_header.safetensors": (lambda: struct.pack("<Q", 2**62) + b"{}", "no whole"),
     "compressed.pkl": (lambda: gzip.compress(zoo(weight=np.zeros(1))), "no whole"),
