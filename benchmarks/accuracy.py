@@ -21,12 +21,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from accuracy_report import draw, report
+from accuracy_resampling import predictions_of, resampled_ap, resampled_counts
 from accuracy_rows import BASELINE, DATA, ROWS, TABLE_1
+from detectron2.data import MetadataCatalog
 
 from fsaf_d2 import load_config
 from fsaf_d2.data.builtin import data_root
 from fsaf_d2.data.digits import make_digits
 from fsaf_d2.demo import NUM_TRAIN, NUM_VAL
+from fsaf_d2.evaluation.files import read_predictions
+from fsaf_d2.evaluation.ground_truth import read_ground_truth
 
 HERE = Path(__file__).parent
 # The exit code of a training that a signal stopped, too.
@@ -212,6 +216,26 @@ def make_data(args: argparse.Namespace) -> None:
     )
 
 
+def resampled_runs(args: argparse.Namespace, jobs: list[dict]) -> dict:
+    """Row and seed to AP of resampled test pictures, of runs with predictions and pictures."""
+    found = {}
+    for job in jobs:
+        file = predictions_of(folder_of(args, job["row"], job["seed"]))
+        annotations = file and Path(MetadataCatalog.get(file.parent.name).get("json_file", ""))
+        if not (annotations and annotations.is_file()):
+            continue
+        truth = read_ground_truth(annotations)
+        found[job["row"], job["seed"]] = resampled_ap(
+            truth,
+            read_predictions(file, truth),
+            resampled_counts(len(truth.image_ids)),
+            max_detections=load_config(
+                job["config"], [*job["overrides"], *job["options"]]
+            ).TEST.DETECTIONS_PER_IMAGE,
+        )
+    return found
+
+
 def argument_parser() -> argparse.ArgumentParser:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -265,12 +289,13 @@ def main() -> int:
             return STOPPED
         failed = queue.failed
     known = read_results(results)
-    records = [known[key] for job in jobs if (key := (job["row"], job["seed"])) in known]
+    jobs = [job for job in jobs if (job["row"], job["seed"]) in known]
+    records = [known[job["row"], job["seed"]] for job in jobs]
     if not records:
         print("No run is done.")
         return 1
     baseline = args.baseline or (BASELINE if BASELINE in args.rows else args.rows[0])
-    print(report(records, args.rows, baseline))
+    print(report(records, args.rows, baseline, resampled_runs(args, jobs)))
     plot = args.plot or args.output / f"{args.data}.png"
     draw(records, args.rows, baseline, plot)
     print(f"\n{results}  a line for each run\n{plot}")

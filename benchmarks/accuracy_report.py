@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from accuracy_resampling import interval_over_pictures
 from accuracy_rows import ROWS
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -54,13 +56,21 @@ def _by_seed(records: Iterable[dict], row: str, metric: str, task: str) -> dict[
     return {seed: value for seed, value in sorted(values.items()) if value is not None}
 
 
-def report(records: Sequence[dict], rows: Sequence[str], baseline: str) -> str:
+def report(
+    records: Sequence[dict],
+    rows: Sequence[str],
+    baseline: str,
+    resampled: Mapping[tuple[str, int], np.ndarray] | None = None,
+) -> str:
     """All tables, in GitHub's format.
 
     Args:
         records: of the results file, one for each run.
         rows: in the order of the tables; those without a run are left out.
         baseline: the row that the others are compared with.
+        resampled: row and seed to AP of resampled test pictures, see
+            :func:`accuracy_resampling.resampled_ap`, where the differences are to have their
+            interval over pictures too.
     """
     rows = [row for row in rows if any(record["row"] == row for record in records)]
     metrics = records[0]["metrics"]["bbox"]
@@ -73,7 +83,9 @@ def report(records: Sequence[dict], rows: Sequence[str], baseline: str) -> str:
     if baseline in rows and len(rows) > 1:
         parts.append(
             f"Difference to {ROWS[baseline].about} with the same seed: mean [95 % confidence "
-            "interval, Student's t].\n\n" + _differences(records, rows, baseline)
+            "interval, Student's t]; in the last column the interval of the mean of these seeds "
+            "over test pictures (bootstrap).\n\n"
+            + _differences(records, rows, baseline, resampled or {})
         )
     if 1 < len(classes) <= 10:
         parts.append("AP by class, mean over the seeds.\n\n" + _classes(records, rows, classes))
@@ -128,7 +140,12 @@ def _means(records: Sequence[dict], rows: Sequence[str]) -> str:
     return _table(["row", "seeds", *OVERALL, "minutes"], lines)
 
 
-def _differences(records: Sequence[dict], rows: Sequence[str], baseline: str) -> str:
+def _differences(
+    records: Sequence[dict],
+    rows: Sequence[str],
+    baseline: str,
+    resampled: Mapping[tuple[str, int], np.ndarray],
+) -> str:
     lines = []
     for row in rows:
         if row == baseline:
@@ -138,8 +155,11 @@ def _differences(records: Sequence[dict], rows: Sequence[str], baseline: str) ->
             values = paired_differences(records, row, baseline, metric)
             pairs = max(pairs, len(values))
             cells.append(_with_interval(values))
+        seeds = [set(_by_seed(records, name, "AP", "bbox")) for name in (row, baseline)]
+        over_pictures = interval_over_pictures(resampled, row, baseline, set.intersection(*seeds))
+        cells.append("[{:+.1f}, {:+.1f}]".format(*over_pictures) if over_pictures else "-")
         lines.append([ROWS[row].about, str(pairs), *cells])
-    return _table(["row", "pairs", *OVERALL], lines)
+    return _table(["row", "pairs", *OVERALL, "AP over pictures"], lines)
 
 
 def _with_interval(values: Sequence[float]) -> str:

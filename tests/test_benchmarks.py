@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -6,8 +7,12 @@ import types
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from fsaf_d2.evaluation.average_precision import BoxEvaluation
+from fsaf_d2.evaluation.ground_truth import Detections, GroundTruth
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,6 +38,13 @@ def accuracy_report(accuracy):
     import accuracy_report
 
     return accuracy_report
+
+
+@pytest.fixture
+def accuracy_resampling(accuracy):
+    import accuracy_resampling
+
+    return accuracy_resampling
 
 
 @pytest.fixture
@@ -160,6 +172,85 @@ def test_differences_are_of_runs_with_the_same_seed(accuracy_report):
     assert "+2.0 [-10.7, +14.7]" in text
     # all four runs, three of them with an AP: mean 17.67, deviation 13.32
     assert "| 4       | 17.7 ± 13.3 |" in text
+
+
+def random_test_set() -> tuple[GroundTruth, Detections]:
+    """Pictures of two classes and of none, a crowd, detections right, wrong and twice."""
+    rng = np.random.default_rng(1)
+    images, objects, found = 6, 30, 90
+    boxes = np.concatenate(
+        [rng.uniform(0, 60, (objects, 2)), rng.uniform(10, 40, (objects, 2))], axis=1
+    )
+    crowd = np.zeros(objects, dtype=bool)
+    crowd[3] = True
+    truth = GroundTruth(
+        image_ids=list(range(images)),
+        file_names=[""] * images,
+        image_sizes=np.full((images, 2), 100),
+        category_ids=[1, 2],
+        class_names=["a", "b"],
+        image_index=rng.integers(0, images - 1, objects),
+        class_index=rng.integers(0, 2, objects),
+        boxes=boxes,
+        areas=boxes[:, 2] * boxes[:, 3],
+        crowd=crowd,
+        labelled=True,
+    )
+    of = rng.integers(0, objects, found)
+    return truth, Detections(
+        image_index=np.where(rng.random(found) < 0.9, truth.image_index[of], images - 1),
+        category_ids=truth.class_index[of] + 1,
+        boxes=boxes[of] + rng.normal(0, 2, (found, 4)),
+        scores=rng.random(found),
+    )
+
+
+def drawn(truth: GroundTruth, found: Detections, counts: np.ndarray) -> tuple:
+    """A test set in which pictures stand so many times, each time with an id of its own."""
+    copies = np.repeat(np.arange(len(counts)), counts)
+    objects = [np.flatnonzero(truth.image_index == image) for image in copies]
+    detections = [np.flatnonzero(found.image_index == image) for image in copies]
+    chosen, kept = np.concatenate(objects), np.concatenate(detections)
+    fields = ("class_index", "boxes", "areas", "crowd")
+    return dataclasses.replace(
+        truth,
+        image_ids=list(range(len(copies))),
+        image_index=np.repeat(np.arange(len(copies)), [len(x) for x in objects]),
+        **{name: getattr(truth, name)[chosen] for name in fields},
+    ), dataclasses.replace(
+        found[kept], image_index=np.repeat(np.arange(len(copies)), [len(x) for x in detections])
+    )
+
+
+def test_ap_of_resampled_pictures_is_that_of_pictures_drawn(accuracy_resampling):
+    truth, found = random_test_set()
+    counts = np.array(
+        [[1] * 6, [2] * 6, [0, 3, 1, 0, 2, 0], [0, 0, 0, 0, 0, 6], [0, 1, 4, 0, 0, 1]]
+    )
+    aps = accuracy_resampling.resampled_ap(truth, found, counts, max_detections=100)
+    expected = [
+        BoxEvaluation(*drawn(truth, found, row), max_detections=100).metrics()["AP"]
+        for row in counts
+    ]
+    assert np.isnan(aps[3]) and expected[3] is None
+    keep = [0, 1, 2, 4]
+    np.testing.assert_allclose(aps[keep], [expected[i] for i in keep], rtol=1e-9)
+    assert aps[0] == pytest.approx(aps[1]) and aps[0] != pytest.approx(aps[2])
+
+
+def test_interval_over_pictures_is_of_pairs(accuracy_resampling, accuracy_report):
+    ramp = np.arange(1001) / 100
+    resampled = {
+        **{("both-online", 1): ramp + 1, ("anchors-only", 1): np.zeros(1001)},
+        **{("both-online", 2): ramp + 2, ("anchors-only", 2): np.ones(1001)},
+    }
+    interval = accuracy_resampling.interval_over_pictures
+    pair = ("both-online", "anchors-only")
+    assert interval(resampled, *pair, [1, 2]) == (pytest.approx(1.25), pytest.approx(10.75))
+    assert interval(resampled, *pair, [1, 3]) is None
+    records = [accuracy_record(row, seed, AP=50.0) for row in pair for seed in (1, 2)]
+    text = accuracy_report.report(records, pair, "anchors-only", resampled)
+    assert "[+1.2, +10.8]" in text
 
 
 def test_branches_alone_come_into_the_report_by_themselves(accuracy_report):
