@@ -69,6 +69,8 @@ DATA = {
     "digits": Data("configs/demo/digits.yaml"),
     "bloodcells": Data("configs/examples/bloodcells.yaml"),
     "nuclei": Data("configs/examples/nuclei.yaml"),
+    "bloodcells_R_50": Data("configs/examples/bloodcells_R_50.yaml"),
+    "nuclei_R_50": Data("configs/examples/nuclei_R_50.yaml"),
     "nuclei_dense": Data(
         "configs/examples/nuclei.yaml",
         (
