@@ -30,6 +30,7 @@ def test_defaults_are_the_papers():
         "LEVEL_SELECTION": "online",
         "CANONICAL_LEVEL": 5,
         "CANONICAL_BOX_SIZE": 224,
+        "HEURISTIC_STEPS": 0,
         "LOSS_WEIGHT": 0.5,
         "BBOX_BIAS": 0.1,
         "ANCHOR_BRANCH": True,

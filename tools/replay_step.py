@@ -13,6 +13,7 @@ import sys
 
 import torch
 from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
 from tabulate import tabulate
 
 from fsaf_d2.config import load_stored_config
@@ -37,7 +38,8 @@ def main() -> None:
     model = build_model(cfg).train()
     model.load_state_dict(box["model"])
     set_random_state(box["random_state"])
-    found = diagnose(model, batch)
+    with EventStorage(start_iter=box["step"]):
+        found = diagnose(model, batch)
 
     rate = max(box["learning_rates"])
     print(f"Step {box['step'] + 1}, learning rate {rate:g}. Then: {box['cause']}")

@@ -11,7 +11,7 @@ and of a size that is known beforehand, so that nothing waits for a GPU.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -53,6 +53,7 @@ class SelectionRule:
         effective_scale, ignore_scale: sides of an object's two regions, as shares of its box.
         level_selection: "online", by loss, or "heuristic", by size.
         canonical_level, canonical_box_size: of the heuristic, see :func:`select_levels_by_size`.
+        heuristic_steps: so many first steps of training select by size in any case.
 
     Raises:
         ValueError: a value is out of its range; the message has the config key's name.
@@ -63,6 +64,7 @@ class SelectionRule:
     level_selection: str = "online"
     canonical_level: int = 5
     canonical_box_size: float = 224
+    heuristic_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.level_selection not in ("online", "heuristic"):
@@ -80,6 +82,16 @@ class SelectionRule:
                 "MODEL.FSAF.CANONICAL_BOX_SIZE must be more than 0 and finite, not "
                 f"{self.canonical_box_size}."
             )
+        if self.heuristic_steps < 0:
+            raise ValueError(
+                f"MODEL.FSAF.HEURISTIC_STEPS must be at least 0, not {self.heuristic_steps}."
+            )
+
+    def at_step(self, step: int) -> SelectionRule:
+        """The rule as it is in a step of training, which are counted from 0."""
+        if step >= self.heuristic_steps:
+            return self
+        return replace(self, level_selection="heuristic")
 
 
 class PointTargets(NamedTuple):

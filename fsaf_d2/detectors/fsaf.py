@@ -45,6 +45,7 @@ from ..losses import (
 # RetinaNet's running mean of the positive anchors: its first value and the weight of a new one.
 INITIAL_NORMALIZER = 100.0
 MOMENTUM = 0.1
+_NO_STEP = 1 << 62
 
 
 class Predictions(NamedTuple):
@@ -260,6 +261,7 @@ class FSAF(RetinaNet):
                 level_selection=fsaf.LEVEL_SELECTION,
                 canonical_level=fsaf.CANONICAL_LEVEL,
                 canonical_box_size=fsaf.CANONICAL_BOX_SIZE,
+                heuristic_steps=fsaf.HEURISTIC_STEPS,
             ),
             "anchor_free_loss_weight": fsaf.LOSS_WEIGHT,
             "nms_per_level": fsaf.NMS_PER_LEVEL,
@@ -507,7 +509,7 @@ class FSAF(RetinaNet):
             points,
             objects,
             grid,
-            self.selection_rule,
+            self.selection_rule.at_step(_training_step()),
             background_losses=background_losses,
             focal_loss_alpha=self.focal_loss_alpha,
             focal_loss_gamma=self.focal_loss_gamma,
@@ -836,4 +838,12 @@ def _event_storage() -> contextlib.AbstractContextManager:
     try:
         return contextlib.nullcontext(get_event_storage())
     except AssertionError:
-        return EventStorage()
+        return EventStorage(start_iter=_NO_STEP)
+
+
+def _training_step() -> int:
+    """The trainer's step; a very late one outside a trainer."""
+    try:
+        return get_event_storage().iter
+    except AssertionError:
+        return _NO_STEP

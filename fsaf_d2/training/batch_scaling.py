@@ -10,7 +10,7 @@ from ..config_keys import derive, given, value_of
 
 _STEPS = (
     *("SOLVER.WARMUP_ITERS", "SOLVER.STEPS", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD"),
-    "TEST.EVAL_PERIOD",
+    *("TEST.EVAL_PERIOD", "MODEL.FSAF.HEURISTIC_STEPS"),
 )
 
 
@@ -18,14 +18,14 @@ def scale_to_batch(cfg: CfgNode) -> list[str]:
     """Scale what depends on the batch from ``SOLVER.REFERENCE_BATCH`` to ``IMS_PER_BATCH``.
 
     With k times the pictures in a batch there are 1/k of the steps, so that every picture is seen
-    as often: warm-up, schedule and periods. The learning rate of SGD is k times as high (Goyal et
-    al., arXiv 1706.02677), that of AdamW the square root of k times (Malladi et al., arXiv
-    2205.10287; its betas and its decay are left as they are).
+    as often: warm-up, schedule, periods and ``MODEL.FSAF.HEURISTIC_STEPS``. The learning rate of
+    SGD is k times as high (Goyal et al., arXiv 1706.02677), that of AdamW the square root of k
+    times (Malladi et al., arXiv 2205.10287; its betas and its decay are left as they are).
 
     What was given on the command line or in Python stays as it is, and so does what stands in the
     file that gives ``IMS_PER_BATCH``, or in one that builds on it: it is for that batch, unless the
     file gives ``REFERENCE_BATCH`` as well. Where ``MAX_ITER`` stays, warm-up grows to a tenth of it
-    at most. Afterwards the reference is the batch, so that a config
+    at most, ``HEURISTIC_STEPS`` to a fifth. Afterwards the reference is the batch, so that a config
     which was scaled is not scaled again. 0 switches all of it off, as does
     ``SOLVER.REFERENCE_WORLD_SIZE``, by which detectron2 scales in its own way.
 
@@ -55,8 +55,9 @@ def scale_to_batch(cfg: CfgNode) -> list[str]:
         del scaled["SOLVER.STEPS"]
     if _is_for_this_batch(cfg, "SOLVER.MAX_ITER"):
         # A run that stays as short must not become nothing but warm-up.
-        longest = max(cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.MAX_ITER // 10)
-        scaled["SOLVER.WARMUP_ITERS"] = min(scaled["SOLVER.WARMUP_ITERS"], longest)
+        for key, part in (("SOLVER.WARMUP_ITERS", 10), ("MODEL.FSAF.HEURISTIC_STEPS", 5)):
+            longest = max(value_of(cfg, key), cfg.SOLVER.MAX_ITER // part)
+            scaled[key] = min(scaled[key], longest)
     lines = []
     for key, after in scaled.items():
         before = value_of(cfg, key)

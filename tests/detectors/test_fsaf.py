@@ -1,3 +1,4 @@
+import contextlib
 import copy
 
 import pytest
@@ -492,6 +493,7 @@ def test_norms_that_train_from_scratch(norm):
         (["BOX_NORMALIZER", "0.0"], ["BOX_NORMALIZER"]),
         (["POINT_OFFSET", "1.0"], ["POINT_OFFSET"]),
         (["CANONICAL_BOX_SIZE", "0"], ["CANONICAL_BOX_SIZE"]),
+        (["HEURISTIC_STEPS", "-1"], ["HEURISTIC_STEPS", "-1"]),
         (["LOSS_WEIGHT", "-1.0"], ["LOSS_WEIGHT", "-1.0"]),
         (
             ["ANCHOR_BRANCH", "False", "ANCHOR_FREE_BRANCH", "False"],
@@ -594,6 +596,31 @@ def test_keys_of_the_selection_are_heeded(key, value, field):
         for m in (model, plain)
     )
     assert not torch.equal(one.labels, other.labels) or not torch.equal(one.ignored, other.ignored)
+
+
+def test_the_first_steps_select_by_size():
+    online = tiny_model()
+    mixed, heuristic = (
+        tiny_model(f"MODEL.FSAF.{key}", value)
+        for key, value in (("HEURISTIC_STEPS", "5"), ("LEVEL_SELECTION", "heuristic"))
+    )
+    for model in (mixed, heuristic):
+        model.load_state_dict(online.state_dict())
+    inputs = batch(instances([(5, 5, 30, 30), (10, 10, 90, 80)], [0, 1]))
+
+    def levels(model, step=None):
+        with contextlib.nullcontext() if step is None else EventStorage(start_iter=step):
+            return model.inspect(inputs)["anchor_free"].levels.tolist()
+
+    def losses(model, step=None):
+        with contextlib.nullcontext() if step is None else EventStorage(start_iter=step):
+            # The anchors' normalizer is a running mean.
+            return {k: loss.item() for k, loss in model(inputs).items() if "anchor_free" in k}
+
+    assert levels(heuristic) != levels(online)
+    for step, same in ((0, heuristic), (4, heuristic), (5, online), (None, online)):
+        assert levels(mixed, step) == levels(same)
+        assert losses(mixed, step) == losses(same)
 
 
 def test_keys_of_the_focal_loss_are_heeded(monkeypatch):
