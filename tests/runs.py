@@ -37,6 +37,8 @@ OVERRIDES = {
     # Drawing takes longer than such a run.
     "TEST.SAMPLES": 0,
     "TEST.LEVEL_LENS": 0,
+    # Runs that are stopped are to go on on both sides of it.
+    "MODEL.FSAF.HEURISTIC_STEPS": 3,
     "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.BASE_LR": 0.001,
     # torch calls hooks of a step twice where a class derives from an optimizer's, as clipping does.
