@@ -124,7 +124,7 @@ def test_a_compiled_model_is_the_same_at_every_size(monkeypatch):
     ("key", "value"),
     [
         ("MODEL.RETINANET.IN_FEATURES", "['p3', 'p4']"),
-        ("MODEL.RETINANET.IN_FEATURES", "['p2', 'p3']"),
+        ("MODEL.FPN.IN_FEATURES", "['res9']"),
         ("MODEL.FPN.NORM", "XX"),
         ("MODEL.BACKBONE.NAME", "nope"),
         ("MODEL.META_ARCHITECTURE", "FSAV"),
@@ -135,3 +135,8 @@ def test_a_compiled_model_is_the_same_at_every_size(monkeypatch):
 def test_values_that_nothing_can_be_built_of_are_a_mistake_of_the_config(key, value):
     with pytest.raises(ValueError, match="The config builds no model"):
         Trainer.build_model(tiny_cfg(key, value))
+
+
+def test_a_level_that_the_backbone_lacks_is_named():
+    with pytest.raises(ValueError, match=r"IN_FEATURES \['p2', 'p3'\] names 'p2', which MODEL"):
+        Trainer.build_model(tiny_cfg("MODEL.RETINANET.IN_FEATURES", "['p2', 'p3']"))
