@@ -43,8 +43,8 @@ def add_fsaf_config(cfg: CfgNode) -> None:
     # (5 is the level of stride 2^5).
     fsaf.CANONICAL_LEVEL = 5
     fsaf.CANONICAL_BOX_SIZE = 224
-    # So many first steps of training select by box size in any case, before the losses can tell
-    # which level an object is best at. Not in the paper.
+    # So many first steps of training select by box size in any case: the losses of a network that
+    # has learnt little say little about levels. Not in the paper.
     fsaf.HEURISTIC_STEPS = 0
 
     # Sec. 3.4. lambda: weight of the anchor-free losses beside the anchor branch's.
