@@ -11,9 +11,9 @@ import os
 import sys
 from pathlib import Path
 
-# OpenMP's threads wait for each other by spinning. Where another program wants the cores too, that
-# makes a step ten times slower; with short spins it is two to three times. Read when torch loads.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# A second thread makes no step of so small a network faster, on an idle machine neither, and many
+# times slower where another program wants the cores too. Read when torch loads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from fsaf_d2 import load_config
 from fsaf_d2.demo import run_demo
