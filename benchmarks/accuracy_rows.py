@@ -66,7 +66,7 @@ def _questions() -> dict[str, Row]:
 ROWS = {**TABLE_1, **_questions()}
 
 DATA = {
-    "digits": Data("configs/demo/digits.yaml"),
+    "digits": Data("configs/demo/digits.yaml", ("TEST.EVAL_PERIOD", "350")),
     "bloodcells": Data("configs/examples/bloodcells.yaml"),
     "nuclei": Data("configs/examples/nuclei.yaml"),
     "bloodcells_R_50": Data("configs/examples/bloodcells_R_50.yaml"),

@@ -7,13 +7,8 @@ Further arguments are overrides of the demo's config, such as `SOLVER.MAX_ITER 2
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
-
-# A second thread makes no step of so small a network faster, on an idle machine neither, and many
-# times slower where another program wants the cores too. Read when torch loads.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from fsaf_d2 import load_config
 from fsaf_d2.demo import run_demo
