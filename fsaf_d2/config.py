@@ -204,12 +204,26 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if len(overrides) % 2:
         raise ValueError(
             "Overrides come in pairs KEY VALUE, behind all options such as --eval-only, but this "
-            f"is an odd number of words: {' '.join(overrides)}"
+            f"is an odd number of words: {' '.join(overrides)}.{_unpaired(overrides)}"
         )
     try:
         cfg.merge_from_list(list(overrides))
     except (AssertionError, KeyError, ValueError) as error:
         raise ValueError(f"Bad override on the command line: {_message(error, cfg)}") from error
+
+
+def _unpaired(overrides: Sequence[str]) -> str:
+    """Which word makes their number odd, where one can tell."""
+    for word in overrides[::2]:
+        name, equals, value = word.partition("=")
+        if equals and name.isupper():
+            return f" Write '{name} {value}' for '{word}'."
+    # Keys have capitals and mostly a dot, such as values rarely do.
+    is_key = [word.isupper() and "." in word for word in [*overrides, "A.KEY"]]
+    for word, one, other in zip(overrides, is_key, is_key[1:]):
+        if one and other:
+            return f" '{word}' has no value."
+    return ""
 
 
 def _merge_file(cfg: CfgNode, config_file: str) -> list[tuple[str, list[str]]]:

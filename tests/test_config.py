@@ -126,7 +126,10 @@ def test_missing_files_are_named(tmp_path):
         ),
         (["MODEL.FSAF.LOSS_WEIGHT", "1"], r"LOSS_WEIGHT.* 1\.0 for a float"),
         (["DATASETS.TEST", "digits_val"], r"DATASETS\.TEST.* for a tuple"),
-        (["MODEL.FSAF.LOSS_WEIGHT"], "pairs"),
+        (["MODEL.FSAF.LOSS_WEIGHT"], r"pairs.*'MODEL\.FSAF\.LOSS_WEIGHT' has no value"),
+        (["SEED", "3", "SOLVER.BASE_LR=0.1"], r"Write 'SOLVER\.BASE_LR 0\.1' for 'SOLVER"),
+        (["SEED", "3", "SOLVER.BASE_LR", "INPUT.FORMAT", "RGB"], r"'SOLVER\.BASE_LR' has no value"),
+        (["SEED", "3", "4"], r"odd number of words: SEED 3 4\.$"),
         (["MODEL.FSAF.LOSS_WEIGHT", "heavy"], "LOSS_WEIGHT"),
     ],
 )

@@ -18,6 +18,7 @@ from detectron2.engine import default_argument_parser
 
 from fsaf_d2.training import launch
 from fsaf_d2.training.lazy import ConfigError, load_lazy_config, run
+from fsaf_d2.training.setup import require_gpus
 
 
 def main(args: argparse.Namespace) -> dict | None:
@@ -32,6 +33,7 @@ def main(args: argparse.Namespace) -> dict | None:
 if __name__ == "__main__":
     arguments = default_argument_parser(__doc__).parse_args()
     try:
+        require_gpus(arguments.num_gpus)
         config = load_lazy_config(arguments.config_file, arguments.opts)
     except (ValueError, OSError) as error:
         sys.exit(f"lazyconfig_train_net.py: error: {error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,16 +36,15 @@ def match_categories(train: Sequence[Mapping], other: Sequence[Mapping], place: 
     unknown = [name for name in dict.fromkeys(names) if name not in ids]
     if unknown:
         plain = {_plain(name): name for name in ids}
+        near = {name: difflib.get_close_matches(_plain(name), plain, n=1) for name in unknown[:10]}
         said = [
-            f"{name!r:.99} (there {plain[_plain(name)]!r:.99})"
-            if _plain(name) in plain
-            else f"{name!r:.99}"
-            for name in unknown[:10]
+            f"{name!r:.99}" + (f" (did you mean {plain[found[0]]!r:.99}?)" if found else "")
+            for name, found in near.items()
         ]
         shown = ", ".join(f"{name!r:.99}" for name in list(ids)[:20])
         raise ValueError(
-            f"Classes of '{place}' are none of the training data's: {', '.join(said)}"
-            f"{' and more' if len(unknown) > 10 else ''}. The training data have {shown}"
+            f"'{place}' has {'a class' if len(unknown) == 1 else 'classes'} that the training data "
+            f"lack: {', '.join(said)}{' and more' if len(unknown) > 10 else ''}. These have {shown}"
             f"{' and more' if len(ids) > 20 else ''}. Names must be the same, capitals and spaces "
             "too: rename or remove them, or add them to the training data."
         )

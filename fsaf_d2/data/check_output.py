@@ -175,16 +175,17 @@ def error_text(check: Check, what: str, command: str) -> str:
         for x in check.flaws
     ]
     said = [(finding, line) for finding, line in said if finding.severity == "error"]
+    remedy = "What is certain is mended in a copy of the annotations by --fix OUT.json."
     # One of each kind before more of the same.
     first = list({finding.kind: line for finding, line in reversed(said)}.values())[::-1]
     first = [*first, *(line for _, line in said if line not in first)][:FIRST]
     kinds = one_line([finding for finding, _ in said])
     return "\n".join(
         [
-            f"{what} has {len(said)} errors: {kinds}. The first:",
+            f"{what} has {len(said)} error{'s' if len(said) > 1 else ''}: {kinds}. The first:",
             *(f"  {line}" for line in first),
             f"All of them: {command}",
-            "What is certain is mended in a copy of the annotations by --fix OUT.json.",
+            *([remedy] if MENDS.keys() & {finding.kind for finding, _ in said} else []),
         ]
     )
 

@@ -56,7 +56,7 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
     ),
     "unknown category id": (
         "error",
-        "Its category_id is not that of any of the categories: correct or add it.",
+        "There is no category, or class, of this number: correct it, or add the category.",
     ),
     "shifted category ids": (
         "error",

@@ -21,7 +21,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.utils.file_io import PathManager
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .color_jitter import color_jitter
 from .resizing import RESIZE_METHODS, shortest_edge
@@ -231,8 +231,10 @@ def _naming(file_name: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.filename:
             raise
+        # Of a file that is no picture Pillow says where in the memory it is.
+        reason = "no known picture format" if isinstance(error, UnidentifiedImageError) else error
         raise OSError(
-            f"Picture '{file_name}' cannot be read ({type(error).__name__}: {error})."
+            f"Picture '{file_name}' cannot be read ({type(error).__name__}: {reason})."
         ) from error
 
 

@@ -121,6 +121,13 @@ def read_predictions(path: str | os.PathLike[str], truth: GroundTruth) -> Detect
             entries = json.load(file)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{here} is not JSON ({type(error).__name__}: {error}).") from error
+    if isinstance(entries, dict) and "annotations" in entries:
+        raise ValueError(
+            f"{here} is a data set in COCO format, such as tools/predict.py writes of any "
+            "pictures, whose image ids are its own. Evaluate a detector by train_net.py "
+            "--eval-only, which writes results with the ids of its data set "
+            "(inference/NAME/predictions.json)."
+        )
     if not isinstance(entries, list):
         raise ValueError(
             f"{here} must be a list of predictions, as COCO's results are: "

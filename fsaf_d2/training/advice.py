@@ -20,6 +20,7 @@ FILE = "advice.txt"
 LOW_SCORE, LOW_AP = 0.3, 10.0
 # Fewer passes over the data than this are few, and as many are advised at least.
 FEW_EPOCHS, ENOUGH_EPOCHS = 3, 12
+FEW_LOSSES = 10
 # Of a diagnosis that has found what would restore AP, which no number of steps will.
 MISTAKE = "it would be"
 # The loss falls if the mean of its last fifth is so much below that of the fifth before.
@@ -54,7 +55,8 @@ def advise(facts: Facts) -> str | None:
     """
     low = _low(facts)
     fall = _fall(facts.losses)
-    few = facts.steps < FEW_EPOCHS * facts.steps_per_epoch
+    # Of a few values one cannot say that they no longer fall.
+    few = facts.steps < FEW_EPOCHS * facts.steps_per_epoch or len(facts.losses) < FEW_LOSSES
     steps = f"{facts.steps:,} steps"
     short = few or fall > FALLS_BY
     if facts.diagnosis and (MISTAKE in facts.diagnosis or not (low and short)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 
 import torch
 from detectron2.config import LazyConfig, instantiate
@@ -34,8 +35,12 @@ from .setup import load_weights
 _PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
 
+# What names the weights in such a config.
+_WEIGHTS = "train.init_checkpoint"
+
+
 class ConfigError(ValueError):
-    """A Python config gives a model arguments that it does not have."""
+    """A Python config names weights, data or arguments of a model that are not there."""
 
 
 def load_lazy_config(config_file: str, overrides: list[str]) -> DictConfig:
@@ -117,18 +122,39 @@ def run(cfg: DictConfig, args: argparse.Namespace) -> dict | None:
         model = model.to(memory_format=torch.channels_last)
     if args.eval_only:
         checkpointer = RunCheckpointer(model, cfg.train.output_dir)
-        load_weights(checkpointer, cfg.train.init_checkpoint, resume=args.resume, complete=True)
+        _load(checkpointer, cfg, resume=args.resume, complete=True)
         return evaluate(cfg, model)
     return train(cfg, model, resume=args.resume)
 
 
+def _load(
+    checkpointer: RunCheckpointer, cfg: DictConfig, *, resume: bool, complete: bool = False
+) -> None:
+    weights = cfg.train.init_checkpoint
+    try:
+        load_weights(checkpointer, weights, resume=resume, complete=complete, key=_WEIGHTS)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _build_loader(part: DictConfig) -> Iterable:
+    try:
+        return instantiate(part)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"'{error.filename}' does not exist: data sets are looked for in the folder that "
+            "DETECTRON2_DATASETS names, ./datasets by default."
+        ) from error
+
+
 def evaluate(cfg: DictConfig, model: nn.Module) -> dict | None:
     """Evaluate a model on ``cfg.dataloader.test``, each branch alone too."""
+    loader = _build_loader(cfg.dataloader.test)
     evaluator = instantiate(cfg.dataloader.evaluator)
     training = model.training
     model.eval()
     with each_branch(model):
-        results = inference_on_dataset(model, instantiate(cfg.dataloader.test), evaluator)
+        results = inference_on_dataset(model, loader, evaluator)
     model.train(training)
     return results or None
 
@@ -142,7 +168,7 @@ def train(cfg: DictConfig, model: nn.Module, *, resume: bool) -> dict | None:
         resume: go on behind the newest whole checkpoint of ``cfg.train.output_dir``.
 
     Raises:
-        ValueError: there is none, or weights cannot be loaded.
+        ConfigError: there is none, or weights cannot be loaded.
     """
     model.train()
     cfg.optimizer.params.model = model
@@ -150,7 +176,7 @@ def train(cfg: DictConfig, model: nn.Module, *, resume: bool) -> dict | None:
     with ddp_for(cfg.train.device):
         wrapped = engine.create_ddp_model(model, **cfg.train.ddp)
     trainer_type = AMPTrainer if cfg.train.amp.enabled else SimpleTrainer
-    trainer = trainer_type(wrapped, instantiate(cfg.dataloader.train), optimizer)
+    trainer = trainer_type(wrapped, _build_loader(cfg.dataloader.train), optimizer)
     checkpointer = RunCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     results: dict = {}
 
@@ -169,11 +195,11 @@ def train(cfg: DictConfig, model: nn.Module, *, resume: bool) -> dict | None:
         ]
     )
     if resume and not checkpointer.has_checkpoint():
-        raise ValueError(
+        raise ConfigError(
             f"There is no whole checkpoint to resume from in '{cfg.train.output_dir}': leave "
             "--resume out to begin, or set train.output_dir to the run's folder."
         )
-    load_weights(checkpointer, cfg.train.init_checkpoint, resume=resume)
+    _load(checkpointer, cfg, resume=resume)
     trainer.train(trainer.iter + 1 if resume else 0, cfg.train.max_iter)
     return results or None
 

@@ -73,6 +73,7 @@ class Evaluation(hooks.EvalHook):
             metric: by its name in the log; of several data sets the first one's, or with the data
                 set's name before it. What has "loss" in its name is better if lower.
             patience: after so many evaluations without a better value the run is over; 0: never.
+                Those before the first that is neither NaN nor 0 do not count.
             datasets: that are evaluated.
             known_metrics: all that ``evaluate`` may give of a data set; None if it is not known.
             save_final: saves the last checkpoint once more, behind the last evaluation, in all
@@ -181,9 +182,14 @@ class Evaluation(hooks.EvalHook):
             self._checkpointer.save(
                 BEST, tag=False, iteration=step - 1, **self.trainer.description()
             )
-        elif self._datasets:
+        elif self._datasets and self._found_something:
             self._state["without_improvement"] += 1
         return ""
+
+    @property
+    def _found_something(self) -> bool:
+        """Whether there has been a value to improve on: an AP of 0 is where every run begins."""
+        return math.isfinite(self._state["best"]) and self._state["best"] != 0
 
     def state_dict(self) -> dict:
         """What a resumed run needs."""

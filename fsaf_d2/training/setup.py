@@ -58,17 +58,7 @@ def prepare(
     speaks = process is None or process.rank == 0
     available = torch.cuda.device_count()
     _require_one_launcher(num_gpus, num_machines)
-    if num_gpus > max(available, 1):
-        remedy = (
-            "Leave it out to train with one of them."
-            if available
-            else "Leave it out to train on the CPU, with several processes there by "
-            f"'torchrun --standalone --nproc-per-node {num_gpus} train_net.py ...'."
-        )
-        raise ValueError(
-            f"--num-gpus {num_gpus} was asked for, but {available} GPUs are found on this machine. "
-            + remedy
-        )
+    require_gpus(num_gpus)
     if available == 0 and cfg.MODEL.DEVICE == "cuda":
         if speaks:
             print("No GPU found: running on the CPU.")
@@ -127,8 +117,35 @@ def prepare(
             f"MODEL.WEIGHTS '{weights}' {what}. Give the path of a checkpoint, a model-zoo "
             "address such as detectron2://ImageNetPretrained/MSRA/R-50.pkl, or '' for none."
         )
+    if not eval_only and speaks and (former := _last_checkpoint(cfg.OUTPUT_DIR)):
+        print(
+            f"Warning: OUTPUT_DIR '{cfg.OUTPUT_DIR}' holds a run already, with "
+            f"'{os.path.basename(former)}'. This one begins anew and writes over its files: end "
+            "it, and --resume that one or set another OUTPUT_DIR, if they are to be kept."
+        )
     if eval_only and not weights and speaks:
         print("MODEL.WEIGHTS is empty: an untrained network is evaluated.")
+
+
+def require_gpus(num_gpus: int) -> None:
+    """Make sure that there are as many GPUs as detectron2's launch would take.
+
+    Raises:
+        ValueError: there are fewer; one is not needed, as everything runs on the CPU, too.
+    """
+    available = torch.cuda.device_count()
+    if num_gpus <= max(available, 1):
+        return
+    remedy = (
+        "Leave it out to train with one of them."
+        if available
+        else "Leave it out to train on the CPU, with several processes there by "
+        f"'torchrun --standalone --nproc-per-node {num_gpus} train_net.py ...'."
+    )
+    raise ValueError(
+        f"--num-gpus {num_gpus} was asked for, but {available} GPUs are found on this machine. "
+        + remedy
+    )
 
 
 def _last_checkpoint(folder: str) -> str:
@@ -179,6 +196,7 @@ def load_weights(
     resume: bool,
     cfg: CfgNode | None = None,
     complete: bool = False,
+    key: str = "MODEL.WEIGHTS",
 ) -> dict:
     """Load weights, or the last checkpoint of the output folder if one is there and ``resume``.
 
@@ -192,6 +210,7 @@ def load_weights(
         cfg: what the model was built from; keys under which the weights mean something else than
             where they come from are named in warnings.
         complete: every tensor of the model must be in the file; always so for ``resume``.
+        key: what the weights were named by, for messages.
 
     Returns:
         what else the checkpoint holds.
@@ -215,7 +234,7 @@ def load_weights(
             f"The processes find different checkpoints to resume from ({names}): OUTPUT_DIR must "
             "be a folder that all machines share."
         )
-    source = f"{'The checkpoint' if last else 'MODEL.WEIGHTS'} '{last or weights}'"
+    source = f"{'The checkpoint' if last else key} '{last or weights}'"
     try:
         rest = checkpointer.resume_or_load(weights, resume=resume)
     except WeightsFileError as error:

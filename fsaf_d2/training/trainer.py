@@ -376,6 +376,12 @@ class Trainer(DefaultTrainer):
         rest = load_weights(self.checkpointer, self.cfg.MODEL.WEIGHTS, resume=resume, cfg=self.cfg)
         if resume:
             self.start_iter = self.iter + 1
+            if self.start_iter > self.max_iter:
+                raise ValueError(
+                    f"'{self.checkpointer.get_checkpoint_file()}' has done {self.start_iter} "
+                    f"steps, more than SOLVER.MAX_ITER {self.max_iter}: raise it to go on, or "
+                    "evaluate the checkpoint with --eval-only."
+                )
             rates = sorted({group["lr"] for group in self.optimizer.param_groups})
             _logger.info(
                 f"Resuming '{self.checkpointer.get_checkpoint_file()}': {self.start_iter} of "

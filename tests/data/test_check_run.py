@@ -69,7 +69,15 @@ def test_one_message_says_all(folder):
     assert "annotation 5 of image 2 has the bbox [1, 2, 0, 4]" in message
     assert "image 3, 'p2.png'" in message
     assert f"tools/check_data.py {own}/own.json:{own}/images" in message
+    assert "by --fix OUT.json" in message
     assert not (folder / "out").exists()
+
+
+def test_the_way_to_mend_is_named_where_there_is_one(folder):
+    register(folder, data=with_flaw(category_id=77))
+    with pytest.raises(AnnotationFileError, match="has 1 error: 1 x unknown category id") as error:
+        require_sound_data(["checked_train"], [])
+    assert "--fix" not in str(error.value)
 
 
 def test_warnings_take_a_line_and_are_kept_for_the_report(folder, caplog):

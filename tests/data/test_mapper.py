@@ -308,3 +308,9 @@ def test_the_method_of_resizing_can_be_chosen(size, monkeypatch):
     monkeypatch.setattr(mapper_module, "cv2", None)
     with pytest.raises(ValueError, match=r"'opencv' needs OpenCV"):
         build_mapper(tiny_cfg(*words, "opencv"), is_train=False)
+
+
+def test_what_is_no_picture_is_named_without_a_place_in_memory(tmp_path):
+    (tmp_path / "text.jpg").write_text("no picture")
+    with pytest.raises(OSError, match=r"text\.jpg' .*no known picture format\)\.$"):
+        read_image(str(tmp_path / "text.jpg"), "BGR")

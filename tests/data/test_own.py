@@ -115,9 +115,10 @@ def test_validation_is_matched_by_name_not_by_id(tmp_path, ids):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        ({"cat": "Cat"}, ["'Cat' (there 'cat')"]),
-        ({"cat": " cat"}, ["' cat' (there 'cat')"]),
-        ({"white dog": "white_dog"}, ["'white_dog' (there 'white dog')"]),
+        ({"cat": "Cat"}, ["a class", "'Cat' (did you mean 'cat'?)"]),
+        ({"cat": " cat"}, ["' cat' (did you mean 'cat'?)"]),
+        ({"white dog": "white_dog"}, ["'white_dog' (did you mean 'white dog'?)"]),
+        ({"zebra": "zerba"}, ["'zerba' (did you mean 'zebra'?)"]),
         ({"zebra": "horse"}, ["'horse'.", "have 'zebra', 'cat', 'white dog'"]),
     ],
 )
@@ -321,7 +322,7 @@ def test_what_has_no_meaning_here_is_named(entry, words):
 def test_what_could_not_be_read_stops_the_run(tmp_path):
     root = write_yolo(tmp_path / "own")
     (root / "train/labels/a.txt").write_text("1 0.5 0.5\n")
-    with pytest.raises(ValueError, match=r"has 1 errors.*\n.*a\.txt:1': unreadable object: 1 0\.5"):
+    with pytest.raises(ValueError, match=r"has 1 error:.*\n.*a\.txt:1': unreadable object: 1 0\.5"):
         use(config(tmp_path), root)
     assert not (tmp_path / "data").exists()
 

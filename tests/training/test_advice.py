@@ -100,3 +100,8 @@ def test_advice_of_a_former_run_goes(digits, tmp_path):
     trainer.test = lambda *_: {"bbox": {"AP": 60.0}}
     trainer.train()
     assert not (tmp_path / "advice.txt").exists()
+
+
+def test_of_a_few_losses_nobody_can_say_that_they_no_longer_fall():
+    advice = advise(Facts(36, 6, max_score=0.9, ap=7.5, losses=[3.0, 1.9, 1.8, 1.8]))
+    assert advice.startswith("AP 7.5 after 36 steps: under-trained; one epoch is 6.0 steps.")

@@ -212,3 +212,19 @@ def test_arguments_at_their_defaults_can_be_given():
     words = ["model.smooth_l1_beta=0.5", "model.vis_period=7", "train.max_iter=3"]
     cfg = load_lazy_config(str(LAZY / "fsaf_R_50_FPN_1x.py"), words)
     assert (cfg.model.smooth_l1_beta, cfg.model.vis_period, cfg.train.max_iter) == (0.5, 7, 3)
+
+
+@pytest.mark.slow
+def test_what_is_missing_for_a_run_is_said_in_a_sentence(tmp_path):
+    config = ("--config-file", LAZY / "fsaf_R_50_FPN_1x.py")
+    cases = {
+        "--num-gpus 8 was asked for, but 0 GPUs": ("--num-gpus", 8),
+        "train.init_checkpoint 'none.pth' could not be": (
+            *("--eval-only", "train.init_checkpoint=none.pth"),
+        ),
+        "instances_train2017.json' does not exist: data sets are": ("train.init_checkpoint=''",),
+    }
+    for message, words in cases.items():
+        done = tool(tmp_path, *config, *words, f"train.output_dir={tmp_path}")
+        assert message in done.stderr and "Traceback" not in done.stderr
+        assert done.returncode == 1

@@ -312,3 +312,10 @@ def test_the_evaluation_itself_gives_thresholds_and_all_metrics_that_may_be_chos
     last = json.loads((tmp_path / "metrics.json").read_text().splitlines()[-1])
     names = metric_names(trainer.cfg, report["class_names"])
     assert {name for name in last if "/" in name} == set(names)
+
+
+def test_patience_begins_when_something_is_found(digits, tmp_path):
+    trainer = trainer_with(tmp_path, [math.nan, 0.0, 0.0, 0.2, 0.1, 0.1, 0.9], TEST__PATIENCE=2)
+    trainer.train()
+    assert list(trainer.left) == [0.9]
+    assert saved(tmp_path, "model_best")["iteration"] == 7

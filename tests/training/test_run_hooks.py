@@ -111,3 +111,9 @@ def test_average_is_saved_and_evaluated_as_the_model(digits, tmp_path):
 def test_decay_out_of_range(digits, tmp_path, decay):
     with pytest.raises(ValueError, match="EMA_DECAY"):
         run_trainer(run_cfg(tmp_path, SOLVER__EMA_DECAY=decay))
+
+
+def test_a_run_that_has_done_more_than_asked_for_is_not_resumed(digits, tmp_path):
+    run_trainer(run_cfg(tmp_path, SOLVER__MAX_ITER=4)).train()
+    with pytest.raises(ValueError, match=r"model_final\.pth' has done 4 steps, more than .* 3:"):
+        run_trainer(run_cfg(tmp_path, SOLVER__MAX_ITER=3), resume=True)

@@ -208,3 +208,14 @@ def test_gradients_are_clipped_with_either_optimizer(cfg):
     model(torch.full((1, 3), 100.0)).sum().backward()
     optimizer.step()
     assert model.weight.grad.abs().max() <= 1e-3
+
+
+def test_a_run_that_is_written_over_is_named(cfg, tmp_path, capsys):
+    cfg.OUTPUT_DIR, cfg.MODEL.DEVICE = str(tmp_path), "cpu"
+    DetectionCheckpointer(torch.nn.Linear(1, 1), str(tmp_path)).save("model_0000009")
+    prepare(cfg, eval_only=True)
+    prepare(cfg, eval_only=False, resume=True)
+    assert capsys.readouterr().out == "MODEL.WEIGHTS is empty: an untrained network is evaluated.\n"
+    prepare(cfg, eval_only=False)
+    said = capsys.readouterr().out
+    assert said.startswith(f"Warning: OUTPUT_DIR '{tmp_path}' holds a run already, with 'model_000")

@@ -128,7 +128,8 @@ def _read(
         raise SourceError(
             f"None of the {reader.num_pictures} pictures in "
             f"{' and '.join(images for images, _ in folders)} has a text file of labels in "
-            f"{' and '.join(labels for _, labels in folders)}: a picture a.jpg needs a.txt there."
+            f"{' and '.join(labels for _, labels in folders)}: a picture images/a.jpg needs "
+            "labels/a.txt, or a.txt beside it."
         )
     return Source(
         path=annotation_file,
