@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 from collections.abc import Sequence
@@ -229,7 +230,11 @@ def _unpaired(overrides: Sequence[str]) -> str:
 def _merge_file(cfg: CfgNode, config_file: str) -> list[tuple[str, list[str]]]:
     """Merge a file and those that it names; the keys of each, of a base before its leaf."""
     if not os.path.isfile(config_file):
-        raise FileNotFoundError(f"Config file '{config_file}' does not exist.")
+        folder, name = os.path.split(config_file)
+        others = os.listdir(folder or os.curdir) if os.path.isdir(folder or os.curdir) else []
+        near = difflib.get_close_matches(name, others, n=1)
+        hint = f" Did you mean '{os.path.join(folder, near[0])}'?" if near else ""
+        raise FileNotFoundError(f"Config file '{config_file}' does not exist.{hint}")
     if config_file.endswith(".py"):
         raise ValueError(
             f"Config file '{config_file}' is Python code, which is not run here. "

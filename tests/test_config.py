@@ -112,6 +112,9 @@ def test_missing_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
         load_config(tmp_path / "nowhere.yaml")
     leaf = tmp_path / "leaf.yaml"
+    (tmp_path / "Base-small.yaml").touch()
+    with pytest.raises(FileNotFoundError, match=r"Did you mean '.*Base-small\.yaml'\?"):
+        load_config(tmp_path / "Base_small.yaml")
     leaf.write_text("_BASE_: nowhere.yaml\n")
     with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
         load_config(leaf)

@@ -60,8 +60,8 @@ def describe(
     _check_names([*stored, *names], source)
     if len(names) != count:
         raise ValueError(
-            f"There are {len(names)} class names ({_listed(names)}), but the config of '{source}' "
-            f"has {count} classes (MODEL.RETINANET.NUM_CLASSES)."
+            f"'{source}' comes with {len(names)} class names ({_listed(names)}), but by its config "
+            f"(or --config-file) it has {count} classes (MODEL.RETINANET.NUM_CLASSES)."
         )
     ids = content.get("category_ids") or known.get("ids")
     if not ids:

@@ -87,6 +87,8 @@ def load_file(path: str | os.PathLike[str], *, trust: bool = False) -> dict:
 
 
 def _advice(path: str) -> str:
+    if path.endswith((".json", ".yaml", ".yml", ".txt", ".md", ".csv", ".jpg", ".png")):
+        return " By its name it holds no weights."
     if not path.endswith((".onnx", ".torchscript")):
         return ""
     return (

@@ -63,11 +63,14 @@ class LoadReport(NamedTuple):
         return f"{line}; {len(fresh)} start fresh: {listed(fresh)}."
 
     def problems(self) -> list[str]:
-        """A sentence for each tensor of another shape, and one for all that are not used."""
+        """Sentences on tensors of another shape, one for each remedy, and on what is not used."""
+        by_remedy: dict[str, list[Misshapen]] = {}
+        for item in self.misshapen:
+            by_remedy.setdefault(remedy(item, self), []).append(item)
         lines = [
-            f"{item.name} has the shape {item.in_file} in the file and {item.in_model} by the "
-            f"config: {remedy(item, self)}."
-            for item in self.misshapen
+            f"{first.name} has the shape {first.in_file} in the file and {first.in_model} by the "
+            f"config{f' ({len(others)} more differ likewise)' if others else ''}: {how}."
+            for how, (first, *others) in by_remedy.items()
         ]
         if self.unexpected:
             lines.append(

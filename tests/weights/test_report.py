@@ -9,7 +9,7 @@ import torch
 from models import NUM_CLASSES, tiny_cfg, tiny_model
 
 from fsaf_d2.training import SafeCheckpointer, load_weights
-from fsaf_d2.weights.report import grouped
+from fsaf_d2.weights.report import LoadReport, Misshapen, grouped
 
 
 def save(tmp_path, weights):
@@ -146,3 +146,16 @@ def test_weights_of_a_trunk_are_matched_by_detectron2s_heuristics(tmp_path):
     report = report_of(str(tmp_path / "R-50.pkl"))
     assert sorted(report.loaded) == sorted(trunk) and list(report.needless) == ["stem.fc.weight"]
     assert not report.unexpected and "head.cls_score.weight" in report.missing
+
+
+def test_what_one_key_mends_is_one_sentence():
+    names = [f"backbone.fpn_output{level}.weight" for level in (3, 4, 5)]
+    report = LoadReport(
+        *("file.pth", ["x"], {}, [], []),
+        [Misshapen(name, (32, 32, 3, 3), (16, 16, 3, 3)) for name in names],
+        *([], {}, {}, None),
+    )
+    assert report.problems() == [
+        "backbone.fpn_output3.weight has the shape (32, 32, 3, 3) in the file and (16, 16, 3, 3) "
+        "by the config (2 more differ likewise): MODEL.FPN.OUT_CHANNELS 32 fits it."
+    ]
