@@ -23,6 +23,7 @@ from pathlib import Path
 from accuracy_report import draw, report
 from accuracy_resampling import predictions_of, resampled_ap, resampled_counts
 from accuracy_rows import BASELINE, DATA, ROWS, TABLE_1
+from accuracy_sizes import ap_by_side, table_by_side
 from detectron2.data import MetadataCatalog
 
 from fsaf_d2 import load_config
@@ -216,15 +217,22 @@ def make_data(args: argparse.Namespace) -> None:
     )
 
 
+def with_predictions(
+    args: argparse.Namespace, jobs: list[dict]
+) -> Iterator[tuple[dict, Path, Path]]:
+    """Yield the jobs whose predictions and annotations are there, with the two files."""
+    for job in jobs:
+        file = predictions_of(folder_of(args, job["row"], job["seed"]))
+        truth_file = file and Path(MetadataCatalog.get(file.parent.name).get("json_file", ""))
+        if truth_file and truth_file.is_file():
+            yield job, truth_file, file
+
+
 def resampled_runs(args: argparse.Namespace, jobs: list[dict]) -> dict:
     """Row and seed to AP of resampled test pictures, of runs with predictions and pictures."""
     found = {}
-    for job in jobs:
-        file = predictions_of(folder_of(args, job["row"], job["seed"]))
-        annotations = file and Path(MetadataCatalog.get(file.parent.name).get("json_file", ""))
-        if not (annotations and annotations.is_file()):
-            continue
-        truth = read_ground_truth(annotations)
+    for job, truth_file, file in with_predictions(args, jobs):
+        truth = read_ground_truth(truth_file)
         found[job["row"], job["seed"]] = resampled_ap(
             truth,
             read_predictions(file, truth),
@@ -248,6 +256,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, metavar="FOLDER", help="by default output/accuracy")
     add("--baseline", choices=ROWS, metavar="ROW", help=f"by default {BASELINE}, else the first")
     add("--config-file", type=Path, metavar="FILE", help="in place of the data set's")
+    add("--sides", nargs="+", type=float, metavar="PX", help="AP between these sizes of objects")
     add("--plot", type=Path, metavar="FILE", help="by default FOLDER/DATA.png")
     add("--report", action="store_true", help="of the runs that there are; nothing is trained")
     add("--keep-checkpoints", action="store_true", help="beside the final weights")
@@ -296,6 +305,13 @@ def main() -> int:
         return 1
     baseline = args.baseline or (BASELINE if BASELINE in args.rows else args.rows[0])
     print(report(records, args.rows, baseline, resampled_runs(args, jobs)))
+    if args.sides:
+        by_side = {
+            (job["row"], job["seed"]): ap_by_side(truth_file, file, sorted(args.sides))
+            for job, truth_file, file in with_predictions(args, jobs)
+        }
+        print("\nAP by the side of the objects (root of the area, px), mean over the seeds.\n")
+        print(table_by_side(by_side, args.rows, sorted(args.sides)))
     plot = args.plot or args.output / f"{args.data}.png"
     draw(records, args.rows, baseline, plot)
     print(f"\n{results}  a line for each run\n{plot}")

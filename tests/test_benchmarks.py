@@ -314,3 +314,33 @@ def test_grid_goes_on_where_it_stopped(tmp_path):
     assert "started" not in third
     assert len(results.read_text().splitlines()) == 3
     assert (tmp_path / "digits.png").is_file()
+
+
+def test_ap_by_side_is_of_the_objects_of_that_size(tmp_path, accuracy):
+    import accuracy_sizes
+
+    sides = {1: 20, 2: 60, 3: 50}
+    truth = {"images": [{"id": i, "width": 99, "height": 99} for i in sides]}
+    truth["categories"] = [{"id": 1, "name": "one"}]
+    truth["annotations"] = [
+        {
+            **{"id": i, "image_id": i, "category_id": 1, "iscrowd": 0},
+            **{"bbox": [0, 0, side, side], "area": side * side},
+        }
+        for i, side in sides.items()
+    ]
+    found = [
+        {"image_id": i, "category_id": 1, "bbox": [0, 0, *size], "score": 0.9}
+        for i, size in ((1, (20, 20)), (2, (60, 30)))
+    ]
+    for name, content in (("truth", truth), ("found", found)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    files = tmp_path / "truth.json", tmp_path / "found.json"
+    small, medium, large = accuracy_sizes.ap_by_side(*files, [32, 96])
+    # One of two, at the lowest threshold of ten alone: recall 0.5 is reached at 51 of 101 places.
+    assert (small, medium) == (pytest.approx(100), pytest.approx(100 * 51 / 101 / 10))
+    assert np.isnan(large)
+    table = accuracy_sizes.table_by_side(
+        {("both-online", 1): [1.0, 2.0, 3.0]}, ["both-online"], [32, 96]
+    )
+    assert "< 32" in table and "32 to 96" in table and "| both, online | 1.0" in table
