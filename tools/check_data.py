@@ -22,7 +22,7 @@ from fsaf_d2 import load_config
 # isort: split
 from detectron2.config import CfgNode
 
-from fsaf_d2.data.canonical import write_json
+from fsaf_d2.data.canonical import match_categories, write_json
 from fsaf_d2.data.check_coverage import coverage
 from fsaf_d2.data.check_fix import fix
 from fsaf_d2.data.check_leaks import check_leaks
@@ -121,12 +121,28 @@ def _run(args: argparse.Namespace, cfg: CfgNode | None, sources: dict[str, Sourc
         validation = {"validation": reports["val"]} if val else {}
         write_json(os.path.abspath(args.json), reports["train"] | validation)
     num_errors = sum(check.num_errors for check in checks.values())
+    if val and (problem := _unmatched(train, val)):
+        print(f"error: {problem}\n")
+        num_errors += 1
     if args.fix:
         fixed = fix(train, val, **options)
         write_json(os.path.abspath(args.fix), to_file(fixed))
         print(fixed_text(fixed, args.fix))
         num_errors += fixed.check.num_errors - train.num_errors
     return int(num_errors > 0)
+
+
+def _unmatched(train: Check, val: Check) -> str:
+    """What keeps the classes of the validation data from being those of the training data."""
+    named = [
+        [x for x in check.entries.categories if isinstance(x.get("name"), str)]
+        for check in (train, val)
+    ]
+    try:
+        match_categories(*named, val.source.path)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _plot_path(args: argparse.Namespace, check: Check, name: str) -> Path:

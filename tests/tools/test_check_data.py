@@ -142,6 +142,15 @@ def test_one_data_set_for_both(folder, name):
     assert list(leaks(folder, val)[1]) == ["same data for validation"]
 
 
+def test_classes_that_only_validation_has_are_named(two_sets, capsys):
+    folder, val = two_sets
+    val.data["categories"][0]["name"] = "another"
+    val = write_source(folder, val.data, "val.json")
+    assert run(folder, sound_data(), "--val", val.path)[0] == 1
+    said = capsys.readouterr().out
+    assert f"error: '{val.path}' has a class that the training data lack: 'another'" in said
+
+
 def test_validation_data_are_checked_too(two_sets, capsys):
     folder, val = two_sets
     val.data["annotations"][4]["bbox"][2] = 0
