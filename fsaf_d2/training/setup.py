@@ -74,6 +74,7 @@ def prepare(
         _require_equal_shares(cfg, process.world_size if process else num_gpus * num_machines)
         lines += scale_to_batch(cfg)
         lines += derive_eval_period(cfg)
+        lines += _line_of_heuristic(cfg)
         if cfg.TEST.AUG.ENABLED:
             lines.append("TEST.AUG.ENABLED is for --eval-only: training evaluates without it.")
 
@@ -125,6 +126,19 @@ def prepare(
         )
     if eval_only and not weights and speaks:
         print("MODEL.WEIGHTS is empty: an untrained network is evaluated.")
+
+
+def _line_of_heuristic(cfg: CfgNode) -> list[str]:
+    fsaf = cfg.MODEL.FSAF
+    steps = fsaf.HEURISTIC_STEPS
+    if not fsaf.ANCHOR_FREE_BRANCH or fsaf.LEVEL_SELECTION != "online" or steps == 0:
+        return []
+    if steps < cfg.SOLVER.MAX_ITER:
+        return []
+    return [
+        f"MODEL.FSAF.HEURISTIC_STEPS {steps}: in none of the {cfg.SOLVER.MAX_ITER} steps do objects "
+        "select their level online. Lower it, or train longer."
+    ]
 
 
 def require_gpus(num_gpus: int) -> None:

@@ -219,3 +219,14 @@ def test_a_run_that_is_written_over_is_named(cfg, tmp_path, capsys):
     prepare(cfg, eval_only=False)
     said = capsys.readouterr().out
     assert said.startswith(f"Warning: OUTPUT_DIR '{tmp_path}' holds a run already, with 'model_000")
+
+
+def test_a_run_that_is_too_short_to_select_online_is_named(cfg, capsys):
+    cfg.MODEL.DEVICE, cfg.MODEL.FSAF.HEURISTIC_STEPS, cfg.SOLVER.MAX_ITER = "cpu", 30, 30
+    prepare(cfg, eval_only=False)
+    assert "HEURISTIC_STEPS 30: in none of the 30 steps" in capsys.readouterr().out
+    for key, value in (("HEURISTIC_STEPS", 29), ("LEVEL_SELECTION", "heuristic")):
+        cfg.MODEL.FSAF[key] = value
+        prepare(cfg, eval_only=False)
+        assert capsys.readouterr().out == ""
+        cfg.MODEL.FSAF.HEURISTIC_STEPS = 30
