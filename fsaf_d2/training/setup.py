@@ -136,8 +136,8 @@ def _line_of_heuristic(cfg: CfgNode) -> list[str]:
     if steps < cfg.SOLVER.MAX_ITER:
         return []
     return [
-        f"MODEL.FSAF.HEURISTIC_STEPS {steps}: in none of the {cfg.SOLVER.MAX_ITER} steps do objects "
-        "select their level online. Lower it, or train longer."
+        f"MODEL.FSAF.HEURISTIC_STEPS {steps}: in none of the {cfg.SOLVER.MAX_ITER} steps do "
+        "objects select their level online. Lower it, or train longer."
     ]
 
 
