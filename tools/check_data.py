@@ -117,12 +117,15 @@ def _run(args: argparse.Namespace, cfg: CfgNode | None, sources: dict[str, Sourc
         path = _plot_path(args, check, name)
         plot_statistics(reports[name]["statistics"], path, title=check.source.path)
         print(f"Histograms: {path}\n")
+    unmatched = _unmatched(train, val) if val else ""
     if args.json:
         validation = {"validation": reports["val"]} if val else {}
+        if unmatched:
+            reports["val"]["unmatched_classes"] = unmatched
         write_json(os.path.abspath(args.json), reports["train"] | validation)
     num_errors = sum(check.num_errors for check in checks.values())
-    if val and (problem := _unmatched(train, val)):
-        print(f"error: {problem}\n")
+    if unmatched:
+        print(f"error: {unmatched}\n")
         num_errors += 1
     if args.fix:
         fixed = fix(train, val, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -37,7 +38,8 @@ def prepare(
     the first says it. The number of classes becomes that of the data, unless it was given, and
     learning rate and schedule are scaled to the batch: :func:`.batch_scaling.scale_to_batch`; data
     of one's own are evaluated now and then: :func:`.own_data.derive_eval_period`. Keys that were
-    given but do nothing for the model are named.
+    given but do nothing for the model are named, and so are a run that this one would write over
+    and ``HEURISTIC_STEPS`` that leave no step to online selection.
 
     Args:
         cfg: not frozen.
@@ -118,10 +120,12 @@ def prepare(
             f"MODEL.WEIGHTS '{weights}' {what}. Give the path of a checkpoint, a model-zoo "
             "address such as detectron2://ImageNetPretrained/MSRA/R-50.pkl, or '' for none."
         )
-    if not eval_only and speaks and (former := _last_checkpoint(cfg.OUTPUT_DIR)):
+    # Whatever last_checkpoint says: damaged, it does not keep a new run from beginning.
+    former = sorted(Path(cfg.OUTPUT_DIR).glob("model_*.pth"))
+    if not eval_only and speaks and former:
         print(
             f"Warning: OUTPUT_DIR '{cfg.OUTPUT_DIR}' holds a run already, with "
-            f"'{os.path.basename(former)}'. This one begins anew and writes over its files: end "
+            f"'{former[-1].name}'. This one begins anew and writes over its files: end "
             "it, and --resume that one or set another OUTPUT_DIR, if they are to be kept."
         )
     if eval_only and not weights and speaks:

@@ -366,7 +366,8 @@ class Trainer(DefaultTrainer):
         """Load ``MODEL.WEIGHTS``, or go on from the newest whole checkpoint if ``resume``.
 
         Raises:
-            ValueError: the file cannot be fetched or read, or there is none to go on from.
+            ValueError: the file cannot be fetched or read, there is none to go on from, or it has
+                done more than ``SOLVER.MAX_ITER`` steps.
         """
         if resume and not self.checkpointer.has_checkpoint():
             raise ValueError(

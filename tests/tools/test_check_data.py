@@ -146,9 +146,10 @@ def test_classes_that_only_validation_has_are_named(two_sets, capsys):
     folder, val = two_sets
     val.data["categories"][0]["name"] = "another"
     val = write_source(folder, val.data, "val.json")
-    assert run(folder, sound_data(), "--val", val.path)[0] == 1
-    said = capsys.readouterr().out
-    assert f"error: '{val.path}' has a class that the training data lack: 'another'" in said
+    code, report = run(folder, sound_data(), "--val", val.path)
+    words = f"'{val.path}' has a class that the training data lack: 'another'"
+    assert code == 1 and f"error: {words}" in capsys.readouterr().out
+    assert report["validation"]["unmatched_classes"].startswith(words)
 
 
 def test_validation_data_are_checked_too(two_sets, capsys):

@@ -219,6 +219,10 @@ def test_a_run_that_is_written_over_is_named(cfg, tmp_path, capsys):
     prepare(cfg, eval_only=False)
     said = capsys.readouterr().out
     assert said.startswith(f"Warning: OUTPUT_DIR '{tmp_path}' holds a run already, with 'model_000")
+    # What it says leads elsewhere, which is refused where a run goes on from it, not here.
+    (tmp_path / "last_checkpoint").write_bytes(b"../\xff.pth")
+    prepare(cfg, eval_only=False)
+    assert capsys.readouterr().out == said
 
 
 def test_a_run_that_is_too_short_to_select_online_is_named(cfg, capsys):
