@@ -1,0 +1,164 @@
+"""detectron2's own RetinaNet, FCOS and GeneralizedRCNN behind the contract of this project."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNN, RetinaNet
+from detectron2.modeling.meta_arch.fcos import FCOS
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from .contract import DetectorContract, LossTerm, Traits
+
+# In evaluation they go on working as such while the losses are computed.
+_WITH_MODES = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+
+
+def traits_of_detectron2(known: object, cfg: CfgNode) -> Traits | None:
+    """What is known of a class of detectron2 with a config; None of other classes."""
+    if not isinstance(known, type):
+        return None
+    if issubclass(known, GeneralizedRCNN):
+        heads = cfg.MODEL.ROI_HEADS
+        return Traits(
+            num_classes=heads.NUM_CLASSES,
+            class_keys=("MODEL.ROI_HEADS.NUM_CLASSES",),
+            score_threshold_key="MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+            score_threshold=heads.SCORE_THRESH_TEST,
+            section="MODEL.ROI_HEADS",
+        )
+    if issubclass(known, (RetinaNet, FCOS)):
+        retinanet = cfg.MODEL.RETINANET
+        return Traits(
+            num_classes=retinanet.NUM_CLASSES,
+            class_keys=("MODEL.RETINANET.NUM_CLASSES",),
+            score_threshold_key="MODEL.RETINANET.SCORE_THRESH_TEST",
+            score_threshold=retinanet.SCORE_THRESH_TEST,
+            loss_names=_dense_losses(known),
+            section="MODEL.RETINANET",
+        )
+    return None
+
+
+def adapt(model: nn.Module) -> DetectorContract | None:
+    """Put a model of detectron2 behind the contract; None for others."""
+    if isinstance(model, GeneralizedRCNN):
+        return AdaptedRCNN(model)
+    if isinstance(model, (RetinaNet, FCOS)):
+        return AdaptedDense(model)
+    return None
+
+
+def _dense_losses(known: type) -> tuple[str, ...]:
+    if issubclass(known, FCOS):
+        return ("loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr")
+    return ("loss_cls", "loss_box_reg")
+
+
+class _Adapted(DetectorContract):
+    """A model of detectron2 whose losses are those of its own forward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    @property
+    def name(self) -> str:
+        return f"detectron2's {type(self.model).__name__}"
+
+    @torch.no_grad()
+    def loss_terms(self, batched_inputs: list[dict]) -> dict[str, LossTerm]:
+        with _computing_losses(self.model), EventStorage():
+            return self._terms(batched_inputs)
+
+    def _terms(self, batched_inputs: list[dict]) -> dict[str, LossTerm]:
+        raise NotImplementedError
+
+
+class AdaptedDense(_Adapted):
+    """detectron2's RetinaNet or FCOS."""
+
+    @property
+    def traits(self) -> Traits:
+        model = self.model
+        return Traits(
+            num_classes=model.num_classes,
+            class_keys=("MODEL.RETINANET.NUM_CLASSES",),
+            score_threshold_key="MODEL.RETINANET.SCORE_THRESH_TEST",
+            score_threshold=model.test_score_thresh,
+            loss_names=_dense_losses(type(model)),
+            section="MODEL.RETINANET",
+        )
+
+    def observed(self) -> dict[str, nn.Module]:
+        return {"head": self.model.head}
+
+    def _terms(self, batched_inputs: list[dict]) -> dict[str, LossTerm]:
+        # A running mean of the positives divides the losses. Beginning at 0, it is a known part of
+        # this batch's own number, which gives the sums back.
+        model = self.model
+        before = model.__dict__.get("loss_normalizer")
+        model.loss_normalizer = 0.0
+        try:
+            losses = model(batched_inputs)
+            normalizer = model.loss_normalizer
+        finally:
+            if before is None:
+                del model.loss_normalizer
+            else:
+                model.loss_normalizer = before
+        count = torch.as_tensor(float(normalizer) / (1 - 0.9))
+        return {name: LossTerm(loss * normalizer, count) for name, loss in losses.items()}
+
+
+class AdaptedRCNN(_Adapted):
+    """detectron2's GeneralizedRCNN, with whatever proposals and RoI heads."""
+
+    @property
+    def traits(self) -> Traits:
+        heads = self.model.roi_heads
+        return Traits(
+            num_classes=heads.num_classes,
+            class_keys=("MODEL.ROI_HEADS.NUM_CLASSES",),
+            score_threshold_key="MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+            section="MODEL.ROI_HEADS",
+        )
+
+    def observed(self) -> dict[str, nn.Module]:
+        parts = self.model.proposal_generator, self.model.roi_heads
+        found = {}
+        for part in (x for x in parts if x is not None):
+            for name, module in part.named_children():
+                if list(module.parameters()):
+                    found[name] = module
+        return found
+
+    def compiled(self) -> list[nn.Module]:
+        return []
+
+    def _terms(self, batched_inputs: list[dict]) -> dict[str, LossTerm]:
+        # Proposals and RoIs are sampled: always the same ones, whatever else is drawn.
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            losses = self.model(batched_inputs)
+        count = torch.tensor(float(len(batched_inputs)))
+        return {name: LossTerm(loss * count.item(), count) for name, loss in losses.items()}
+
+
+@contextlib.contextmanager
+def _computing_losses(model: nn.Module) -> Iterator[None]:
+    """Have a model's forward pass give its losses, with batch norm and dropout as in evaluation."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    for module, _ in modes:
+        if isinstance(module, _WITH_MODES):
+            module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
