@@ -101,7 +101,7 @@ def weights_file(cfg: CfgNode, args: argparse.Namespace) -> str:
 
 def build_augmented(cfg: CfgNode, model: torch.nn.Module) -> torch.nn.Module:
     """The model with test-time augmentation, which needs OpenCV, unlike all else here."""
-    from fsaf_d2.test_time_augmentation import AugmentedDetector
+    from fsaf_d2.inference.augmented import AugmentedDetector
 
     return AugmentedDetector(cfg, model)
 

@@ -20,13 +20,13 @@ except ModuleNotFoundError as error:
 
 from .config import add_fsaf_config, load_config
 from .data.builtin import register_builtin_datasets
-from .detectors import FSAF, FSAFHead
+from .detectors import FSAF, OneStageDetector, register_branch
 
 register_builtin_datasets()
 
 __version__ = "0.1.0"
 
-__all__ = ["FSAF", "FSAFHead", "add_fsaf_config", "load_config", "load_detector"]
+__all__ = ["FSAF", "OneStageDetector", "register_branch", "add_fsaf_config", "load_config", "load_detector"]
 
 
 def __getattr__(name: str) -> object:

@@ -11,6 +11,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .config_keys import flat, meant_key, record
+from .detectors.branch import BRANCHES
 
 # What the aliases of a config file may unfold to; a whole config has less than a thousandth of it.
 MAX_NODES = 1 << 20
@@ -25,40 +26,13 @@ _NOT_OF_A_CHECKPOINT = {"MODEL": ("WEIGHTS", "COMPILE"), "INPUT": ("MAX_PIXELS",
 def add_fsaf_config(cfg: CfgNode) -> None:
     """Add every key of this project to a detectron2 config, with its default.
 
-    Whatever FSAF shares with RetinaNet (classes, focal loss, thresholds, towers) keeps its key
-    under ``MODEL.RETINANET``. Sections are those of the FSAF paper (arXiv 1903.00621).
+    Whatever branches share with RetinaNet (classes, focal loss, thresholds, towers) keeps its key
+    under ``MODEL.RETINANET``; the keys of a branch stand beside its paper, in ``detectors/``.
     """
-    fsaf = cfg.MODEL.FSAF = CfgNode()
-
-    # Sec. 3.2. Sides of the effective and of the ignoring region, as shares of the object's box.
-    fsaf.EFFECTIVE_SCALE = 0.2
-    fsaf.IGNORE_SCALE = 0.5
-    # Sec. 3.2. S: a predicted distance of 1 is S strides of the level, in image pixels.
-    fsaf.BOX_NORMALIZER = 4.0
-    # Where in its cell a location lies, in cells: its pixel is (x + POINT_OFFSET) * stride.
-    fsaf.POINT_OFFSET = 0.5
-
-    # Sec. 3.3. "online": the level of least loss; "heuristic": by box size, Eq. 3.
-    fsaf.LEVEL_SELECTION = "online"
-    # Eq. 3: a box with sqrt(width * height) = CANONICAL_BOX_SIZE pixels belongs to CANONICAL_LEVEL
-    # (5 is the level of stride 2^5).
-    fsaf.CANONICAL_LEVEL = 5
-    fsaf.CANONICAL_BOX_SIZE = 224
-    # So many first steps of training select by box size in any case: the losses of a network that
-    # has learnt little say little about levels. Not in the paper.
-    fsaf.HEURISTIC_STEPS = 0
-
-    # Sec. 3.4. lambda: weight of the anchor-free losses beside the anchor branch's.
-    fsaf.LOSS_WEIGHT = 0.5
-    # Sec. 3.4. Initial value of the four predicted distances, in units of S strides.
-    fsaf.BBOX_BIAS = 0.1
-
-    # A branch that is off has no layers, no losses and no detections.
-    fsaf.ANCHOR_BRANCH = True
-    fsaf.ANCHOR_FREE_BRANCH = True
-
-    # Suppress within each level of each branch before all levels are merged and suppressed.
-    fsaf.NMS_PER_LEVEL = False
+    # The branches of the detector, by name; empty for those of MODEL.META_ARCHITECTURE.
+    cfg.MODEL.BRANCHES = []
+    for kind in BRANCHES.values():
+        kind.add_config(cfg)
 
     # Whether P7 is computed from ReLU(P6), as in RetinaNet's paper, or from P6.
     cfg.MODEL.FPN.RELU_BEFORE_P7 = True

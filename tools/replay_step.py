@@ -17,6 +17,7 @@ from detectron2.utils.events import EventStorage
 from tabulate import tabulate
 
 from fsaf_d2.config import load_stored_config
+from fsaf_d2.detectors.contract import traits_of
 from fsaf_d2.training.checkpoints import set_random_state
 from fsaf_d2.training.non_finite import diagnose, restore_batch
 from fsaf_d2.weights.files import load_file
@@ -46,16 +47,12 @@ def main() -> None:
     print(f"Now: {found['cause'].format(rate=rate)}\n")
     pictures = [[x["file_name"], len(x["boxes"]), list(x["image"].shape[1:])] for x in box["batch"]]
     print(tabulate(pictures, headers=["picture", "boxes", "height, width"]), "\n")
-    levels = cfg.MODEL.RETINANET.IN_FEATURES
-    losses = [
-        [name, value, *found["level_losses"].get(name, [])]
-        for name, value in found["losses"].items()
-    ]
-    print(tabulate(losses, headers=["loss", "value", *levels]), "\n")
+    print(tabulate(found["losses"].items(), headers=["loss", "value"]), "\n")
+    levels = traits_of(cfg).level_names
     rows = [
-        [name, level, *values]
-        for name, values_of_levels in found["outputs"].items()
-        for level, values in zip(levels, values_of_levels)
+        [name, levels[i] if len(parts) == len(levels) else i, *values]
+        for name, parts in found["outputs"].items()
+        for i, values in enumerate(parts)
     ]
     print(tabulate(rows, headers=["output", "level", "least", "greatest", "not finite"]), "\n")
     largest = sorted(found["gradient_norms"].items(), key=lambda x: -abs(x[1]))[:10]

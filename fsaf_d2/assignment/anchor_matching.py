@@ -17,8 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .feature_selection import Objects
-from .regions import Cells, Grid, list_locations, split_by_total
+from .anchors import AnchorKinds
+from .grid import Cells, Grid, list_locations, split_by_total
+from .objects import Objects
 
 # Windows are found in float64 and IoUs compared in float32; this is far above what they differ by.
 SLACK = 1e-4
@@ -26,32 +27,6 @@ SLACK = 1e-4
 TILE = 8
 # Pairs computed at a time where anchors are compared with all objects about them.
 MAX_PAIRS = 1 << 18
-
-
-class AnchorKinds(NamedTuple):
-    """The anchors of a pyramid: kind s stands once in every cell of its level."""
-
-    cell_anchors: Tensor  # (S, 4), about the point of the cell, level after level
-    num_per_location: int  # A
-    offset: float  # where in its cell the point lies, in cells
-
-    def boxes(self, anchor_index: Tensor, grid: Grid) -> Tensor:
-        """The boxes of anchors in 0..R*A-1, of any shape: (...) -> (..., 4)."""
-        cells = Cells.at(anchor_index // self.num_per_location, grid)
-        kind = cells.level * self.num_per_location + anchor_index % self.num_per_location
-        return cells.place(self.cell_anchors[kind], grid.strides[cells.level], self.offset)
-
-    def boxes_of_level(self, index: Tensor, level: int, *, stride: int, width: int) -> Tensor:
-        """The boxes of a level's anchors in 0..H*W*A-1, of any shape: (...) -> (..., 4).
-
-        Args:
-            stride: of the level, in pixels.
-            width: of the level, in cells.
-        """
-        location, kind = index // self.num_per_location, index % self.num_per_location
-        shapes = self.cell_anchors[level * self.num_per_location + kind]
-        cells = Cells(level, location % width, location // width)
-        return cells.place(shapes, stride, self.offset)
 
 
 class AnchorMatches(NamedTuple):

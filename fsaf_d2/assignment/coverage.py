@@ -9,9 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .anchor_matching import AnchorKinds, paired_iou
-from .feature_selection import Objects, select_levels_by_size, smallest_objects
-from .regions import Grid, count_locations, region_cells
+from .anchor_matching import paired_iou
+from .anchors import AnchorKinds
+from .feature_selection import select_levels_by_size, smallest_objects
+from .grid import Grid, count_locations
+from .objects import Objects
+from .regions import region_cells
 
 # Pairs of object and kind compared at a time.
 MAX_PAIRS = 1 << 20
@@ -49,9 +52,12 @@ def best_anchor_ious(
     return torch.cat(best)
 
 
-def count_effective_locations(objects: Objects, effective_scale: float, grid: Grid) -> Tensor:
+def count_effective_locations(
+    objects: Objects, effective_scale: float, grid: Grid, *, point_offset: float = 0.5
+) -> Tensor:
     """Count the locations that objects have on every level: (M, L)."""
-    return count_locations(region_cells(objects.boxes, effective_scale, grid))
+    cells = region_cells(objects.boxes, effective_scale, grid, point_offset=point_offset)
+    return count_locations(cells)
 
 
 def count_own_locations(
@@ -62,6 +68,7 @@ def count_own_locations(
     num_images: int,
     canonical_level: int,
     canonical_box_size: float,
+    point_offset: float = 0.5,
 ) -> tuple[Tensor, Tensor]:
     """Count the locations that objects have, and keep, on the level that their size chooses.
 
@@ -70,7 +77,7 @@ def count_own_locations(
     Returns:
         (M,) the locations of the regions, and (M,) those that no smaller object takes.
     """
-    cells = region_cells(objects.boxes, effective_scale, grid)
+    cells = region_cells(objects.boxes, effective_scale, grid, point_offset=point_offset)
     levels = select_levels_by_size(
         objects.boxes,
         grid,

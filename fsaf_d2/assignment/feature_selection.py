@@ -11,7 +11,7 @@ and of a size that is known beforehand, so that nothing waits for a GPU.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -20,14 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..losses import focal_loss, point_iou_loss
-from .regions import (
-    Grid,
-    count_locations,
-    list_locations,
-    region_cells,
-    split_by_total,
-    to_device,
-)
+from .grid import Grid, count_locations, list_locations, split_by_total, to_device
+from .objects import Objects, smallest_first
+from .regions import region_cells
 
 # Distances from the centre of a point box to the sides of an object, in units of the point's side.
 point_box_transform = Box2BoxTransformLinear(normalize_by_size=True)
@@ -35,14 +30,6 @@ point_box_transform = Box2BoxTransformLinear(normalize_by_size=True)
 
 # Locations listed at a time: bounds the memory that many large objects take.
 MAX_LISTED = 1 << 19
-
-
-class Objects(NamedTuple):
-    """The objects of a batch, packed, on the CPU."""
-
-    boxes: Tensor  # (M, 4)
-    classes: Tensor  # (M,) in 0..K-1
-    image_index: Tensor  # (M,) in 0..N-1
 
 
 @dataclass(frozen=True)
@@ -53,7 +40,7 @@ class SelectionRule:
         effective_scale, ignore_scale: sides of an object's two regions, as shares of its box.
         level_selection: "online", by loss, or "heuristic", by size.
         canonical_level, canonical_box_size: of the heuristic, see :func:`select_levels_by_size`.
-        heuristic_steps: so many first steps of training select by size in any case.
+        point_offset: where in its cell a location lies, in cells.
 
     Raises:
         ValueError: a value is out of its range; the message has the config key's name.
@@ -64,7 +51,7 @@ class SelectionRule:
     level_selection: str = "online"
     canonical_level: int = 5
     canonical_box_size: float = 224
-    heuristic_steps: int = 0
+    point_offset: float = 0.5
 
     def __post_init__(self) -> None:
         if self.level_selection not in ("online", "heuristic"):
@@ -77,21 +64,16 @@ class SelectionRule:
                 "MODEL.FSAF.EFFECTIVE_SCALE and MODEL.FSAF.IGNORE_SCALE must satisfy 0 < effective "
                 f"<= ignore <= 1, not {self.effective_scale} and {self.ignore_scale}."
             )
+        if not 0 <= self.point_offset < 1:
+            raise ValueError(
+                f"MODEL.FSAF.POINT_OFFSET must be at least 0 and less than 1, not "
+                f"{self.point_offset}."
+            )
         if not 0 < self.canonical_box_size < math.inf:
             raise ValueError(
                 "MODEL.FSAF.CANONICAL_BOX_SIZE must be more than 0 and finite, not "
                 f"{self.canonical_box_size}."
             )
-        if self.heuristic_steps < 0:
-            raise ValueError(
-                f"MODEL.FSAF.HEURISTIC_STEPS must be at least 0, not {self.heuristic_steps}."
-            )
-
-    def at_step(self, step: int) -> SelectionRule:
-        """The rule as it is in a step of training, which are counted from 0."""
-        if step >= self.heuristic_steps:
-            return self
-        return replace(self, level_selection="heuristic")
 
 
 class PointTargets(NamedTuple):
@@ -123,7 +105,10 @@ def label_points(
     Returns:
         (M,) the levels, in 0..L-1, and the targets.
     """
-    effective_cells = region_cells(objects.boxes, rule.effective_scale, grid)
+    effective_cells, ignore_cells = (
+        region_cells(objects.boxes, scale, grid, point_offset=rule.point_offset)
+        for scale in (rule.effective_scale, rule.ignore_scale)
+    )
     if rule.level_selection == "online":
         costs = level_costs(
             logits,
@@ -147,7 +132,7 @@ def label_points(
     targets = assign_points(
         to_device(levels, logits.device),
         effective_cells,
-        region_cells(objects.boxes, rule.ignore_scale, grid),
+        ignore_cells,
         objects,
         grid,
         num_images=len(logits),
@@ -277,7 +262,7 @@ def smallest_objects(
 ) -> Tensor:
     """Find the smallest object whose effective region a location is in: (N, R), M for none."""
     num_objects, num_levels = effective_cells.shape[:2]
-    order = _smallest_first(objects)
+    order = smallest_first(objects)
     rank = to_device(torch.argsort(order), levels.device)
     image_index = to_device(objects.image_index, levels.device)
     shape = (num_images * grid.num_locations,)
@@ -324,12 +309,3 @@ def _cover(
     changes = step.new_zeros(num_planes * stride)
     changes.index_add_(0, begin, step).index_add_(0, begin + widths[region], -step)
     return changes.view(num_planes, stride).cumsum(dim=1, dtype=torch.int32)[:, :-1] > 0
-
-
-def _smallest_first(objects: Objects) -> Tensor:
-    """Sort objects by area; those of equal area by class and corners, never by their place."""
-    x0, y0, x1, y1 = objects.boxes.unbind(dim=1)
-    order = torch.arange(len(objects.boxes), device=objects.boxes.device)
-    for key in (x0, y0, x1, y1, objects.classes, (x1 - x0) * (y1 - y0)):
-        order = order[torch.argsort(key[order], stable=True)]
-    return order

@@ -105,12 +105,15 @@ def read_annotations(annotation_file: str | os.PathLike[str]) -> object:
         ) from error
 
 
-def require_num_classes(names: Sequence[str], num_classes: int) -> None:
+def require_num_classes(
+    names: Sequence[str], num_classes: int, key: str = "MODEL.RETINANET.NUM_CLASSES"
+) -> None:
     """Make sure that the model has as many classes as the data sets.
 
     Args:
         names: data sets whose files exist.
         num_classes: of the model.
+        key: that holds it.
 
     Raises:
         ValueError: a data set has another number of classes, or its annotations cannot be read.
@@ -120,7 +123,7 @@ def require_num_classes(names: Sequence[str], num_classes: int) -> None:
         if found is not None and len(found) != num_classes:
             shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
             raise ValueError(
-                f"MODEL.RETINANET.NUM_CLASSES is {num_classes}, but data set '{name}' has "
+                f"{key} is {num_classes}, but data set '{name}' has "
                 f"{len(found)} classes ({shown}): set it to {len(found)}."
             )
 

@@ -16,7 +16,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from ..config_keys import derive, given
+from ..config_keys import derive, given, value_of
+from ..detectors.contract import traits_of
 from .canonical import canonical_coco, match_categories, write_json
 from .check_output import error_text
 from .check_source import check_source
@@ -27,7 +28,6 @@ from .sources import open_source
 TRAIN, VAL, EVAL = "own_train", "own_val", "own_eval"
 # Below OUTPUT_DIR.
 FILES = {TRAIN: "data/train.json", VAL: "data/val.json", EVAL: "data/eval.json"}
-_NUM_CLASSES = "MODEL.RETINANET.NUM_CLASSES"
 
 
 def write_own_data(
@@ -51,7 +51,8 @@ def write_own_data(
     """
     train, lines = _open(train_data, "train")
     classes = class_list(train)
-    _require_not_given(cfg, [category["name"] for category in classes], f"'{train_data}'")
+    for key in _class_keys(cfg):
+        _require_not_given(cfg, key, [x["name"] for x in classes], f"'{train_data}'")
     data = canonical_coco(train, classes, match_categories(classes, classes, train_data))
     if not data["annotations"]:
         raise ValueError(f"'{train_data}' has no annotation: there is nothing to learn.")
@@ -145,20 +146,40 @@ def derive_num_classes(cfg: CfgNode, names: Sequence[str]) -> list[str]:
         ValueError: another number was given.
     """
     name, found = next(((x, class_names(x)) for x in names if class_names(x)), ("", None))
-    number = cfg.MODEL.RETINANET.NUM_CLASSES
-    if found is None or len(found) == number:
+    if found is None:
         return []
-    _require_not_given(cfg, found, f"data set '{name}'")
-    derive(cfg, _NUM_CLASSES, len(found))
-    return [f"{_NUM_CLASSES}: {number} -> {len(found)}, as in data set '{name}'."]
+    lines = []
+    for key in _class_keys(cfg):
+        number = value_of(cfg, key)
+        if number != len(found):
+            _require_not_given(cfg, key, found, f"data set '{name}'")
+            derive(cfg, key, len(found))
+            lines.append(f"{key}: {number} -> {len(found)}, as in data set '{name}'.")
+    return lines
 
 
-def _require_not_given(cfg: CfgNode, names: Sequence[str], what: str) -> None:
-    number, place = cfg.MODEL.RETINANET.NUM_CLASSES, given(cfg, _NUM_CLASSES)
+def _class_keys(cfg: CfgNode) -> tuple[str, ...]:
+    """The keys that hold the number of classes of the detector.
+
+    Raises:
+        ValueError: it is a stranger's, of which they are not known.
+    """
+    keys = traits_of(cfg).class_keys
+    if not keys:
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE '{cfg.MODEL.META_ARCHITECTURE}' does not say which key holds "
+            "its number of classes: give it a method traits_from_config, see "
+            "fsaf_d2/detectors/contract.py."
+        )
+    return keys
+
+
+def _require_not_given(cfg: CfgNode, key: str, names: Sequence[str], what: str) -> None:
+    number, place = value_of(cfg, key), given(cfg, key)
     if place is not None and number != len(names):
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         raise ValueError(
-            f"{_NUM_CLASSES} is {number}, given by {place.place}, but {what} has {len(names)} "
+            f"{key} is {number}, given by {place.place}, but {what} has {len(names)} "
             f"classes ({shown}): leave it out, or set it to {len(names)}."
         )
 

@@ -1,5 +1,30 @@
-"""Which detector: one file per paper. Importing a file registers its META_ARCH_REGISTRY entry."""
+"""Which detector: one file per paper.
 
-from .fsaf import FSAF, FSAFHead, each_branch
+Importing the package registers the entries of detectron2's META_ARCH_REGISTRY and the branches that
+``MODEL.BRANCHES`` names. Others come to it through :mod:`fsaf_d2.detectors.contract`.
+"""
 
-__all__ = ["FSAF", "FSAFHead", "each_branch"]
+from .branch import BRANCHES, Branch, register_branch
+from .contract import LossTerm, Traits, contract_of, each_branch, traits_of
+from .fcos import FCOSBranch, PointFCOS
+from .fsaf import FSAF, PointBranch
+from .one_stage import OneStageDetector
+from .retinanet import AnchorBranch, AnchorRetinaNet
+
+__all__ = [
+    "BRANCHES",
+    "FSAF",
+    "AnchorBranch",
+    "AnchorRetinaNet",
+    "Branch",
+    "FCOSBranch",
+    "LossTerm",
+    "OneStageDetector",
+    "PointBranch",
+    "PointFCOS",
+    "Traits",
+    "contract_of",
+    "each_branch",
+    "register_branch",
+    "traits_of",
+]

@@ -55,6 +55,8 @@ class Traits:
             not.
         loss_names: of the losses of training; empty if they are not known.
         section: the part of the config, such as ``MODEL.RETINANET``, that the detector reads.
+        step_keys: config keys that count steps of training.
+        notes: sentences on what the config, as it is, will not do.
     """
 
     num_classes: int | None = None
@@ -65,6 +67,8 @@ class Traits:
     branch_names: tuple[str, ...] = ()
     loss_names: tuple[str, ...] = ()
     section: str = ""
+    step_keys: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -175,10 +179,10 @@ def each_branch(model: nn.Module) -> Iterator[None]:
     others. All come from one pass through the network; what is added is suppression. Other models
     give what they always do.
     """
-    contract = contract_of(model)
-    before = contract.detect_each_branch(True) if contract else False
+    contracts = [module for module in model.modules() if isinstance(module, DetectorContract)]
+    before = [contract.detect_each_branch(True) for contract in contracts]
     try:
         yield
     finally:
-        if contract:
-            contract.detect_each_branch(before)
+        for contract, value in zip(contracts, before):
+            contract.detect_each_branch(value)

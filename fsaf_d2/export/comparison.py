@@ -44,10 +44,10 @@ def compare(detector: Detector, exported: Detector, files: Iterable[str]) -> Com
         ValueError: the exported detector cannot be run.
     """
     total = Comparison()
-    lowest = detector.model.test_score_thresh
+    lowest = detector.model.traits.score_threshold
     for file in files:
         expected, found = (x(file, min_score=0) for x in (detector, exported))
-        limit = detector.model.max_detections_per_image
+        limit = detector.model.suppression.max_detections
         sides = detector.prepare(file).resized.shape[1:]
         total += compare_detections(
             expected,
@@ -115,7 +115,7 @@ def compare_detections(
 
 def _table(found: Instances) -> torch.Tensor:
     """(D, 8): box, score, class, level, branch; float64, which has room for all of them."""
-    fields = (found.scores, found.pred_classes, found.pred_levels, found.pred_anchor_free)
+    fields = (found.scores, found.pred_classes, found.pred_levels, found.pred_branches)
     columns = [found.pred_boxes.tensor, *(field[:, None] for field in fields)]
     return torch.cat([column.double() for column in columns], dim=1)
 

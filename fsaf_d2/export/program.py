@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import inference
-from ..detectors import FSAF
-from ..inference import Candidates
+from ..detectors.contract import DetectorContract
+from ..inference.candidates import NONE, Candidates, joined, stable_topk
+from ..inference.suppression import part_of, surviving
 
 # torchvision's batched_nms on a CPU shifts the classes of so many numbers apart, and goes class by
 # class where there are more. Shifted boxes are rounded, so that this decides what is suppressed.
@@ -30,21 +30,22 @@ class Outputs(NamedTuple):
     scores: Tensor  # (N, D) float32, falling
     classes: Tensor  # (N, D) int64 in 0..K-1
     levels: Tensor  # (N, D) int64, the pyramid level that answered
-    anchor_free: Tensor  # (N, D) bool, whether the anchor-free branch answered
+    branches: Tensor  # (N, D) int64, the branch that answered
 
 
 class DetectionProgram(nn.Module):
     """Normalises, pads, runs the network, decodes and, unless told otherwise, suppresses."""
 
-    def __init__(self, model: FSAF, *, with_nms: bool = True) -> None:
+    def __init__(self, model: DetectorContract, *, with_nms: bool = True) -> None:
         """
         Args:
-            model: whose weights and settings it has.
+            model: whose weights and settings it has; one with a suppression.
             with_nms: whether to suppress; else all candidates come out, (N, C), in no order.
         """
         super().__init__()
         self.model = model
         self.with_nms = with_nms
+        self.num_classes = model.traits.num_classes
         self.eval()
 
     def forward(self, images: Tensor, sizes: Tensor) -> Outputs:
@@ -55,23 +56,27 @@ class DetectionProgram(nn.Module):
                 picture lies in the upper left corner.
             sizes: (N, 2) int64, height and width of each picture.
         """
-        pyramid = self.model.backbone(self._normalised(images, sizes))
-        features = [pyramid[name] for name in self.model.head_in_features]
-        parts = self.model.decode(self.model.head(features), sizes)
+        suppression = self.model.suppression
+        parts = self.model.candidates(self._normalised(images, sizes), sizes)
         if not self.with_nms:
-            return _outputs(_joined(parts))
-        if self.model.nms_per_level and torch.onnx.is_in_onnx_export():
+            return _outputs(joined(parts))
+        if suppression.nms_per_level and torch.onnx.is_in_onnx_export():
             parts = [part._replace(scores=self._suppressed(part)) for part in parts]
-        found = _joined(parts)
+        found = joined(parts)
         if torch.onnx.is_in_onnx_export():
             scores = self._suppressed(_shifted(found))
         else:
             scores = _suppressed_each(
-                *found, self.model.test_nms_thresh, self.model.nms_per_level, inference.NONE
+                found.boxes,
+                found.scores,
+                found.classes,
+                part_of(found.levels, found.branches),
+                suppression.nms_thresh,
+                suppression.nms_per_level,
+                NONE,
             )
-        scores, index = inference.stable_topk(scores, self.model.max_detections_per_image)
-        boxes = found.boxes.gather(1, index[..., None].expand(-1, -1, 4))
-        return _outputs(Candidates(boxes, scores, *(field.gather(1, index) for field in found[2:])))
+        scores, index = stable_topk(scores, suppression.max_detections)
+        return _outputs(found.at(index)._replace(scores=scores))
 
     def _normalised(self, images: Tensor, sizes: Tensor) -> Tensor:
         """Normalise; around the pictures there is 0, to the multiple that the network needs."""
@@ -88,17 +93,13 @@ class DetectionProgram(nn.Module):
 
     def _suppressed(self, found: Candidates) -> Tensor:
         """Scores (N, C), NONE for what is suppressed or empty, by ONNX's class-wise operator."""
-        kinds = torch.arange(self.model.num_classes, device=found.classes.device)
+        kinds = torch.arange(self.num_classes, device=found.classes.device)
         of_class = found.classes[:, None] == kinds[:, None]
         scores = found.scores[:, None].where(of_class, 0.0)
-        chosen = _OnnxNms.apply(found.boxes, scores, self.model.test_nms_thresh)
+        chosen = _OnnxNms.apply(found.boxes, scores, self.model.suppression.nms_thresh)
         stay = torch.zeros_like(found.scores)
         stay[chosen[:, 0], chosen[:, 2]] = 1.0
-        return found.scores.masked_fill(stay == 0, inference.NONE)
-
-
-def _joined(parts: list[Candidates]) -> Candidates:
-    return Candidates(*(torch.cat(field, dim=1) for field in zip(*parts)))
+        return found.scores.masked_fill(stay == 0, NONE)
 
 
 def _outputs(found: Candidates) -> Outputs:
@@ -108,7 +109,7 @@ def _outputs(found: Candidates) -> Outputs:
 
 def _shifted(found: Candidates) -> Candidates:
     """Round boxes as detectron2's suppression does, see MAX_SHIFTED."""
-    empty = found.scores == inference.NONE
+    empty = found.scores == NONE
     highest = found.boxes.masked_fill(empty[..., None], -torch.inf).amax(dim=(1, 2))
     shift = found.classes.to(found.boxes.dtype) * (highest + 1)[:, None]
     shift = shift.masked_fill(empty | ((~empty).sum(dim=1) * 4 > MAX_SHIFTED)[:, None], 0.0)
@@ -120,8 +121,7 @@ def _suppressed_each(
     boxes: Tensor,
     scores: Tensor,
     classes: Tensor,
-    levels: Tensor,
-    anchor_free: Tensor,
+    parts: Tensor,
     nms_thresh: float,
     nms_per_level: bool,
     none: float,
@@ -129,11 +129,11 @@ def _suppressed_each(
     """Scores (N, C), ``none`` for what is suppressed or empty, image by image."""
     result = torch.full_like(scores, none)
     for image in range(boxes.shape[0]):
-        stay = inference.surviving(
+        stay = surviving(
             boxes[image],
             scores[image],
             classes[image],
-            levels[image] * 2 + anchor_free[image].long(),
+            parts[image],
             nms_thresh=nms_thresh,
             nms_per_level=nms_per_level,
         )

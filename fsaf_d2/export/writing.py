@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..detectors import FSAF
+from ..detectors.contract import contract_of
 from ..prediction.detector import Detector
 from ..prediction.exported import INPUTS, NEEDS_ONNX, OUTPUTS, Kind
 from ..prediction.sidecar import ENTRY, FORMAT, Sidecar, read_sidecar, sidecar_file
@@ -27,6 +27,7 @@ _EXAMPLE_SIZES = [[200, 264], [180, 240]]
 def describe_program(detector: Detector, *, with_nms: bool) -> Sidecar:
     """What is to be said beside a detector's program."""
     model = detector.model
+    suppression = model.suppression
     return Sidecar(
         format=FORMAT,
         with_nms=with_nms,
@@ -34,6 +35,7 @@ def describe_program(detector: Detector, *, with_nms: bool) -> Sidecar:
         category_ids=detector.category_ids,
         thresholds=[round(float(value), 6) for value in detector.thresholds.clamp(0, 1)],
         level_names=detector.level_names,
+        branch_names=list(model.traits.branch_names),
         input_format=detector.input_format,
         short_side=detector.short_side,
         resize=detector.resize,
@@ -41,10 +43,10 @@ def describe_program(detector: Detector, *, with_nms: bool) -> Sidecar:
         size_divisibility=detector.size_divisibility,
         pixel_mean=model.pixel_mean.flatten().tolist(),
         pixel_std=model.pixel_std.flatten().tolist(),
-        score_thresh=model.test_score_thresh,
-        nms_thresh=model.test_nms_thresh,
-        nms_per_level=model.nms_per_level,
-        max_detections=model.max_detections_per_image,
+        score_thresh=model.traits.score_threshold,
+        nms_thresh=suppression.nms_thresh,
+        nms_per_level=suppression.nms_per_level,
+        max_detections=suppression.max_detections,
     )
 
 
@@ -61,11 +63,15 @@ def write_program(
 
     Raises:
         ImportError: the package onnx is missing.
-        ValueError: the detector is an exported one, or has a setting that no sidecar can have.
+        ValueError: the detector is an exported one, does not give candidates, or has a setting that
+            no sidecar can have.
         OSError: the file cannot be written.
     """
-    if not isinstance(detector.model, FSAF):
+    contract = contract_of(detector.model)
+    if contract is None:
         raise ValueError("An exported detector cannot be exported again: take its checkpoint.")
+    if contract.suppression is None:
+        raise ValueError(f"{contract.name} cannot be exported: {contract.lacks('suppression')}")
     program = DetectionProgram(detector.model, with_nms=with_nms)
     text = describe_program(detector, with_nms=with_nms).to_text()
     read_sidecar(text, "The sidecar of this detector")

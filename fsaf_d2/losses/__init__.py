@@ -1,7 +1,7 @@
 """What is penalised: pure functions of tensors."""
 
 from .anchor_losses import AnchorPlaces, anchor_focal_loss_sums, gather_anchor_deltas
-from .iou_loss import point_iou_loss
+from .iou_loss import point_giou_loss, point_iou_loss
 from .point_losses import point_loss_sums
 from .sparse_focal_loss import (
     background_loss_sums,
@@ -17,6 +17,7 @@ __all__ = [
     "focal_loss",
     "gather_anchor_deltas",
     "plane_focal_loss_sum",
+    "point_giou_loss",
     "point_iou_loss",
     "point_loss_sums",
     "sparse_focal_loss_sum",

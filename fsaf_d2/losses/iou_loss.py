@@ -1,4 +1,4 @@
-"""IoU loss of boxes given by their distances to a point."""
+"""IoU losses of boxes given by their distances to a point."""
 
 from __future__ import annotations
 
@@ -33,6 +33,25 @@ def point_iou_loss(pred_distances: Tensor, target_distances: Tensor) -> Tensor:
     # A union of 0 means that both boxes are the point itself.
     iou = intersection / union.clamp(min=torch.finfo(torch.float32).tiny)
     return -torch.log(iou.clamp(min=MIN_IOU))
+
+
+def point_giou_loss(pred_distances: Tensor, target_distances: Tensor) -> Tensor:
+    """1 - GIoU of two boxes around the same point (arXiv 1902.09630), in float32.
+
+    Args:
+        pred_distances, target_distances: (..., 4), distances >= 0 from the point to the left, top,
+            right and bottom side, in one unit.
+
+    Returns:
+        (...) the loss of each box, between 0 and 2.
+    """
+    pred_distances, target_distances = pred_distances.float(), target_distances.float()
+    tiny = torch.finfo(torch.float32).tiny
+    intersection = _area(torch.minimum(pred_distances, target_distances))
+    union = _area(pred_distances) + _area(target_distances) - intersection
+    hull = _area(torch.maximum(pred_distances, target_distances))
+    iou = intersection / union.clamp(min=tiny)
+    return 1 - iou + (hull - union) / hull.clamp(min=tiny)
 
 
 def _area(distances: Tensor) -> Tensor:

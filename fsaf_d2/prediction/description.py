@@ -9,6 +9,8 @@ from typing import NamedTuple
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from ..detectors.contract import traits_of
+
 # For classes of which no threshold is known.
 DEFAULT_THRESHOLD = 0.5
 # Of a name from a file; it ends up in labels and in names of folders.
@@ -47,7 +49,8 @@ def describe(
         ValueError: the file contradicts itself or the config, or holds something else than it
             should; the message names it.
     """
-    count, notes = cfg.MODEL.RETINANET.NUM_CLASSES, []
+    traits, notes = traits_of(cfg), []
+    count = traits.num_classes
     known = next(filter(None, (_known(name, count) for name in data_sets)), {})
     stored = list(content.get("class_names") or [])
     names = list(class_names or stored or known.get("names", []))
@@ -61,7 +64,7 @@ def describe(
     if len(names) != count:
         raise ValueError(
             f"'{source}' comes with {len(names)} class names ({_listed(names)}), but by its config "
-            f"(or --config-file) it has {count} classes (MODEL.RETINANET.NUM_CLASSES)."
+            f"(or --config-file) it has {count} classes ({', '.join(traits.class_keys)})."
         )
     ids = content.get("category_ids") or known.get("ids")
     if not ids:

@@ -60,7 +60,8 @@ class Detector:
         class_names: Sequence[str],
         category_ids: Sequence[int],
         thresholds: Sequence[float],
-        level_names: Sequence[str],
+        level_names: Sequence[str] = (),
+        branch_names: Sequence[str] = (),
         short_side: int,
         max_side: int,
         size_divisibility: int,
@@ -89,6 +90,7 @@ class Detector:
         self.category_ids = list(category_ids)
         self.thresholds = torch.tensor(thresholds, dtype=torch.float32)
         self.level_names = list(level_names)
+        self.branch_names = list(branch_names)
         self.batch_size = batch_size
         self.notes = list(notes)
         self.short_side, self.max_side = short_side, max_side

@@ -13,18 +13,17 @@ from typing import Literal
 
 import numpy as np
 import torch
-from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from .. import inference
-from ..inference import Candidates
+from ..inference.candidates import NONE, Candidates, of_each_image, resized
+from ..inference.suppression import Suppression
 from .detector import Detector
 from .sidecar import ENTRY, MAX_BYTES, Sidecar, read_sidecar, sidecar_file
 
 Kind = Literal["onnx", "torchscript"]
 INPUTS = ("images", "sizes")
-OUTPUTS = ("boxes", "scores", "classes", "levels", "anchor_free")
+OUTPUTS = ("boxes", "scores", "classes", "levels", "branches")
 # (N, 3, H, W) and (N, 2) -> (N, D, 4) and four times (N, D).
 Program = Callable[[Tensor, Tensor], Sequence[Tensor]]
 NEEDS_ONNX = (
@@ -103,6 +102,7 @@ def load_exported(
         category_ids=sidecar.category_ids,
         thresholds=sidecar.thresholds,
         level_names=sidecar.level_names,
+        branch_names=sidecar.branch_names,
         short_side=sidecar.short_side,
         resize=sidecar.resize,
         max_side=sidecar.max_side,
@@ -128,7 +128,7 @@ class ExportedModel(nn.Module):
         self._program, self._sidecar, self._source = program, sidecar, source
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        """Detect, as :class:`fsaf_d2.FSAF` does.
+        """Detect, as a detector of detectron2 does.
 
         Raises:
             ValueError: the file gives something else than detections, or cannot be run.
@@ -139,28 +139,23 @@ class ExportedModel(nn.Module):
         for place, image in zip(batch, images):
             place[:, : image.shape[1], : image.shape[2]] = image
         outputs = self._checked(self._program(batch, torch.tensor(sizes)), len(images))
-        found = [
-            Instances(size, **_fields(detections))
-            for size, detections in zip(sizes, self._detections(outputs))
-        ]
+        wanted = [(given["height"], given["width"]) for given in batched_inputs]
+        found = self._detections(outputs)
+        found = of_each_image(resized(found, torch.tensor(sizes), torch.tensor(wanted)))
         return [
-            {"instances": detector_postprocess(x, given["height"], given["width"])}
-            for x, given in zip(found, batched_inputs)
+            {"instances": Instances(size, **_fields(detections))}
+            for size, detections in zip(wanted, found)
         ]
 
-    def _detections(self, outputs: Candidates) -> list[Candidates]:
+    def _detections(self, outputs: Candidates) -> Candidates:
         sidecar = self._sidecar
-        if not sidecar.with_nms:
-            empty = outputs.scores <= 0
-            return inference.merge(
-                [outputs._replace(scores=outputs.scores.masked_fill(empty, inference.NONE))],
-                nms_thresh=sidecar.nms_thresh,
-                max_detections=sidecar.max_detections,
-                nms_per_level=sidecar.nms_per_level,
-            )
-        return [
-            Candidates(*(field[picture[1] > 0] for field in picture)) for picture in zip(*outputs)
-        ]
+        found = outputs._replace(scores=outputs.scores.masked_fill(outputs.scores <= 0, NONE))
+        if sidecar.with_nms:
+            return found
+        suppression = Suppression(
+            sidecar.nms_thresh, sidecar.max_detections, sidecar.nms_per_level
+        )
+        return suppression([found])
 
     def _checked(self, outputs: Sequence[Tensor], num_images: int) -> Candidates:
         """Make sure that outputs are what they should be, whatever the file is."""
@@ -172,23 +167,29 @@ class ExportedModel(nn.Module):
             raise ValueError(wrong) from error
         whole = [torch.int64, torch.int32]
         types = [[torch.float32, torch.float64, torch.float16]] * 2 + [whole] * 2
+        types.append([*whole, torch.bool])
         count = outputs[1].shape[-1] if len(outputs) == len(OUTPUTS) and outputs[1].ndim else -1
         expected = [(num_images, count, 4), *[(num_images, count)] * 4]
         if [tuple(x.shape) for x in outputs] != expected or not all(
-            x.dtype in known for x, known in zip(outputs, [*types, [torch.bool]])
+            x.dtype in known for x, known in zip(outputs, types)
         ):
             raise ValueError(wrong)
-        boxes, scores, classes, levels, anchor_free = outputs
+        boxes, scores, classes, levels, branches = outputs
         there = scores > 0
         right = torch.isfinite(boxes).all(dim=2) & (scores <= 1)
-        for numbers, names in ((classes, sidecar.class_names), (levels, sidecar.level_names)):
+        for numbers, names in (
+            (classes, sidecar.class_names),
+            (levels, sidecar.level_names),
+            (branches.long(), sidecar.branch_names),
+        ):
             right &= (numbers >= 0) & (numbers < len(names))
         if not right[there].all():
             raise ValueError(
-                f"'{self._source}' does not fit its sidecar: a box, score, class or level is out "
+                f"'{self._source}' does not fit its sidecar: a box, score, class, level or branch is out "
                 "of range. Export the detector again."
             )
-        return Candidates(boxes.float(), scores.float(), classes.long(), levels.long(), anchor_free)
+        numbers = (field.long() for field in (classes, levels, branches))
+        return Candidates(boxes.float(), scores.float(), *numbers)
 
 
 def _fields(found: Candidates) -> dict:
@@ -197,7 +198,7 @@ def _fields(found: Candidates) -> dict:
         "scores": found.scores,
         "pred_classes": found.classes,
         "pred_levels": found.levels,
-        "pred_anchor_free": found.anchor_free,
+        "pred_branches": found.branches,
     }
 
 
@@ -228,11 +229,15 @@ def _open_onnx(path: str, _: bool) -> tuple[Program, str]:
     except Exception as error:
         raise ValueError(f"onnxruntime refuses '{path}' ({_first_line(error)}).") from error
     _require_names(path, INPUTS, [x.name for x in session.get_inputs()])
-    _require_names(path, OUTPUTS, [x.name for x in session.get_outputs()])
+    names = [x.name for x in session.get_outputs()]
+    # Before version 0.2 the last one had another name.
+    last = [name for name in names if name not in OUTPUTS]
+    wanted = [*OUTPUTS[:-1], *last] if len(last) == 1 else list(OUTPUTS)
+    _require_names(path, wanted, names)
 
     def run(images: Tensor, sizes: Tensor) -> list[np.ndarray]:
         try:
-            return session.run(list(OUTPUTS), dict(zip(INPUTS, (images.numpy(), sizes.numpy()))))
+            return session.run(wanted, dict(zip(INPUTS, (images.numpy(), sizes.numpy()))))
         except Exception as error:
             raise ValueError(f"'{path}' cannot be run ({_first_line(error)}).") from error
 

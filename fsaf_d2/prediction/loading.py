@@ -13,9 +13,10 @@ from torch import nn
 
 from ..config import load_config, load_stored_config
 from ..data.mapper import MAX_PIXELS
-from ..detectors import FSAF
+from ..detectors.building import build_detector
+from ..detectors.contract import traits_of
 from ..model_zoo import find
-from ..training import SafeCheckpointer, Trainer
+from ..weights.checkpointer import SafeCheckpointer
 from ..weights.files import load_file
 from ..weights.layouts import conflicts
 from ..weights.report import LoadReport, remedy
@@ -96,11 +97,13 @@ def load_detector(
     description = describe(content, cfg, weights, class_names=class_names, data_sets=data_sets)
     model = _build(cfg, weights)
     notes = [*description.notes, *_load(model, content, weights, cfg)]
+    traits = traits_of(cfg)
     device_type = torch.device(cfg.MODEL.DEVICE).type
     return Detector(
         model,
         **{**description._asdict(), "notes": notes},
-        level_names=cfg.MODEL.RETINANET.IN_FEATURES,
+        level_names=traits.level_names,
+        branch_names=traits.branch_names,
         short_side=cfg.INPUT.MIN_SIZE_TEST,
         resize=cfg.INPUT.RESIZE,
         max_side=cfg.INPUT.MAX_SIZE_TEST,
@@ -160,21 +163,21 @@ def _choose_device(asked: str | None) -> str:
 
 def _build(cfg: CfgNode, weights: str) -> nn.Module:
     name = cfg.MODEL.META_ARCHITECTURE
-    known = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
-    if not (isinstance(known, type) and issubclass(known, FSAF)):
+    if name not in META_ARCH_REGISTRY or not traits_of(cfg).class_keys:
         raise ValueError(
-            f"The config of '{weights}' builds {name!r:.99}, but the detectors of this project are "
-            "read here: MODEL.META_ARCHITECTURE must be 'FSAF'. It runs detectron2's RetinaNet "
-            "too: --config-file configs/ablations/anchors_only_R_50_FPN_1x.yaml"
+            f"The config of '{weights}' builds {name!r:.99}, of which nothing is known here: "
+            "MODEL.META_ARCHITECTURE must name a detector of this project, or detectron2's "
+            "RetinaNet or GeneralizedRCNN."
         )
     try:
         # A caller's inference mode would make weights that nothing can be computed of later.
         with torch.inference_mode(False):
-            return Trainer.build_model(cfg)
+            model = build_detector(cfg)
     except Exception as error:
         raise ValueError(
             f"The config of '{weights}' builds no detector ({type(error).__name__}: {error})."
         ) from error
+    return model
 
 
 class _ContentLoader(SafeCheckpointer):
@@ -202,15 +205,11 @@ def _load(model: nn.Module, content: dict, weights: str, cfg: CfgNode) -> list[s
             "classes, that they were trained with?"
         )
     missing = report.missing
-    if missing and all(".anchor_free_" in name for name in missing):
-        raise ValueError(
-            f"'{weights}' has no weights of the anchor-free branch, as detectron2's RetinaNet. Run "
-            "the anchors alone: MODEL.FSAF.ANCHOR_FREE_BRANCH False at the end of the command."
-        )
     if missing:
         raise ValueError(
             f"'{weights}' does not fit the config: {len(missing)} weights are missing "
-            f"({', '.join(missing[:3])}, ...). Is it the config that they were trained with?"
+            f"({', '.join(missing[:3])}, ...). "
+            + (report.without_missing() or "Is it the config that they were trained with?")
         )
     notes = conflicts(report.layout, cfg) if report.layout else []
     unneeded = report.unexpected

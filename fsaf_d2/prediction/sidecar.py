@@ -11,7 +11,9 @@ from ..data.resizing import RESIZE_METHODS
 from .description import MAX_NAME_LENGTH, printable
 
 # Of the entries; it is raised when their meaning changes.
-FORMAT = 1
+FORMAT = 2
+# Before it, files did not name the branches, of which there were these.
+_FORMER, _FORMER_BRANCHES = 1, ["anchor", "point"]
 # Under which a file of ONNX or TorchScript holds the same text.
 ENTRY = "fsaf_d2.json"
 MAX_BYTES = 1 << 24
@@ -20,7 +22,7 @@ _MAX_SIDE = (1 << 31) - 1
 
 
 class Sidecar(NamedTuple):
-    """Of an exported detector with K classes and L levels."""
+    """Of an exported detector with K classes, L levels and branches."""
 
     format: int
     with_nms: bool  # else candidates come out, which are still to be suppressed
@@ -28,6 +30,7 @@ class Sidecar(NamedTuple):
     category_ids: list[int]  # the data set's
     thresholds: list[float]  # the score from which a detection of each class counts
     level_names: list[str]
+    branch_names: list[str]
     input_format: str  # "BGR" or "RGB", the order of the channels
     short_side: int  # that pictures are resized to, in pixels; 0 for as they are
     max_side: int  # above which no longer side gets
@@ -66,6 +69,8 @@ def read_sidecar(text: str | bytes, source: str) -> Sidecar:
         raise ValueError(f"'{source}' is no JSON ({error}). Export the detector again.") from error
     if not isinstance(content, dict):
         raise ValueError(f"'{source}' must be a JSON object. Export the detector again.")
+    if content.get("format") == _FORMER:
+        content = {"branch_names": _FORMER_BRANCHES, **content}
     for key in Sidecar._fields:
         if key not in content:
             raise ValueError(f"'{source}' has no entry {key!r}. Export the detector again.")
@@ -129,12 +134,13 @@ _NAMES = f"texts of {MAX_NAME_LENGTH} letters at the most"
 _SHARE = (_number(0, 1), "a number from 0 to 1")
 _CHANNELS = (_list(_number(-1e6, 1e6), 3, 3), "3 numbers")
 _RULES: dict[str, tuple[Callable[[object], bool], str]] = {
-    "format": (lambda value: value == FORMAT and type(value) is int, f"{FORMAT}, the one known"),
+    "format": (_whole(_FORMER, FORMAT), f"{_FORMER} or {FORMAT}, those that are known"),
     "with_nms": (_is_truth, "true or false"),
     "class_names": (_list(_is_name), _NAMES),
     "category_ids": (_are_different, "different whole numbers"),
     "thresholds": (_list(_number(0, 1)), "numbers from 0 to 1"),
     "level_names": (_list(_is_name, high=32), _NAMES),
+    "branch_names": (_list(_is_name, high=32), _NAMES),
     "input_format": (lambda value: value in ("BGR", "RGB"), '"BGR" or "RGB"'),
     "short_side": (_whole(0, _MAX_SIDE), f"a whole number from 0 to {_MAX_SIDE}"),
     "max_side": (_whole(1, _MAX_SIDE), f"a whole number from 1 to {_MAX_SIDE}"),

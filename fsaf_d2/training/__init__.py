@@ -1,11 +1,11 @@
 """How a detector is trained."""
 
+from ..weights.checkpointer import SafeCheckpointer
 from .augmented_evaluation import compare_augmented
 from .launch import first_to_fail, launch
 from .own_data import saved_classes, use_own_data
 from .setup import load_weights, prepare
 from .trainer import Trainer
-from .weights import SafeCheckpointer
 
 __all__ = [
     "SafeCheckpointer",

@@ -19,7 +19,7 @@ from .trainer import Trainer
 
 if TYPE_CHECKING:
     # It needs OpenCV, which training does not.
-    from ..test_time_augmentation import AugmentedDetector
+    from ..inference.augmented import AugmentedDetector
 
 FOLDER = "test_time_augmentation"
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")

@@ -7,10 +7,11 @@ import math
 from detectron2.config import CfgNode
 
 from ..config_keys import derive, given, value_of
+from ..detectors.contract import traits_of
 
 _STEPS = (
     *("SOLVER.WARMUP_ITERS", "SOLVER.STEPS", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD"),
-    *("TEST.EVAL_PERIOD", "MODEL.FSAF.HEURISTIC_STEPS"),
+    "TEST.EVAL_PERIOD",
 )
 
 
@@ -18,14 +19,14 @@ def scale_to_batch(cfg: CfgNode) -> list[str]:
     """Scale what depends on the batch from ``SOLVER.REFERENCE_BATCH`` to ``IMS_PER_BATCH``.
 
     With k times the pictures in a batch there are 1/k of the steps, so that every picture is seen
-    as often: warm-up, schedule, periods and ``MODEL.FSAF.HEURISTIC_STEPS``. The learning rate of
+    as often: warm-up, schedule, periods and what the detector counts in steps. The learning rate of
     SGD is k times as high (Goyal et al., arXiv 1706.02677), that of AdamW the square root of k
     times (Malladi et al., arXiv 2205.10287; its betas and its decay are left as they are).
 
     What was given on the command line or in Python stays as it is, and so does what stands in the
     file that gives ``IMS_PER_BATCH``, or in one that builds on it: it is for that batch, unless the
     file gives ``REFERENCE_BATCH`` as well. Where ``MAX_ITER`` stays, warm-up grows to a tenth of it
-    at most, ``HEURISTIC_STEPS`` to a fifth. Afterwards the reference is the batch, so that a config
+    at most, the detector's steps to a fifth. Afterwards the reference is the batch, so that a config
     which was scaled is not scaled again. 0 switches all of it off, as does
     ``SOLVER.REFERENCE_WORLD_SIZE``, by which detectron2 scales in its own way.
 
@@ -49,13 +50,14 @@ def scale_to_batch(cfg: CfgNode) -> list[str]:
     ratio = batch / reference
     rate_factor = math.sqrt(ratio) if cfg.SOLVER.OPTIMIZER == "ADAMW" else ratio
     scaled = {"SOLVER.BASE_LR": float(f"{cfg.SOLVER.BASE_LR * rate_factor:.6g}")}
-    scaled.update((key, _scaled(value_of(cfg, key), ratio)) for key in _STEPS)
+    own_steps = traits_of(cfg).step_keys
+    scaled.update((key, _scaled(value_of(cfg, key), ratio)) for key in (*_STEPS, *own_steps))
     if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupCosineLR":
         # It has no steps.
         del scaled["SOLVER.STEPS"]
     if _is_for_this_batch(cfg, "SOLVER.MAX_ITER"):
         # A run that stays as short must not become nothing but warm-up.
-        for key, part in (("SOLVER.WARMUP_ITERS", 10), ("MODEL.FSAF.HEURISTIC_STEPS", 5)):
+        for key, part in (("SOLVER.WARMUP_ITERS", 10), *((key, 5) for key in own_steps)):
             longest = max(value_of(cfg, key), cfg.SOLVER.MAX_ITER // part)
             scaled[key] = min(scaled[key], longest)
     lines = []

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..weights.checkpointer import SafeCheckpointer
 from .ema import MovingAverage
-from .weights import SafeCheckpointer
 
 _logger = logging.getLogger("detectron2.fsaf_d2.training")
 LAST = "last_checkpoint"

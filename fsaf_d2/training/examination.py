@@ -11,9 +11,10 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, MetadataCatalog, get_detection_dataset_dicts
 from PIL import Image
+from torch import nn
 
 from ..data.mapper import build_mapper, read_image
-from ..detectors.fsaf import FSAF
+from ..detectors.contract import contract_of
 from ..visualization.comparison import comparison_grid, draw_beside
 from .validation import labelled_loader, undisturbed, validation_losses
 
@@ -28,10 +29,10 @@ def report_file(cfg: CfgNode, dataset_name: str) -> Path:
 class Examination:
     """Losses, best thresholds and pictures of the data sets in ``DATASETS.TEST``."""
 
-    def __init__(self, cfg: CfgNode, model: FSAF) -> None:
+    def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
         """
         Args:
-            model: not wrapped for several processes.
+            model: a detector, not wrapped for several processes.
         """
         self._cfg = cfg
         self._model = model
@@ -87,7 +88,8 @@ class Examination:
         dataset = self._records(name)
         places = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
         class_names = MetadataCatalog.get(name).thing_classes
-        level_names = self._cfg.MODEL.RETINANET.IN_FEATURES
+        traits = contract_of(self._model).traits
+        names = {"level_names": traits.level_names, "branch_names": traits.branch_names}
         mapper = build_mapper(self._cfg, is_train=False)
         pairs = []
         with undisturbed(self._model):
@@ -99,12 +101,12 @@ class Examination:
                     record,
                     found,
                     class_names=class_names,
-                    level_names=level_names,
+                    **names,
                     thresholds=thresholds,
                 )
                 pairs.append(pair)
         title = f"{name} after step {step:,}: annotated on the left, found on the right"
-        grid = comparison_grid(pairs, title, level_names=level_names)
+        grid = comparison_grid(pairs, title, **names)
         folder = Path(self._cfg.OUTPUT_DIR) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(grid).save(folder / f"step_{step:07d}.jpg", quality=88)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 import time
 
+import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
+from torch import Tensor
 
+from ..assignment.grid import to_device
+from ..detectors.contract import DetectorContract
 from ..evaluation import keep_report
 
 # Within detectron2's, so that its handlers show it.
@@ -70,6 +74,48 @@ class DataShare(HookBase):
         if share is not None:
             self.trainer.storage.put_scalar("data_share", share, smoothing_hint=False)
             _logger.info(f"data: {100 * share:.0f} % of the step")
+
+
+class DetectorSteps(HookBase):
+    """Tells the detector the step, and logs what it has counted in it.
+
+    What a GPU has counted is not waited for: a step's values are logged with the next step's.
+    """
+
+    def __init__(self, contract: DetectorContract | None) -> None:
+        """
+        Args:
+            contract: of the model, if it has one.
+        """
+        self._contract = contract
+        self._copied: tuple | None = None
+
+    def before_step(self) -> None:
+        """Tell the step."""
+        if self._contract:
+            self._contract.at_step(self.trainer.iter)
+
+    def after_step(self) -> None:
+        """Log."""
+        counts = self._contract.counts() if self._contract else {}
+        if not counts:
+            return
+        names, devices = list(counts), {value.device for value in counts.values()}
+        device = next((x for x in devices if x.type != "cpu"), torch.device("cpu"))
+        values = torch.stack([to_device(value.float(), device) for value in counts.values()])
+        if device.type == "cpu":
+            self._log(names, values)
+            return
+        if self._copied is not None and self._copied[0].query():
+            self._log(*self._copied[1:])
+        host_values, event = to_device(values, torch.device("cpu")), torch.cuda.Event()
+        event.record()
+        self._copied = event, names, host_values
+
+    def _log(self, names: list[str], values: Tensor) -> None:
+        for name, value in zip(names, values.tolist()):
+            smooth = name.startswith("num_pos")
+            self.trainer.storage.put_scalar(name, value, smoothing_hint=smooth)
 
 
 class KeepReport(HookBase):

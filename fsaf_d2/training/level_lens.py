@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..assignment.feature_selection import select_levels_by_size
 from ..assignment.regions import Grid
-from ..detectors.fsaf import FSAF
+from ..detectors.fsaf import PointBranch
+from ..detectors.one_stage import OneStageDetector
 from ..visualization.level_lens import plot_level_lens
 from ..visualization.training_curves import level_shares, read_metrics
 from .validation import undisturbed
@@ -39,14 +40,20 @@ class LevelLens(HookBase):
     What was seen is in checkpoints, in ``OUTPUT_DIR/level_lens.json`` and ``level_lens.png``.
     """
 
-    def __init__(self, model: FSAF, batches: DataLoader, output_dir: str) -> None:
+    @staticmethod
+    def fits(model: nn.Module) -> bool:
+        """Whether a model has one branch whose objects select their level."""
+        return isinstance(model, OneStageDetector) and len(_selecting(model)) == 1
+
+    def __init__(self, model: OneStageDetector, batches: DataLoader, output_dir: str) -> None:
         """
         Args:
-            model: with an anchor-free branch; not wrapped for several processes.
+            model: that the lens fits; not wrapped for several processes.
             batches: of this process; annotated pictures, the same at every evaluation.
             output_dir: where ``metrics.json`` lies and the files are written.
         """
         self._model = model
+        (self._branch,) = _selecting(model)
         self._batches = batches
         self._folder = Path(output_dir)
         self._names = list(model.head_in_features)
@@ -94,14 +101,15 @@ class LevelLens(HookBase):
                 for x in batch:
                     pictures.append((x["file_name"], len(x["instances"])))
                     boxes.append(x["instances"].gt_boxes.tensor)
-                levels.append(self._model.inspect(batch)["anchor_free"].levels.cpu())
+                self._model.loss_terms(batch)
+                levels.append(self._branch.selected_levels.cpu())
         packed = torch.cat(boxes)
         sizes = (packed[:, 2:] - packed[:, :2]).clamp(min=0).prod(dim=1).sqrt()
         by_size = self._select_by_size(packed)
         return pictures, torch.cat(levels).tolist(), sizes.tolist(), by_size.tolist()
 
     def _select_by_size(self, boxes: Tensor) -> Tensor:
-        strides, rule = self._model.point_generator.strides, self._model.selection_rule
+        strides, rule = self._branch.strides, self._branch.selection_rule
         grid = Grid.of(strides, [(1, 1)] * len(strides), torch.device("cpu"))
         return select_levels_by_size(
             boxes,
@@ -119,7 +127,7 @@ class LevelLens(HookBase):
             storage.put_scalar("level_lens/flip_rate", flip_rate, smoothing_hint=False)
         as_heuristic = entry["as_heuristic"] / len(levels)
         storage.put_scalar("level_lens/as_heuristic", as_heuristic, smoothing_hint=False)
-        strides = torch.tensor([float(x) for x in self._model.point_generator.strides])
+        strides = torch.tensor([float(x) for x in self._branch.strides])
         storage.put_histogram("level_lens/selected_level", strides.log2()[levels])
         for index, name in enumerate(self._names):
             if (selected := levels == index).any():
@@ -144,8 +152,8 @@ class LevelLens(HookBase):
 
     def _heuristic_borders(self) -> list[float]:
         """The box sizes from which on the heuristic rule takes the next level, one for each."""
-        rule = self._model.selection_rule
-        exponents = [math.log2(stride) for stride in self._model.point_generator.strides]
+        rule = self._branch.selection_rule
+        exponents = [math.log2(stride) for stride in self._branch.strides]
         return [
             rule.canonical_box_size * 2 ** (exponent - rule.canonical_level)
             for exponent in exponents[1:]
@@ -174,6 +182,10 @@ class LevelLens(HookBase):
     def load_state_dict(self, state_dict: dict) -> None:
         """Restore what :meth:`state_dict` gave."""
         self._state = dict(state_dict)
+
+
+def _selecting(model: OneStageDetector) -> list[PointBranch]:
+    return [branch for branch in model.branches.values() if isinstance(branch, PointBranch)]
 
 
 def _histogram(levels: Tensor, sizes: Tensor, num_levels: int) -> list[list[int]]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
+from ..detectors.contract import contract_of
 from .checkpoints import random_state, write_atomically
 
 _logger = logging.getLogger("detectron2.fsaf_d2.training")
@@ -139,50 +142,63 @@ def diagnose(model: nn.Module, batch: list[dict]) -> dict:
         batch: with ``image`` and ``instances``.
 
     Returns:
-        ``cause``, a sentence; ``losses`` by name; ``outputs``, for every output of the head and
-        every level its least and greatest value and how many are not finite; ``level_losses``, the
-        share of every level in each loss; ``gradient_norms`` by parameter. Where one was not
-        reached, it is empty.
+        ``cause``, a sentence; ``losses`` by name; ``outputs``, for every output of the modules that
+        the detector has observed, and every tensor of it, such as a level's, its least and greatest
+        value and how many are not finite; ``gradient_norms`` by parameter. Where one was not
+        reached, it is empty. Whatever goes wrong in here is in the cause; it is never raised.
     """
+    found = {"losses": {}, "outputs": {}, "gradient_norms": {}}
+    try:
+        cause = _diagnose(model, batch, found)
+    except Exception as error:
+        cause = f"the diagnosis failed ({type(error).__name__}: {error})."
+    return {"cause": cause, **found}
+
+
+def _diagnose(model: nn.Module, batch: list[dict], found: dict) -> str:
+    """Fill ``found`` as far as it goes; the cause."""
     first: list[str] = []
-    outputs: dict[str, list[list[float]]] = {}
+    contract = contract_of(model)
     handles = [
         module.register_forward_hook(_note_first(name, first))
         for name, module in model.named_modules()
         if name and not list(module.children())
     ]
-    handles.append(model.head.register_forward_hook(_note_outputs(outputs)))
+    handles += [
+        module.register_forward_hook(_note_outputs(name, found["outputs"]))
+        for name, module in (contract.observed() if contract else {}).items()
+    ]
     failure = ""
-    losses: dict[str, Tensor] = {}
-    level_losses: dict[str, list[float]] = {}
-    gradient_norms: dict[str, float] = {}
     weights = [name for name, p in model.named_parameters() if not _finite(p)]
     try:
         model.zero_grad()
         if comm.get_world_size() > 1:
             # The others may not be here, and the losses are computed together.
             raise RuntimeError("one of several processes cannot: replay it")
-        model.level_losses = level_losses
-        losses = model(batch)
+        with _event_storage():
+            losses = model(batch)
+        found["losses"].update((name, loss.item()) for name, loss in losses.items())
         sum(losses.values()).backward()
-        gradient_norms = {
-            name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None
-        }
-    except (RuntimeError, ValueError, IndexError, AssertionError, FloatingPointError) as error:
-        failure = str(error)
+        found["gradient_norms"].update(
+            (name, p.grad.norm().item())
+            for name, p in model.named_parameters()
+            if p.grad is not None
+        )
+    except Exception as error:
+        failure = str(error) or type(error).__name__
     finally:
-        model.level_losses = None
         for handle in handles:
             handle.remove()
         model.zero_grad()
-    values = {name: loss.item() for name, loss in losses.items()}
-    return {
-        "cause": _cause(batch, weights, first, failure, values, gradient_norms),
-        "losses": values,
-        "level_losses": level_losses,
-        "outputs": outputs,
-        "gradient_norms": gradient_norms,
-    }
+    return _cause(batch, weights, first, failure, found["losses"], found["gradient_norms"])
+
+
+def _event_storage() -> contextlib.AbstractContextManager:
+    """The storage at hand, which detectron2's models log to, or a throw-away one."""
+    try:
+        return contextlib.nullcontext(get_event_storage())
+    except AssertionError:
+        return EventStorage()
 
 
 def _cause(
@@ -227,15 +243,35 @@ def _note_first(name: str, first: list[str]):
     return hook
 
 
-def _note_outputs(outputs: dict[str, list[list[float]]]):
-    def hook(_module: nn.Module, _inputs: object, predictions: object) -> None:
-        for name, levels in predictions._asdict().items():
+def _note_outputs(module_name: str, outputs: dict[str, list[list[float]]]):
+    def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+        for name, tensors in _named_tensors(module_name, output):
             outputs[name] = [
-                [level.min().item(), level.max().item(), (~torch.isfinite(level)).sum().item()]
-                for level in levels
+                [x.min().item(), x.max().item(), (~torch.isfinite(x)).sum().item()]
+                for x in tensors
+                if x.numel()
             ]
 
     return hook
+
+
+def _named_tensors(name: str, output: object) -> Iterator[tuple[str, list[Tensor]]]:
+    """The floating tensors of whatever a module gives, lists of them together."""
+    if isinstance(output, Tensor):
+        output = [output]
+    if hasattr(output, "_asdict"):
+        # A branch's own names tell enough.
+        output, name = output._asdict(), ""
+    if isinstance(output, Mapping):
+        for key, value in output.items():
+            yield from _named_tensors(f"{name}.{key}".lstrip("."), value)
+    elif isinstance(output, (list, tuple)):
+        tensors = [x for x in output if isinstance(x, Tensor) and x.is_floating_point()]
+        if tensors:
+            yield name, tensors
+        for index, value in enumerate(output):
+            if not isinstance(value, Tensor):
+                yield from _named_tensors(f"{name}.{index}".lstrip("."), value)
 
 
 def _plain(sample: dict) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -12,8 +13,8 @@ from detectron2.engine import HookBase, hooks
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
+from ..detectors.contract import ALL_BRANCHES, traits_of
 from .checkpoints import BEST, RunCheckpointer
-from .validation import PREFIXES
 
 _logger = logging.getLogger("detectron2.fsaf_d2.training")
 _SIZES_AND_OVERLAPS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -32,13 +33,12 @@ def metric_names(cfg: CfgNode, class_names: Sequence[str]) -> list[str]:
     # detectron2 leaves them out where a class would be all there is.
     if len(class_names) > 1:
         names += [f"bbox/AP-{name}" for name in class_names]
-    branches = {"anchor": cfg.MODEL.FSAF.ANCHOR_BRANCH}
-    branches["anchor_free"] = cfg.MODEL.FSAF.ANCHOR_FREE_BRANCH
-    if all(branches.values()):
-        names += [f"{branch}_branch/{name}" for branch in branches for name in _SIZES_AND_OVERLAPS]
+    traits = traits_of(cfg)
+    alone = [part for part in traits.parts if part != ALL_BRANCHES]
+    names += [f"{part}/{name}" for part in alone for name in _SIZES_AND_OVERLAPS]
     if cfg.TEST.LOSS:
-        kinds = [PREFIXES[branch] for branch, is_on in branches.items() if is_on]
-        losses = [f"{prefix}{kind}" for prefix in kinds for kind in ("cls", "box_reg")]
+        # A detector that does not tell its losses beforehand may have any.
+        losses = traits.loss_names or ("*",)
         names += [f"validation/{name}" for name in (*losses, "total_loss")]
     return names
 
@@ -114,7 +114,7 @@ class Evaluation(hooks.EvalHook):
             return
         prefixes = [f"{name}/" for name in self._datasets] if len(self._datasets) > 1 else []
         known = [prefix + name for prefix in ("", *prefixes) for name in self._known]
-        if self._metric not in known:
+        if not any(fnmatch.fnmatchcase(self._metric, name) for name in known):
             raise ValueError(_unknown(self._metric, known))
 
     @property
@@ -172,7 +172,7 @@ class Evaluation(hooks.EvalHook):
         value = self._results.get(self._metric)
         if value is None and len(self._datasets) > 1:
             value = self._results.get(f"{self._datasets[0]}/{self._metric}")
-        if value is None and self._results and self._known is None:
+        if value is None and self._results and self._metric not in (self._known or ()):
             return _unknown(self._metric, list(self._results))
         # detectron2 gives NaN, or nothing, where nothing at all is found.
         value = math.nan if value is None else float(value)

@@ -11,17 +11,18 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ..config import load_config
-from ..config_keys import warnings_of_dead_keys
+from ..config_keys import value_of, warnings_of_dead_keys
 from ..data.check_run import require_sound_data
 from ..data.checks import require_datasets, require_num_classes
 from ..data.own import derive_num_classes, register_own_data
+from ..detectors.contract import traits_of
+from ..weights.checkpointer import SafeCheckpointer
 from ..weights.files import WeightsFileError
 from ..weights.layouts import conflicts
 from .batch_scaling import scale_to_batch
 from .checkpoints import UnwritableOutput, why_unwritable
 from .launch import torchrun_process
 from .own_data import derive_eval_period
-from .weights import SafeCheckpointer
 
 
 def prepare(
@@ -39,7 +40,7 @@ def prepare(
     learning rate and schedule are scaled to the batch: :func:`.batch_scaling.scale_to_batch`; data
     of one's own are evaluated now and then: :func:`.own_data.derive_eval_period`. Keys that were
     given but do nothing for the model are named, and so are a run that this one would write over
-    and ``HEURISTIC_STEPS`` that leave no step to online selection.
+    and what the detector says of its own keys.
 
     Args:
         cfg: not frozen.
@@ -76,7 +77,7 @@ def prepare(
         _require_equal_shares(cfg, process.world_size if process else num_gpus * num_machines)
         lines += scale_to_batch(cfg)
         lines += derive_eval_period(cfg)
-        lines += _line_of_heuristic(cfg)
+        lines += traits_of(cfg).notes
         if cfg.TEST.AUG.ENABLED:
             lines.append("TEST.AUG.ENABLED is for --eval-only: training evaluates without it.")
 
@@ -96,7 +97,8 @@ def prepare(
     lines += derive_num_classes(cfg, names)
     if speaks and lines:
         print("\n".join(lines))
-    require_num_classes(names, cfg.MODEL.RETINANET.NUM_CLASSES)
+    for key in traits_of(cfg).class_keys:
+        require_num_classes(names, value_of(cfg, key), key)
 
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu" and not eval_only:
         raise ValueError("SOLVER.AMP.ENABLED needs a GPU: set it to False to train on the CPU.")
@@ -130,19 +132,6 @@ def prepare(
         )
     if eval_only and not weights and speaks:
         print("MODEL.WEIGHTS is empty: an untrained network is evaluated.")
-
-
-def _line_of_heuristic(cfg: CfgNode) -> list[str]:
-    fsaf = cfg.MODEL.FSAF
-    steps = fsaf.HEURISTIC_STEPS
-    if not fsaf.ANCHOR_FREE_BRANCH or fsaf.LEVEL_SELECTION != "online" or steps == 0:
-        return []
-    if steps < cfg.SOLVER.MAX_ITER:
-        return []
-    return [
-        f"MODEL.FSAF.HEURISTIC_STEPS {steps}: in none of the {cfg.SOLVER.MAX_ITER} steps do "
-        "objects select their level online. Lower it, or train longer."
-    ]
 
 
 def require_gpus(num_gpus: int) -> None:

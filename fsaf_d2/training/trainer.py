@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import weakref
 
 import detectron2
@@ -24,8 +23,10 @@ from torch.utils.data import DataLoader
 from ..config import differences
 from ..data.loader import TrainingLoader, build_training_loader
 from ..data.mapper import build_mapper
-from ..detectors import FSAF, each_branch
+from ..detectors.building import build_detector
+from ..detectors.contract import contract_of, each_branch, traits_of
 from ..evaluation import BoxEvaluator, keep_report
+from ..weights.layouts import Conversion, to_current_names
 from .advice import write_advice
 from .checkpoints import (
     REMEDY,
@@ -38,7 +39,7 @@ from .checkpoints import (
 from .ema import MovingAverage
 from .examination import Examination, for_tensorboard
 from .execution import be_deterministic, ddp_for, train_in_bfloat16
-from .hooks import DataShare, KeepReport
+from .hooks import DataShare, DetectorSteps, KeepReport
 from .level_lens import LevelLens
 from .non_finite import NonFinite, NonFiniteGuard, RollBack
 from .periodic_evaluation import EarlyStop, EndOfTraining, Evaluation, metric_names
@@ -92,27 +93,10 @@ class Trainer(DefaultTrainer):
             ValueError: a model is to be compiled but there is no compiler, or to be trained in two
                 kinds of mixed precision, or values of the config do not fit together.
         """
-        if cfg.MODEL.COMPILE and not shutil.which(compiler := os.environ.get("CXX", "g++")):
-            raise ValueError(
-                f"MODEL.COMPILE needs a C++ compiler, but {compiler!r} is not found: install one, "
-                "name it in the environment variable CXX, or set the key to False."
-            )
         if cfg.SOLVER.BFLOAT16 and cfg.SOLVER.AMP.ENABLED:
             raise ValueError("SOLVER.BFLOAT16 and SOLVER.AMP.ENABLED exclude each other.")
-        try:
-            model = super().build_model(cfg)
-        except (KeyError, IndexError, TypeError, AssertionError, RuntimeError) as error:
-            # What detectron2 and torch raise for values that they cannot build of.
-            raise ValueError(
-                f"The config builds no model ({type(error).__name__}: {error}): a key below MODEL "
-                "has a value that is not known, or that does not fit the others."
-            ) from error
-        if cfg.MODEL.CHANNELS_LAST:
-            model = model.to(memory_format=torch.channels_last)
-        if cfg.MODEL.COMPILE:
-            # In place, so that the weights keep their names in checkpoints.
-            model.backbone.compile()
-            model.head.compile()
+        model = build_detector(cfg)
+        _logger.info(f"Model:\n{model}")
         if cfg.SOLVER.BFLOAT16:
             train_in_bfloat16(model)
         return model
@@ -186,10 +170,11 @@ class Trainer(DefaultTrainer):
         writer = writers[0] if writers else None
         log = UnbrokenLog(self.cfg.OUTPUT_DIR, writer, evaluation.catch_up)
         model = self.checkpointer.model
-        self._examination = Examination(self.cfg, model) if isinstance(model, FSAF) else None
+        self._examination = Examination(self.cfg, model) if contract_of(model) else None
         self._lens = self._build_level_lens()
         return [
             timer,
+            DetectorSteps(contract_of(model)),
             DataShare(),
             *(hook for hook in others if not isinstance(hook, replaced)),
             self._lens,
@@ -218,7 +203,7 @@ class Trainer(DefaultTrainer):
 
     def _build_level_lens(self) -> LevelLens | None:
         model, count = self.checkpointer.model, self.cfg.TEST.LEVEL_LENS
-        if count < 1 or not isinstance(model, FSAF) or not model.head.anchor_free_branch:
+        if count < 1 or not LevelLens.fits(model):
             return None
         records = self.data_loader.spread_records(count)
         return LevelLens(model, labelled_loader(self.cfg, records), self.cfg.OUTPUT_DIR)
@@ -346,12 +331,15 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> BoxEvaluator:
         """Build the evaluator; its files go to ``OUTPUT_DIR/inference/<data set>``."""
+        traits = traits_of(cfg)
         return BoxEvaluator(
             dataset_name,
             os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
             max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
-            level_names=cfg.MODEL.RETINANET.IN_FEATURES,
-            score_thresh=cfg.MODEL.RETINANET.SCORE_THRESH_TEST,
+            level_names=traits.level_names,
+            branch_names=traits.branch_names,
+            score_thresh=traits.score_threshold,
+            class_keys=traits.class_keys,
         )
 
     @classmethod
@@ -431,4 +419,5 @@ class Trainer(DefaultTrainer):
         if average:
             average.load_state_dict(model.state_dict())
         if "model" in state_dict:
-            model.load_state_dict(state_dict["model"])
+            own = to_current_names(Conversion(state_dict["model"], {}, None), model.state_dict())
+            model.load_state_dict(own.weights)

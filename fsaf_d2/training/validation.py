@@ -13,11 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.mapper import build_labelled_mapper
-from ..detectors.fsaf import FSAF
+from ..detectors.contract import LossTerm, contract_of
 from .checkpoints import random_state, set_random_state
-
-# What the losses of a branch are called in training.
-PREFIXES = {"anchor": "loss_", "anchor_free": "loss_anchor_free_"}
 
 
 def labelled_loader(cfg: CfgNode, records: list[dict] | Dataset) -> DataLoader:
@@ -53,50 +50,43 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         set_random_state(state)
 
 
-def validation_losses(model: FSAF, batches: Iterable[list[dict]]) -> dict[str, float]:
-    """Compute the losses that the model is trained with on other pictures, and leave no trace.
+def validation_losses(model: nn.Module, batches: Iterable[list[dict]]) -> dict[str, float]:
+    """Compute the losses that the model is trained with on other images, and leave no trace.
 
-    Each loss is the sum over all pictures, of all processes, divided by their number of positives.
-    So it is that of training with all of them as one batch, whatever the batch size and the number
-    of processes; only that there a running mean of the positives may divide. Layers such as batch
-    norm work as in evaluation, and everything is in float32.
+    Each loss is the sum over all images, of all processes, divided by what is counted in them, such
+    as positives. So it is that of training with all of them as one batch, whatever the batch size
+    and the number of processes; only that there a running mean of the positives may divide. Layers
+    such as batch norm work as in evaluation, and everything is in float32.
 
     Args:
-        model: not wrapped for several processes.
-        batches: of this process, such as from :func:`labelled_loader`. Pictures without
-            ``instances`` are left out.
+        model: a detector, not wrapped for several processes.
+        batches: of this process, such as from :func:`labelled_loader`. Images without ``instances``
+            are left out.
 
     Returns:
-        ``loss_cls`` and so on as in training, and their sum ``total_loss``, the same in all
-        processes; nothing if no picture has annotations.
+        the losses by the names that they have in training, and their sum ``total_loss``, the same
+        in all processes; nothing if no image has annotations.
     """
-    sums: dict[str, float] = {}
+    contract = contract_of(model)
+    sums: dict[str, LossTerm] = {}
     with undisturbed(model):
         for batch in batches:
             batch = [x for x in batch if "instances" in x]
-            for branch, losses in (model.inspect(batch) if batch else {}).items():
-                found = {
-                    f"{branch} positives": float(losses.num_positives),
-                    f"{branch} cls": losses.cls.item(),
-                    f"{branch} box_reg": losses.box_reg.item(),
-                }
-                for name, value in found.items():
-                    sums[name] = sums.get(name, 0.0) + value
+            for name, term in (contract.loss_terms(batch) if batch else {}).items():
+                sums[name] = _added(sums.get(name), term)
     parts = comm.all_gather(sums)
-    totals: dict[str, float] = {}
-    for name in sorted({name for part in parts for name in part}):
-        totals[name] = sum(part.get(name, 0.0) for part in parts)
-    losses = _divide(totals, model.anchor_free_loss_weight)
+    totals: dict[str, LossTerm] = {}
+    for part in parts:
+        for name, term in part.items():
+            totals[name] = _added(totals.get(name), term)
+    losses = {name: term.value() for name, term in totals.items()}
     return {**losses, "total_loss": sum(losses.values())} if losses else {}
 
 
-def _divide(totals: dict[str, float], anchor_free_loss_weight: float) -> dict[str, float]:
-    weights = {"anchor": 1.0, "anchor_free": anchor_free_loss_weight}
-    return {
-        f"{prefix}{kind}": weights[branch]
-        * totals[f"{branch} {kind}"]
-        / max(totals[f"{branch} positives"], 1.0)
-        for branch, prefix in PREFIXES.items()
-        if f"{branch} positives" in totals
-        for kind in ("cls", "box_reg")
-    }
+def _added(one: LossTerm | None, other: LossTerm) -> LossTerm:
+    other = other._replace(
+        total=other.total.detach().double().cpu(), count=other.count.detach().double().cpu()
+    )
+    if one is None:
+        return other
+    return other._replace(total=one.total + other.total, count=one.count + other.count)

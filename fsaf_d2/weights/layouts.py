@@ -8,7 +8,7 @@ of timm's networks for themselves are in :mod:`.timm_names`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -83,6 +83,43 @@ def to_own_layout(weights: Mapping[str, Tensor | np.ndarray]) -> Conversion:
     return Conversion(converted, old_names, layout)
 
 
+# Beginnings of names in version 0.1 and in detectron2's RetinaNet, and what they are in a detector of
+# towers and branches; the first that fits counts.
+_FORMER_NAMES = (
+    ("head.cls_subnet.", "towers.cls_subnet."),
+    ("head.bbox_subnet.", "towers.bbox_subnet."),
+    ("head.anchor_free_", "branches.point."),
+    ("head.", "branches.anchor."),
+    ("loss_normalizer", "branches.anchor.loss_normalizer"),
+)
+
+
+def current_name(name: str) -> str:
+    """The name in a detector of towers and branches, of a tensor of it before version 0.2."""
+    for former, current in _FORMER_NAMES:
+        if name.startswith(former):
+            return current + name.removeprefix(former)
+    return name
+
+
+def to_current_names(conversion: Conversion, wanted: Iterable[str]) -> Conversion:
+    """Rename what version 0.1 and detectron2's RetinaNet call otherwise.
+
+    Args:
+        conversion: of a file.
+        wanted: names that the model has; one without towers, such as detectron2's own, is let be.
+    """
+    if not any(name.startswith("towers.") for name in wanted):
+        return conversion
+    weights, old_names = {}, dict(conversion.old_names)
+    for name, value in conversion.weights.items():
+        current = current_name(name)
+        weights[current] = value
+        if current != name:
+            old_names[current] = old_names.pop(name, name)
+    return conversion._replace(weights=weights, old_names=old_names)
+
+
 def recognise(weights: Mapping[str, Tensor | np.ndarray]) -> Layout | None:
     """The layout that the names are of; None for detectron2's, this project's and unknown ones.
 
@@ -143,8 +180,8 @@ _MMDET_PARTS = (
     (r"neck\.lateral_convs\.([0-2])\.conv", "backbone.fpn_lateral{0}", 3),
     (r"neck\.fpn_convs\.([0-2])\.conv", "backbone.fpn_output{0}", 3),
     (r"neck\.fpn_convs\.([34])\.conv", "backbone.top_block.p{0}", 3),
-    (r"bbox_head\.retina_cls", "head.anchor_free_cls_score", 0),
-    (r"bbox_head\.retina_reg", "head.anchor_free_bbox_pred", 0),
+    (r"bbox_head\.retina_cls", "branches.point.cls_score", 0),
+    (r"bbox_head\.retina_reg", "branches.point.bbox_pred", 0),
 )
 
 
@@ -156,7 +193,7 @@ def _mmdet_name(name: str) -> str | None:
     if tower:
         kind = {"cls": "cls", "reg": "bbox"}[tower[1]]
         # Every layer is followed by a ReLU, which counts.
-        return f"head.{kind}_subnet.{2 * int(tower[2])}.{field}"
+        return f"towers.{kind}_subnet.{2 * int(tower[2])}.{field}"
     for pattern, new_name, offset in _MMDET_PARTS:
         part = re.fullmatch(pattern, module)
         if part:
@@ -176,6 +213,6 @@ MMDET_FSAF = Layout(
         "MODEL.FSAF.POINT_OFFSET": 0.0,
         "MODEL.FSAF.BOX_NORMALIZER": 4.0,
     },
-    tuple(f"head.anchor_free_bbox_pred.{field}" for field in ("weight", "bias")),
+    tuple(f"branches.point.bbox_pred.{field}" for field in ("weight", "bias")),
 )
 LAYOUTS = {layout.name: layout for layout in (RESNET, MMDET_FSAF)}

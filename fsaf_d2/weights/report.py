@@ -84,14 +84,13 @@ class LoadReport(NamedTuple):
         return lines
 
     def without_missing(self) -> str:
-        """The key that leaves out what is missing, where that is one of the branches; else ""."""
-        branches = {
-            "MODEL.FSAF.ANCHOR_FREE_BRANCH": "head.anchor_free_",
-            "MODEL.FSAF.ANCHOR_BRANCH": ("head.cls_score.", "head.bbox_pred."),
-        }
-        for key, prefixes in branches.items():
-            if self.missing and all(name.startswith(prefixes) for name in self.missing):
-                return f"{key} False evaluates the branch that they are for."
+        """The key that leaves out what is missing, where that is of some branches; else ""."""
+        names = [*self.loaded, *self.converted, *self.missing]
+        absent = {_branch(name) for name in self.missing}
+        there = list(dict.fromkeys(filter(None, map(_branch, names))))
+        left = [name for name in there if name not in absent]
+        if self.missing and "" not in absent and left:
+            return f"MODEL.BRANCHES \"{left}\" evaluates the branches that they are for."
         return ""
 
     def table(self) -> list[str]:
@@ -189,9 +188,9 @@ def remedy(item: Misshapen, report: LoadReport) -> str:
     name, found = item.name, item.in_file
     if len(found) != len(item.in_model) or 0 in found:
         return "this is no layer of such a model"
-    if re.search(r"\b(anchor_free_)?(cls_score|bbox_pred)\.", name):
+    if re.search(r"\b(cls_score|bbox_pred)\.", name):
         return _remedy_of_output(item, report)
-    if re.search(r"\.(fpn_|top_block\.)|^head\.", name):
+    if re.search(r"\.(fpn_|top_block\.)|^(head|towers|branches)\.", name):
         if found[0] != item.in_model[0]:
             return f"MODEL.FPN.OUT_CHANNELS {found[0]} fits it"
         return "the trunk (MODEL.RESNETS.DEPTH, RES2_OUT_CHANNELS) is another"
@@ -205,10 +204,9 @@ def remedy(item: Misshapen, report: LoadReport) -> str:
 def _remedy_of_output(item: Misshapen, report: LoadReport) -> str:
     if item.in_file[1:] != item.in_model[1:]:
         return f"MODEL.FPN.OUT_CHANNELS {item.in_file[1]} fits it"
-    if "anchor_free" in item.name:
-        return f"MODEL.RETINANET.NUM_CLASSES {item.in_file[0]} fits it"
-    boxes = _conv(report, "head.bbox_pred.weight")[0] // 4
-    if any(other.name == "head.bbox_pred.bias" for other in report.misshapen):
+    part = item.name.rpartition("cls_score")[0] or item.name.rpartition("bbox_pred")[0]
+    boxes = _conv(report, f"{part}bbox_pred.weight")[0] // 4
+    if any(other.name == f"{part}bbox_pred.bias" for other in report.misshapen):
         return (
             f"MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS with {boxes} boxes for each location "
             "fit it"
@@ -227,6 +225,12 @@ def _remedy_of_block(name: str, report: LoadReport) -> str:
     if conv2[0]:
         return f"MODEL.RESNETS.DEPTH 18 or 34 with RES2_OUT_CHANNELS {conv2[0]} fits it"
     return "MODEL.RESNETS must be as in the config that it was trained with"
+
+
+def _branch(name: str) -> str:
+    """The branch of a detector that a tensor is of; "" for none."""
+    part, _, rest = name.partition(".")
+    return rest.partition(".")[0] if part == "branches" else ""
 
 
 def _conv(report: LoadReport, name: str) -> Shape:

@@ -12,16 +12,16 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..backbones import TimmTrunk
-from ..weights.files import WeightsFileError, load_file
-from ..weights.layouts import LAYOUTS, Conversion, to_own_layout
-from ..weights.report import LoadReport, make_report
-from ..weights.timm_names import from_timm
+from .files import WeightsFileError, load_file
+from .layouts import LAYOUTS, Conversion, to_current_names, to_own_layout
+from .report import LoadReport, make_report
+from .timm_names import from_timm
 
 
 class SafeCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer, which reads files only by :func:`load_file`.
 
-    Weights in the layout of another library are converted, see :mod:`..weights.layouts`. What
+    Weights in the layout of another library are converted, see :mod:`.layouts`. What
     became of every tensor is in ``report``, None before anything was loaded.
 
     Heuristics can be asked for as in detectron2's newer versions:
@@ -89,7 +89,9 @@ class SafeCheckpointer(DetectionCheckpointer):
         return checkpoint
 
     def _load_model(self, checkpoint: dict) -> NamedTuple:
-        weights, old_names, layout = self._to_own_layout(checkpoint["model"])
+        weights, old_names, layout = to_current_names(
+            self._to_own_layout(checkpoint["model"]), self.model.state_dict()
+        )
         if layout is None and isinstance(checkpoint.get("layout"), str):
             # Of a file that tools/convert_weights.py wrote.
             layout = LAYOUTS.get(checkpoint["layout"])

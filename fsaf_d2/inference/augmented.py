@@ -13,15 +13,13 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
-from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from . import inference
-from .data.mapper import MAX_PIXELS, read_image, to_planes
-from .data.resizing import shortest_edge
-from .detectors import FSAF
-from .inference import Candidates
+from ..data.mapper import MAX_PIXELS, read_image, to_planes
+from ..data.resizing import shortest_edge
+from ..detectors.contract import contract_of
+from .candidates import Candidates, of_each_image, resized
 
 
 class AugmentedDetector(nn.Module):
@@ -35,7 +33,7 @@ class AugmentedDetector(nn.Module):
     @configurable
     def __init__(
         self,
-        model: FSAF,
+        model: nn.Module,
         *,
         min_sizes: Sequence[int],
         max_size: int,
@@ -46,7 +44,7 @@ class AugmentedDetector(nn.Module):
     ) -> None:
         """
         Args:
-            model: the detector.
+            model: a detector with a suppression.
             min_sizes: shorter sides of the views, in pixels.
             max_size: above which no longer side gets, in pixels.
             flip: whether each view is also mirrored.
@@ -59,11 +57,10 @@ class AugmentedDetector(nn.Module):
                 another.
         """
         super().__init__()
-        if not isinstance(model, FSAF):
-            raise ValueError(
-                "TEST.AUG.ENABLED needs MODEL.META_ARCHITECTURE FSAF, but the model is "
-                f"{type(model).__name__}: set it to False."
-            )
+        contract = contract_of(model)
+        if contract is None or contract.suppression is None:
+            lack = contract.lacks("suppression") if contract else "The model is a stranger's."
+            raise ValueError(f"TEST.AUG.ENABLED must be False: {lack}")
         if not min_sizes or not all(type(size) is int and size > 0 for size in min_sizes):
             raise ValueError(
                 f"TEST.AUG.MIN_SIZES must be whole numbers above 0, such as (640, 800), not "
@@ -75,13 +72,13 @@ class AugmentedDetector(nn.Module):
             )
         if max_size <= 0:
             raise ValueError(f"TEST.AUG.MAX_SIZE must be above 0, not {max_size}.")
-        self.model = model
+        self.model, self.suppression = model, contract.suppression
         self.flip = flip
         self.resizes = [shortest_edge(size, max_size, resize) for size in min_sizes]
         self.input_format, self.max_pixels = input_format, max_pixels
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, model: FSAF) -> dict:
+    def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict:
         """Read ``TEST.AUG`` and how pictures are read."""
         return {
             "model": model,
@@ -126,7 +123,7 @@ class AugmentedDetector(nn.Module):
                 found.setdefault(name, []).append(detections)
         height, width = picture.get("height", size[0]), picture.get("width", size[1])
         return {
-            name: detector_postprocess(self._merged(views, size), height, width)
+            name: self._merged(views, size, (height, width))
             for name, views in found.items()
         }
 
@@ -151,14 +148,13 @@ class AugmentedDetector(nn.Module):
             detections.pred_boxes = Boxes(torch.from_numpy(moved).to(boxes))
         return outputs
 
-    def _merged(self, views: list[Instances], size: tuple[int, int]) -> Instances:
-        names = ("scores", "pred_classes", "pred_levels", "pred_anchor_free")
+    def _merged(
+        self, views: list[Instances], size: tuple[int, int], wanted: tuple[int, int]
+    ) -> Instances:
+        names = ("scores", "pred_classes", "pred_levels", "pred_branches")
         boxes = torch.cat([view.pred_boxes.tensor for view in views])
         fields = (torch.cat([view.get(name) for view in views]) for name in names)
-        (merged,) = inference.merge(
-            [Candidates(boxes[None], *(field[None] for field in fields))],
-            nms_thresh=self.model.test_nms_thresh,
-            max_detections=self.model.max_detections_per_image,
-            nms_per_level=self.model.nms_per_level,
-        )
-        return Instances(size, pred_boxes=Boxes(merged.boxes), **dict(zip(names, merged[1:])))
+        found = self.suppression([Candidates(boxes[None], *(field[None] for field in fields))])
+        sizes = torch.tensor([size, wanted], device=boxes.device)[:, None]
+        (merged,) = of_each_image(resized(found, *sizes))
+        return Instances(wanted, pred_boxes=Boxes(merged.boxes), **dict(zip(names, merged[1:])))

@@ -1,0 +1,1 @@
+"""What turns a pyramid's features into those that branches read."""

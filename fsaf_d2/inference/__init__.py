@@ -1,0 +1,1 @@
+"""From dense predictions to detections: functions of plain tensors."""
