@@ -12,13 +12,16 @@ from detectron2.config import CfgNode, get_cfg
 
 from .config_keys import flat, meant_key, record
 from .detectors.branch import BRANCHES
+from .detectors.contract import traits_of
 
 # What the aliases of a config file may unfold to; a whole config has less than a thousandth of it.
 MAX_NODES = 1 << 20
 # Of a config that lies in a checkpoint: what builds a detector and says how it reads pictures.
 _SECTIONS_TO_PREDICT = ("MODEL", "INPUT", "TEST")
-# Parts of other detectors, which also differ between the versions of detectron2.
-_OTHER_DETECTORS = ("ROI_", "RPN", "PROPOSAL_GENERATOR", "SEM_SEG_HEAD", "PANOPTIC_FPN")
+# Parts of detectors of two stages and of one, which also differ between versions: they are read where
+# the stored detector does.
+_TWO_STAGES = ("ROI_", "RPN", "PROPOSAL_GENERATOR", "SEM_SEG_HEAD", "PANOPTIC_FPN")
+_ONE_STAGE = ("RETINANET", "SEM_SEG_HEAD", "PANOPTIC_FPN")
 # For whoever runs the model to say, not for whoever trained it.
 _NOT_OF_A_CHECKPOINT = {"MODEL": ("WEIGHTS", "COMPILE"), "INPUT": ("MAX_PIXELS",)}
 
@@ -91,6 +94,8 @@ def add_fsaf_config(cfg: CfgNode) -> None:
     cfg.SOLVER.FUSED = True
     # Train under bfloat16 autocast; unlike SOLVER.AMP also on a CPU, and no loss is scaled.
     cfg.SOLVER.BFLOAT16 = False
+    # Whatever differs from here on was given.
+    record(cfg, [], [])
 
 
 def load_config(config_file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> CfgNode:
@@ -163,6 +168,7 @@ def _read_stored(text: str, source: str) -> dict:
 
 def _parts_to_predict(content: dict) -> dict:
     sections = {name: content[name] for name in _SECTIONS_TO_PREDICT if name in content}
+    others = _parts_of_others(content.get("MODEL"))
     for section, values in sections.items():
         if not isinstance(values, dict):
             raise ValueError(f"{section} must be a mapping of keys to values.")
@@ -170,9 +176,23 @@ def _parts_to_predict(content: dict) -> dict:
         sections[section] = {
             key: value
             for key, value in values.items()
-            if key not in left_out and not str(key).startswith(_OTHER_DETECTORS)
+            if key not in left_out and not str(key).startswith(others)
         }
     return sections
+
+
+def _parts_of_others(model: object) -> tuple[str, ...]:
+    """Beginnings of the keys below MODEL that the stored detector does not read."""
+    cfg = get_cfg()
+    add_fsaf_config(cfg)
+    name = model.get("META_ARCHITECTURE") if isinstance(model, dict) else None
+    cfg.MODEL.META_ARCHITECTURE = str(name)
+    try:
+        two_stages = traits_of(cfg).section == "MODEL.ROI_HEADS"
+    except ValueError:
+        # It is for the branches that the config names.
+        two_stages = False
+    return _ONE_STAGE if two_stages else _TWO_STAGES
 
 
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from detectron2.config import CfgNode
 
+from .detectors.contract import traits_of
+
 COMMAND_LINE = "the command line"
 PYTHON = "Python code"
 # Behind every file.
@@ -17,14 +19,18 @@ _LAST = 1 << 30
 _RECORD = "__fsaf_d2_given__"
 
 _RETINANET = "MODEL.RETINANET."
-# Sections and switches that single-shot detectors of this project do not read.
-_DEAD = (
+_OF_TWO_STAGES = (
     *("MODEL.PROPOSAL_GENERATOR.", "MODEL.RPN.", "MODEL.ROI_", "MODEL.SEM_SEG_HEAD."),
     *("MODEL.PANOPTIC_FPN.", "MODEL.MASK_ON", "MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS"),
     *("DATASETS.PROPOSAL_FILES_", "DATASETS.PRECOMPUTED_PROPOSAL_"),
 )
-# What does the job of a dead key, by the key's last word.
-_INSTEAD = {
+# Sections and switches that a detector does not read, by the section that it does read.
+_DEAD = {
+    "MODEL.RETINANET": _OF_TWO_STAGES,
+    "MODEL.ROI_HEADS": (_RETINANET, "MODEL.BRANCHES"),
+}
+# What does the job of a dead key of one-stage detectors, by the key's last word.
+_INSTEAD_OF_TWO_STAGES = {
     "NUM_CLASSES": _RETINANET + "NUM_CLASSES",
     "SCORE_THRESH_TEST": _RETINANET + "SCORE_THRESH_TEST",
     "NMS_THRESH_TEST": _RETINANET + "NMS_THRESH_TEST",
@@ -40,6 +46,13 @@ _INSTEAD = {
     "NUM_CONV": _RETINANET + "NUM_CONVS",
     "CONV_DIMS": _RETINANET + "NUM_CONVS",
     "NORM": _RETINANET + "NORM",
+}
+_INSTEAD = {
+    "MODEL.RETINANET": _INSTEAD_OF_TWO_STAGES,
+    "MODEL.ROI_HEADS": {
+        name: f"MODEL.ROI_HEADS.{name}"
+        for name in ("NUM_CLASSES", "SCORE_THRESH_TEST", "NMS_THRESH_TEST")
+    },
 }
 # What people mean by last words that no key has, or that keys have elsewhere.
 _MEANT = {
@@ -99,7 +112,8 @@ def record(
 def given(cfg: CfgNode, key: str) -> Given | None:
     """Where a key was given; None where its value is the default or was derived.
 
-    What has changed since :func:`fsaf_d2.load_config` was given by Python code.
+    What has changed since :func:`fsaf_d2.load_config` or :func:`fsaf_d2.add_fsaf_config` was given
+    by Python code.
     """
     known = _known(cfg)
     if not _same(value_of(cfg, key), known["loaded"].get(key)):
@@ -118,10 +132,7 @@ def derive(cfg: CfgNode, key: str, value: object) -> None:
 
 def _known(cfg: CfgNode) -> dict:
     if _RECORD not in cfg.__dict__:
-        # Made by other means than load_config: what differs from the defaults was given.
-        from .config import load_config
-
-        cfg.__dict__[_RECORD] = copy.deepcopy(load_config("").__dict__[_RECORD])
+        record(cfg, [], [])
     return cfg.__dict__[_RECORD]
 
 
@@ -142,21 +153,22 @@ def flat(node: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def warnings_of_dead_keys(cfg: CfgNode, defaults: CfgNode) -> list[str]:
-    """A sentence for each key that was given but does nothing for single-shot detectors.
+    """A sentence for each key that was given but does nothing for the detector.
 
     Those of a file that have the default's value are left out: a config that a run has written has
     all keys.
     """
-    if cfg.MODEL.META_ARCHITECTURE not in ("FSAF", "RetinaNet"):
+    section = traits_of(cfg).section
+    if section not in _DEAD:
         return []
     lines = _lines_of_trunk(cfg, defaults)
     for key, value in flat(cfg):
-        if not key.startswith(_DEAD):
+        if not key.startswith(_DEAD[section]):
             continue
         place = given(cfg, key)
         if place is None or (not place.is_last and _same(value, value_of(defaults, key))):
             continue
-        instead = _INSTEAD.get(key.rpartition(".")[2])
+        instead = _INSTEAD[section].get(key.rpartition(".")[2])
         remedy = f"{instead} does that here." if instead else "Nothing here does that."
         lines.append(
             f"{key} ({place.place}) does nothing for {cfg.MODEL.META_ARCHITECTURE}: {remedy}"
@@ -193,10 +205,16 @@ def _same(one: object, other: object) -> bool:
 def meant_key(unknown: str, cfg: CfgNode) -> str | None:
     """The key that a name which is none may stand for; a section for a name without dots."""
     unknown = unknown.upper()
-    last = unknown.rpartition(".")[2]
+    section, _, last = unknown.rpartition(".")
+    if unknown.startswith(_OF_TWO_STAGES):
+        # Who names such a section means it.
+        siblings = [key for key, _ in flat(cfg) if key.rpartition(".")[0] == section]
+        near = difflib.get_close_matches(unknown, siblings, n=1, cutoff=0.8)
+        if near:
+            return near[0]
     if last in _MEANT:
         return _MEANT[last]
-    keys = [key for key, _ in flat(cfg) if not key.startswith(_DEAD)]
+    keys = [key for key, _ in flat(cfg) if not key.startswith(_OF_TWO_STAGES)]
     keys += list(cfg) if last == unknown else []
     same_word = [key for key in keys if key.rpartition(".")[2] == last]
     near = same_word if len(same_word) == 1 else difflib.get_close_matches(unknown, keys, n=1)

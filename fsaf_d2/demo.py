@@ -16,9 +16,9 @@ from tabulate import tabulate
 
 from .data.builtin import data_root
 from .data.digits import make_digits
+from .detectors.contract import BRANCH_ENDING
 from .evaluation import overall_table
 from .evaluation.report import REPORT
-from .evaluation.tables import ROWS
 from .training import Trainer, prepare
 from .training.hooks import ProgressLine
 from .visualization.samples import draw_samples
@@ -79,7 +79,7 @@ def _train(cfg: CfgNode) -> tuple[Trainer, dict[str, dict[str, float]]]:
 
 def _table(results: dict[str, dict[str, float]], class_names: list[str]) -> str:
     metrics = results["bbox"]
-    branches = {name: results[name] for name in ROWS if name in results}
+    branches = {name: x for name, x in results.items() if name.endswith(BRANCH_ENDING)}
     table = overall_table({"joint": metrics, **branches})
     per_class = tabulate(
         [[f"{metrics.get(f'AP-{name}', math.nan):.1f}" for name in class_names]],

@@ -17,18 +17,16 @@ from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from ..detectors.contract import ALL_BRANCHES, BRANCH_ENDING
 from .files import write_evaluation, write_predictions
 from .ground_truth import Detections, GroundTruth, read_ground_truth
 from .summary import metrics_of, summarize
 from .tables import evaluation_text
 
 _logger = logging.getLogger("detectron2.fsaf_d2.evaluation")
-# What a detector gives for a picture, and under which name it is evaluated.
-OUTPUTS = {
-    "instances": "joint",
-    "anchor_branch": "anchor_branch",
-    "anchor_free_branch": "anchor_free_branch",
-}
+# The name under which the detections of all branches together are evaluated; those of a branch alone
+# keep the name that the detector gives them.
+JOINT = "joint"
 
 
 class Found(NamedTuple):
@@ -38,7 +36,7 @@ class Found(NamedTuple):
     scores: np.ndarray  # (D,)
     classes: np.ndarray  # (D,)
     levels: np.ndarray | None  # (D,)
-    anchor_free: np.ndarray | None  # (D,)
+    branches: np.ndarray | None  # (D,)
 
 
 class Picture(NamedTuple):
@@ -46,7 +44,7 @@ class Picture(NamedTuple):
 
     image_id: int
     input_size: tuple[int, int]  # width and height
-    found: dict[str, Found]  # by the names of OUTPUTS
+    found: dict[str, Found]  # by JOINT and the names of branches
 
 
 class BoxEvaluator(DatasetEvaluator):
@@ -54,8 +52,7 @@ class BoxEvaluator(DatasetEvaluator):
 
     ``evaluate`` gives under "bbox" what detectron2's COCOEvaluator gives and, for a detector that
     tells what each of its branches finds alone (:func:`fsaf_d2.detectors.each_branch`), the same
-    figures under "anchor_branch" and "anchor_free_branch". All that is said in docs/evaluation.md
-    goes to the log and to the output folder: ``evaluation.json``, tables as .csv,
+    figures under "anchor_branch" and so on. All that is said in docs/evaluation.md goes to the log and to the output folder: ``evaluation.json``, tables as .csv,
     ``pr_curves.png``, ``confusion.png`` and ``predictions.json``.
     """
 
@@ -66,6 +63,8 @@ class BoxEvaluator(DatasetEvaluator):
         *,
         max_detections: int = 100,
         level_names: Sequence[str] = (),
+        branch_names: Sequence[str] = (),
+        class_keys: Sequence[str] = ("MODEL.RETINANET.NUM_CLASSES",),
         score_thresh: float | None = None,
         distributed: bool = True,
     ) -> None:
@@ -74,7 +73,9 @@ class BoxEvaluator(DatasetEvaluator):
             dataset_name: a registered data set; one without a COCO file is converted.
             output_dir: where files are written; None for none.
             max_detections: how many of a class in a picture count.
-            level_names: of the pyramid's levels, finest first.
+            level_names: of the pyramid's levels, finest first; empty if detections name none.
+            branch_names: of the detector's branches; empty if detections name none.
+            class_keys: the config keys that hold the number of classes, for messages.
             score_thresh: below which the detector gives nothing.
             distributed: collect what all processes have found.
 
@@ -86,7 +87,8 @@ class BoxEvaluator(DatasetEvaluator):
         self._name = dataset_name
         self._folder = None if output_dir is None else Path(output_dir)
         self._max_detections = max_detections
-        self._level_names = list(level_names)
+        self._level_names, self._branch_names = list(level_names), list(branch_names)
+        self._class_keys = list(class_keys)
         self._score_thresh = score_thresh
         self._distributed = distributed
         self._pictures: list[Picture] = []
@@ -108,7 +110,11 @@ class BoxEvaluator(DatasetEvaluator):
         """
         for picture, output in zip(inputs, outputs):
             height, width = picture["image"].shape[-2:] if "image" in picture else (np.nan, np.nan)
-            found = {name: _on_cpu(output[key]) for key, name in OUTPUTS.items() if key in output}
+            found = {
+                JOINT if name == ALL_BRANCHES else name: _on_cpu(detections)
+                for name, detections in output.items()
+                if name == ALL_BRANCHES or name.endswith(BRANCH_ENDING)
+            }
             self._pictures.append(Picture(picture["image_id"], (width, height), found))
 
     def evaluate(self) -> dict[str, dict[str, float]]:
@@ -135,7 +141,11 @@ class BoxEvaluator(DatasetEvaluator):
         if self._folder:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_predictions(
-                self._folder / "predictions.json", truth, found["joint"], self._level_names
+                self._folder / "predictions.json",
+                truth,
+                found[JOINT],
+                self._level_names,
+                self._branch_names,
             )
         if not truth.labelled:
             _logger.info(f"'{self._name}' has no annotations: nothing is compared.")
@@ -147,6 +157,7 @@ class BoxEvaluator(DatasetEvaluator):
             found,
             max_detections=self._max_detections,
             level_names=self._level_names,
+            branch_names=self._branch_names,
             score_thresh=self._score_thresh,
             input_sizes=self._input_sizes(pictures),
         )
@@ -183,12 +194,12 @@ class BoxEvaluator(DatasetEvaluator):
         if classes.max(initial=0) >= len(truth.category_ids):
             raise ValueError(
                 f"The detector gives class {classes.max()}, but '{self._name}' has "
-                f"{len(truth.category_ids)} classes: set MODEL.RETINANET.NUM_CLASSES to it."
+                f"{len(truth.category_ids)} classes: set {' and '.join(self._class_keys)} to it."
             )
         images = [places[picture.image_id] for picture in pictures]
-        levels, anchor_free = (
+        levels, branches = (
             None if any(x is None for x in fields) else np.concatenate(fields)
-            for fields in ([x.levels for x in found], [x.anchor_free for x in found])
+            for fields in ([x.levels for x in found], [x.branches for x in found])
         )
         return Detections(
             image_index=np.repeat(np.array(images, dtype=np.int64), counts),
@@ -196,7 +207,7 @@ class BoxEvaluator(DatasetEvaluator):
             boxes=np.concatenate([x.boxes for x in found]).astype(float),
             scores=np.concatenate([x.scores for x in found]).astype(float),
             levels=levels,
-            anchor_free=anchor_free,
+            branches=branches,
         )
 
     def _input_sizes(self, pictures: list[Picture]) -> np.ndarray:
@@ -208,16 +219,16 @@ class BoxEvaluator(DatasetEvaluator):
 def _on_cpu(instances: Instances) -> Found:
     instances = instances.to("cpu")
     boxes = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
-    levels, anchor_free = (
+    levels, branches = (
         instances.get(name).numpy() if instances.has(name) else None
-        for name in ("pred_levels", "pred_anchor_free")
+        for name in ("pred_levels", "pred_branches")
     )
     return Found(
         boxes.numpy(),
         instances.scores.numpy(),
         instances.pred_classes.numpy(),
         levels,
-        anchor_free,
+        branches,
     )
 
 

@@ -26,21 +26,21 @@ def write_predictions(
     truth: GroundTruth,
     detections: Detections,
     level_names: Sequence[str] = (),
+    branch_names: Sequence[str] = (),
 ) -> None:
-    """Write detections as COCO results, with "level" and "anchor_free" where these are known."""
+    """Write detections as COCO results, with "level" and "branch" where these are known."""
     columns = zip(
         detections.image_index.tolist(),
         detections.category_ids.tolist(),
         detections.boxes.tolist(),
         detections.scores.tolist(),
     )
-    with_source = detections.levels is not None and detections.anchor_free is not None
     entries = []
     for i, (image, category_id, box, score) in enumerate(columns):
         entry = {"image_id": truth.image_ids[image], "category_id": category_id}
         entry.update(bbox=box, score=score)
-        if with_source:
-            entry.update(source(detections, i, level_names))
+        known = source(detections, i, level_names, branch_names)
+        entry.update((key, value) for key, value in known.items() if value is not None)
         entries.append(entry)
     Path(path).write_text(json.dumps(entries), encoding="utf-8")
 

@@ -85,7 +85,7 @@ class Detections:
     boxes: np.ndarray  # (D, 4)
     scores: np.ndarray  # (D,)
     levels: np.ndarray | None = None  # (D,) index of the pyramid level that answered
-    anchor_free: np.ndarray | None = None  # (D,) bool, the branch that answered
+    branches: np.ndarray | None = None  # (D,) index of the branch that answered
 
     def __len__(self) -> int:
         return len(self.scores)

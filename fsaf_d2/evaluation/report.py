@@ -20,18 +20,17 @@ from ..data.mapper import MAX_PIXELS, read_image
 from ..visualization.data_statistics import plot_statistics
 from ..visualization.training_curves import plot_training, read_metrics
 from .average_precision import METRICS
-from .tables import ROWS
+from .tables import row_name
 
 _logger = logging.getLogger("detectron2.fsaf_d2.evaluation")
 REPORT = "report.html"
 SIZES = {"APs": "small", "APm": "medium", "APl": "large"}
 # What most decides how a training goes; the rest of the config is folded away.
 SETTINGS = (
-    *("MODEL.WEIGHTS", "MODEL.RETINANET.NUM_CLASSES", "DATASETS.TRAIN", "DATASETS.TEST"),
+    *("MODEL.WEIGHTS", "DATASETS.TRAIN", "DATASETS.TEST"),
     *("SOLVER.OPTIMIZER", "SOLVER.BASE_LR", "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER"),
     *("SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "SOLVER.EMA_DECAY", "INPUT.MIN_SIZE_TRAIN"),
-    *("INPUT.MIN_SIZE_TEST", "MODEL.FSAF.LEVEL_SELECTION", "MODEL.FSAF.LOSS_WEIGHT"),
-    *("MODEL.FSAF.ANCHOR_BRANCH", "MODEL.FSAF.ANCHOR_FREE_BRANCH", "SEED"),
+    *("INPUT.MIN_SIZE_TEST", "MODEL.META_ARCHITECTURE", "MODEL.BRANCHES", "SEED"),
 )
 # Sides of pictures, in pixels.
 CROP_SIDE = 220
@@ -87,7 +86,7 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
             name=folder.resolve().name,
             advice=_text(folder / "advice.txt"),
             evaluations=evaluations,
-            branches=ROWS,
+            row_name=row_name,
             metrics=METRICS,
             sizes=SIZES,
             steps=steps,

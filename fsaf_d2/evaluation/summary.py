@@ -31,6 +31,7 @@ def summarize(
     *,
     max_detections: int,
     level_names: Sequence[str] = (),
+    branch_names: Sequence[str] = (),
     score_thresh: float | None = None,
     input_sizes: np.ndarray | None = None,
 ) -> dict:
@@ -42,10 +43,10 @@ def summarize(
     Args:
         dataset: its name.
         truth: its objects.
-        found: "joint", and for a detector with two branches also "anchor_branch" and
-            "anchor_free_branch", what each of them finds alone.
+        found: "joint", and for a detector of several branches what each of them finds alone, under
+            its name and "_branch".
         max_detections: how many of a class in a picture count.
-        level_names: of the pyramid's levels, finest first.
+        level_names, branch_names: of the pyramid's levels, finest first, and of the branches.
         score_thresh, input_sizes: for :func:`.diagnosis.diagnose`.
 
     Returns:
@@ -83,7 +84,7 @@ def summarize(
             for i in worst_misses(truth, result.best_score, thresholds, NUM_WORST)
         ],
         "false_alarms": [
-            _false_alarm(truth, joint, i, level_names)
+            _false_alarm(truth, joint, i, level_names, branch_names)
             for i in worst_false_alarms(truth, joint, result, thresholds, NUM_WORST)
         ],
         "max_score": float(joint.scores.max(initial=0.0)),
@@ -166,22 +167,33 @@ def _place(truth: GroundTruth, image: int, class_index: int, box: np.ndarray) ->
     }
 
 
-def _false_alarm(truth: GroundTruth, joint: Detections, i: int, names: Sequence[str]) -> dict:
+def _false_alarm(
+    truth: GroundTruth,
+    joint: Detections,
+    i: int,
+    level_names: Sequence[str],
+    branch_names: Sequence[str],
+) -> dict:
     (class_index,) = truth.classes_of(joint.category_ids[[i]])
     return {
         **_place(truth, joint.image_index[i], class_index, joint.boxes[i]),
         "score": float(joint.scores[i]),
-        **source(joint, i, names),
+        **source(joint, i, level_names, branch_names),
     }
 
 
-def source(detections: Detections, i: int, level_names: Sequence[str]) -> dict:
-    """Which level and branch gave a detection; None for each where that is not known."""
-    known = detections.levels is not None and detections.levels[i] < len(level_names)
+def source(
+    detections: Detections, i: int, level_names: Sequence[str], branch_names: Sequence[str]
+) -> dict:
+    """Which level and branch gave a detection, by name; None for each where that is not known."""
     return {
-        "level": level_names[detections.levels[i]] if known else None,
-        "anchor_free": None if detections.anchor_free is None else bool(detections.anchor_free[i]),
+        "level": _name(detections.levels, i, level_names),
+        "branch": _name(detections.branches, i, branch_names),
     }
+
+
+def _name(numbers: np.ndarray | None, i: int, names: Sequence[str]) -> str | None:
+    return None if numbers is None or numbers[i] >= len(names) else names[numbers[i]]
 
 
 def metrics_of(evaluation: Mapping, found: Mapping[str, Detections]) -> dict[str, dict[str, float]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from ..detectors.contract import BRANCH_ENDING
 from .average_precision import METRICS
 from .ground_truth import SIZES
 
@@ -17,11 +18,6 @@ from .ground_truth import SIZES
 MAX_ROWS = 20
 BLOCKS = 3
 MAX_NAME = 24
-ROWS = {
-    "joint": "both branches",
-    "anchor_branch": "anchor branch alone",
-    "anchor_free_branch": "anchor-free branch alone",
-}
 _SIZE_METRICS = {f"AP{size[0]}": size for size in SIZES}
 
 
@@ -53,11 +49,11 @@ def overall_table(
     overall: Mapping[str, Mapping[str, float | None]],
     num_objects_by_size: Mapping[str, int] | None = None,
 ) -> str:
-    """AP of both branches together and of each alone.
+    """AP of all branches together and of each alone.
 
     Args:
-        overall: METRICS by "joint", "anchor_branch" and "anchor_free_branch", of which the latter
-            two may be missing; None or NaN where there is none.
+        overall: METRICS by "joint" and, for each of several branches, its name and "_branch"; None
+            or NaN where there is none.
         num_objects_by_size: as in ``evaluation.json``; it explains what is missing.
     """
     missing = {
@@ -67,12 +63,24 @@ def overall_table(
     }
     rows = [
         [
-            ROWS[name] if len(overall) > 1 else "all detections",
+            row_name(name, len(overall) - 1),
             *(_percent(figures[metric], missing.get(metric, "n/a")) for metric in METRICS),
         ]
         for name, figures in overall.items()
     ]
     return _table(rows, ["", *METRICS])
+
+
+def row_name(name: str, num_branches: int) -> str:
+    """What a part of an evaluation is called in tables.
+
+    Args:
+        name: "joint", or of a branch.
+        num_branches: that were evaluated alone.
+    """
+    if name != "joint":
+        return f"{name.removesuffix(BRANCH_ENDING)} branch alone"
+    return {0: "all detections", 2: "both branches"}.get(num_branches, "all branches")
 
 
 def class_table(per_class: Sequence[Mapping]) -> str:

@@ -37,14 +37,16 @@ class Detector:
 
     Detections are detectron2's ``Instances`` on the CPU, in pixels of the upright picture, the
     surest first: ``pred_boxes``, ``scores``, ``pred_classes`` (indices into ``class_names``),
-    ``pred_levels`` (indices into ``level_names``) and ``pred_anchor_free`` (whether the anchor-free
-    branch answered).
+    and, where the detector tells them, ``pred_levels`` (indices into ``level_names``) and
+    ``pred_branches`` (indices into ``branch_names``).
 
     Attributes:
         class_names: of the K classes.
         category_ids: the K classes' ids in the data set.
         thresholds: (K,) the score from which a detection of each class counts.
-        level_names: of the pyramid's levels, such as "p3", the finest first.
+        level_names: of the pyramid's levels, such as "p3", the finest first; empty if detections do
+            not tell them.
+        branch_names: of the branches, such as "point"; empty if detections do not tell them.
         input_format: the network's channel order.
         short_side, max_side: what pictures are resized to, in pixels.
         size_divisibility: to multiples of it the network pads pictures.
@@ -73,9 +75,9 @@ class Detector:
     ) -> None:
         """
         Args:
-            model: an FSAF detector, or what stands for one; it is set to evaluate.
+            model: a detector, or what stands for one; it is set to evaluate.
             class_names, category_ids, thresholds: of each class.
-            level_names: of each level.
+            level_names, branch_names: of each level and branch, if detections tell them.
             short_side: that pictures are resized to, in pixels; 0 for as they are.
             max_side: above which no longer side gets.
             size_divisibility: to multiples of it the network pads pictures.
@@ -216,6 +218,7 @@ class Detector:
             found,
             class_names=self.class_names,
             level_names=self.level_names,
+            branch_names=self.branch_names,
             scale=drawing_scale(*picture.shape[:2]),
         )
         return _swapped(drawn) if channels == "BGR" else drawn

@@ -20,8 +20,7 @@ class JsonTable:
     """``predictions.json``: a data set in COCO's format, with scores.
 
     Each annotation is also a result as COCO's evaluation takes it, with ``level`` ("p3") and
-    ``anchor_free`` (whether the anchor-free branch answered) beside. Frames of videos are images
-    with ``frame`` and ``seconds``.
+    ``branch`` ("point") beside, where the detector tells them. Frames of videos are images with ``frame`` and ``seconds``.
     """
 
     def __init__(self, folder: Path, detector: Detector) -> None:
@@ -39,7 +38,7 @@ class JsonTable:
         if shot.frame is not None:
             image |= {"frame": shot.frame, "seconds": round(shot.seconds, 3)}
         self._images.append(image)
-        for (x0, y0, x1, y1), score, kind, level, anchor_free in rows(found):
+        for (x0, y0, x1, y1), score, kind, level, branch in rows(found, self._detector):
             self._count += 1
             annotation = {
                 "id": self._count,
@@ -49,9 +48,9 @@ class JsonTable:
                 "area": round((x1 - x0) * (y1 - y0), 3),
                 "iscrowd": 0,
                 "score": round(score, 5),
-                "level": self._detector.level_names[level],
-                "anchor_free": anchor_free,
             }
+            sources = {"level": level, "branch": branch}
+            annotation |= {key: name for key, name in sources.items() if name}
             separator = ",\n" if self._count > 1 else "\n"
             self._stream.write(separator + json.dumps(annotation))
 
@@ -92,7 +91,7 @@ class CsvTable:
         place = ("", "") if shot.frame is None else (shot.frame, f"{shot.seconds:.3f}")
         # A path stays one with ./ before it.
         file = f"./{shot.file}" if shot.file.startswith(_FORMULA_STARTS) else shot.file
-        for box, score, kind, level, anchor_free in rows(found):
+        for box, score, kind, level, branch in rows(found, self._detector):
             name = self._detector.class_names[kind]
             self._writer.writerow(
                 [
@@ -100,8 +99,8 @@ class CsvTable:
                     f"'{name}" if name.startswith(_FORMULA_STARTS) else name,
                     f"{score:.5f}",
                     *(f"{value:.2f}" for value in box),
-                    self._detector.level_names[level],
-                    "anchor-free" if anchor_free else "anchor",
+                    level,
+                    branch,
                     *place,
                 ]
             )
@@ -119,6 +118,7 @@ class YoloFiles:
     """
 
     def __init__(self, folder: Path, detector: Detector) -> None:
+        self._detector = detector
         self._folder = folder / "labels"
         (folder / "classes.txt").write_text(
             "".join(f"{name}\n" for name in detector.class_names), encoding="utf-8"
@@ -128,7 +128,7 @@ class YoloFiles:
         """Write the file of one picture or frame, an empty one if nothing was found."""
         height, width = shot.size
         lines = []
-        for (x0, y0, x1, y1), score, kind, _, _ in rows(found):
+        for (x0, y0, x1, y1), score, kind, _, _ in rows(found, self._detector):
             shares = (x0 + x1) / 2 / width, (y0 + y1) / 2 / height
             shares += (x1 - x0) / width, (y1 - y0) / height
             lines.append(" ".join([str(kind), *(f"{x:.6f}" for x in shares), f"{score:.5f}"]))
@@ -139,17 +139,21 @@ class YoloFiles:
         """Nothing is left to do."""
 
 
-def rows(found: Instances) -> list[tuple[list[float], float, int, int, bool]]:
-    """Box (x0, y0, x1, y1), score, class, level and branch of each detection."""
-    return list(
-        zip(
-            found.pred_boxes.tensor.tolist(),
-            found.scores.tolist(),
-            found.pred_classes.tolist(),
-            found.pred_levels.tolist(),
-            found.pred_anchor_free.tolist(),
+def rows(
+    found: Instances, detector: Detector
+) -> list[tuple[list[float], float, int, str, str]]:
+    """Box (x0, y0, x1, y1), score, class, and names of level and branch ("": not told) of each."""
+    levels, branches = (
+        [names[i] for i in found.get(field).tolist()]
+        if found.has(field) and names
+        else [""] * len(found)
+        for field, names in (
+            ("pred_levels", detector.level_names),
+            ("pred_branches", detector.branch_names),
         )
     )
+    boxes, scores = found.pred_boxes.tensor.tolist(), found.scores.tolist()
+    return list(zip(boxes, scores, found.pred_classes.tolist(), levels, branches))
 
 
 def output_file(folder: Path, shot: Shot, ending: str) -> Path:

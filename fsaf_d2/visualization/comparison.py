@@ -28,7 +28,8 @@ def draw_beside(
     found: Instances,
     *,
     class_names: Sequence[str],
-    level_names: Sequence[str],
+    level_names: Sequence[str] = (),
+    branch_names: Sequence[str] = (),
     thresholds: Mapping[str, float],
 ) -> np.ndarray:
     """Draw a picture twice: with its annotations on the left, with what was found on the right.
@@ -36,9 +37,10 @@ def draw_beside(
     Args:
         image: (H, W, 3) uint8 RGB.
         record: the picture in detectron2's format of data sets.
-        found: detections in image pixels, as of :class:`fsaf_d2.FSAF`.
+        found: detections in image pixels, as of a detector.
         class_names: of the K classes.
-        level_names: of the levels, the finest first.
+        level_names, branch_names: of the levels, the finest first, and of the branches, where
+            detections tell them.
         thresholds: by class name; detections below are left out.
 
     Returns:
@@ -54,18 +56,29 @@ def draw_beside(
     kept = found[found.scores >= limits[found.pred_classes]]
     kept = kept[kept.scores.argsort(descending=True)[:MAX_BOXES]]
     answer = draw_detections(
-        image, kept, class_names=class_names, level_names=level_names, scale=scale
+        image,
+        kept,
+        class_names=class_names,
+        level_names=level_names,
+        branch_names=branch_names,
+        scale=scale,
     )
     return np.concatenate([truth, np.full_like(truth[:, : GAP // 2], 255), answer], axis=1)
 
 
 def comparison_grid(
-    pairs: Sequence[np.ndarray], title: str, *, level_names: Sequence[str]
+    pairs: Sequence[np.ndarray],
+    title: str,
+    *,
+    level_names: Sequence[str] = (),
+    branch_names: Sequence[str] = (),
 ) -> np.ndarray:
     """Lay pictures of :func:`draw_beside` out in two columns below a title and a legend.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    grid = detection_grid(pairs, columns=2, level_names=level_names)
+    grid = detection_grid(
+        pairs, columns=2, level_names=level_names, branch_names=branch_names
+    )
     return np.concatenate([draw_caption(title, grid.shape[1]), grid])

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 LEVEL_COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 TRUTH_COLOR = "#40FF40"
-DASH_LENGTHS = (7.0, 4.0)  # px
+# Of the first branch, the second and so on: lengths of dashes and gaps, in px; none for a solid line.
+LINES = ((), (7.0, 4.0), (2.0, 3.0), (9.0, 3.0, 2.0, 3.0))
 CANVAS_COLOR = "#303030"
 DPI = 100
 FONT = FontProperties(size=8)
@@ -48,21 +49,24 @@ def draw_detections(
     instances: Instances,
     *,
     class_names: Sequence[str],
-    level_names: Sequence[str],
+    level_names: Sequence[str] = (),
+    branch_names: Sequence[str] = (),
     gt_boxes: Boxes | None = None,
     scale: float | None = None,
 ) -> np.ndarray:
-    """Draw detections: the level gives the colour, a dashed line marks the anchor-free branch.
+    """Draw detections: the level gives the colour, the branch the kind of line.
 
-    Every box carries a label such as "7 0.83 P4 free": class, score, level, branch. Nothing is
-    left out, so choose the detections by their score before.
+    Every box carries a label such as "7 0.83 P4 point": class, score, level, branch. Level and
+    branch are left out where detections do not tell them, the branch also where there is but one.
+    No detection is left out, so choose them by their score before.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        instances: detections in image pixels with pred_boxes, scores, pred_classes, pred_levels
-            (indices into `level_names`) and pred_anchor_free (True: the anchor-free branch).
+        instances: detections in image pixels with pred_boxes, scores, pred_classes and perhaps
+            pred_levels and pred_branches (indices into `level_names` and `branch_names`).
         class_names: the names of the K classes.
         level_names: the names of the levels, the finest first, such as "p3".
+        branch_names: the names of the branches.
         gt_boxes: true boxes in image pixels, drawn thin and white under the detections.
         scale: magnification; None magnifies small images so that the labels can be read.
 
@@ -79,17 +83,21 @@ def draw_detections(
     detections = instances.to("cpu")
     boxes = detections.pred_boxes.tensor.numpy() * scale
     order = detections.scores.argsort().tolist()
-    levels = detections.pred_levels.tolist()
-    anchor_free = detections.pred_anchor_free.tolist()
+    levels, branches = (
+        detections.get(name).tolist() if detections.has(name) and names else [0] * len(boxes)
+        for name, names in (("pred_levels", level_names), ("pred_branches", branch_names))
+    )
     for i in order:
-        _draw_box(axes, boxes[i], level_color(levels[i]), width=2.0, dashed=anchor_free[i])
+        line = LINES[branches[i] % len(LINES)]
+        _draw_box(axes, boxes[i], level_color(levels[i]), width=2.0, line=line)
     taken: list[tuple[float, float, float, float]] = []
     # The surest detection has the first choice of a place for its label.
     for i in reversed(order):
         name = class_names[int(detections.pred_classes[i])]
-        branch = "free" if anchor_free[i] else "anchor"
-        level = level_names[levels[i]].upper()
-        label = f"{name} {float(detections.scores[i]):.2f} {level} {branch}"
+        words = [name, f"{float(detections.scores[i]):.2f}"]
+        words += [level_names[levels[i]].upper()] if level_names else []
+        words += [branch_names[branches[i]]] if len(branch_names) > 1 else []
+        label = " ".join(words)
         taken.append(_draw_label(axes, label, boxes[i], level_color(levels[i]), taken))
     return _drawn(axes)
 
@@ -121,7 +129,8 @@ def detection_grid(
     pictures: Sequence[np.ndarray],
     *,
     columns: int = 3,
-    level_names: Sequence[str] = ("p3", "p4", "p5", "p6", "p7"),
+    level_names: Sequence[str] = (),
+    branch_names: Sequence[str] = (),
     ground_truth: bool = False,
 ) -> np.ndarray:
     """Lay pictures of detections out in rows, with a legend above them.
@@ -129,7 +138,7 @@ def detection_grid(
     Args:
         pictures: at least one picture, each (H, W, 3) uint8 RGB; the sizes may differ.
         columns: pictures per row.
-        level_names: the names of the levels, the finest first.
+        level_names, branch_names: as for :func:`draw_detections`.
         ground_truth: whether the pictures show true boxes, which the legend then explains.
 
     Returns:
@@ -144,7 +153,7 @@ def detection_grid(
     cell_height = max(picture.shape[0] for picture in pictures) + GAP
     cell_width = max(picture.shape[1] for picture in pictures) + GAP
     rows = -(-len(pictures) // columns)
-    legend = _legend(columns * cell_width + GAP, level_names, ground_truth)
+    legend = _legend(columns * cell_width + GAP, level_names, branch_names, ground_truth)
     canvas = np.empty((len(legend) + rows * cell_height, legend.shape[1], 3), dtype=np.uint8)
     canvas[:] = np.rint(255 * np.array(to_rgb(CANVAS_COLOR)))
     canvas[: len(legend)] = legend
@@ -207,13 +216,13 @@ def _pixels(figure: Figure) -> np.ndarray:
 
 
 def _draw_box(
-    axes: Axes, box: np.ndarray, color: str, *, width: float, dashed: bool = False
+    axes: Axes, box: np.ndarray, color: str, *, width: float, line: Sequence[float] = ()
 ) -> None:
     """Draw one xyxy box in canvas pixels, with a dark seam that shows it on any background."""
     x1, y1, x2, y2 = box.tolist()
     for line_color, line_width, alpha in (("black", width + 1.5, 0.5), (color, width, 1.0)):
         # Dashes are given in line widths: divided by them, those of seam and line coincide.
-        dashes = (0, tuple(length / line_width for length in DASH_LENGTHS))
+        dashes = (0, tuple(length / line_width for length in line)) if line else "solid"
         # add_patch would work out limits for the axes, too.
         axes.add_artist(
             Rectangle(
@@ -223,7 +232,7 @@ def _draw_box(
                 fill=False,
                 edgecolor=line_color,
                 linewidth=line_width * 72 / DPI,
-                linestyle=dashes if dashed else "solid",
+                linestyle=dashes,
                 alpha=alpha,
             )
         )
@@ -280,15 +289,18 @@ def _overlap(place: tuple[float, ...], other: tuple[float, ...]) -> float:
     return max(width, 0.0) * max(height, 0.0)
 
 
-def _legend(width: int, level_names: Sequence[str], ground_truth: bool) -> np.ndarray:
+def _legend(
+    width: int, level_names: Sequence[str], branch_names: Sequence[str], ground_truth: bool
+) -> np.ndarray:
     """Draw the legend, (H, width, 3) uint8 RGB, in as many rows as the width asks for."""
     handles: list[Patch | Line2D] = [
         Patch(facecolor=level_color(i), label=name.upper()) for i, name in enumerate(level_names)
     ]
-    handles.append(Line2D([], [], color="#C0C0C0", linewidth=2, label="anchor branch"))
-    handles.append(
-        Line2D([], [], color="#C0C0C0", linewidth=2, linestyle="--", label="anchor-free branch")
-    )
+    for i, name in enumerate(branch_names if len(branch_names) > 1 else ()):
+        line = LINES[i % len(LINES)]
+        style = (0, tuple(length / 2 for length in line)) if line else "solid"
+        label = f"{name} branch"
+        handles.append(Line2D([], [], color="#C0C0C0", linewidth=2, linestyle=style, label=label))
     if ground_truth:
         handles.append(Line2D([], [], color="white", linewidth=0.8, label="ground truth"))
     for columns in range(len(handles), 0, -1):

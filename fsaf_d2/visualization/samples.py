@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import Subset
 
 from ..data.mapper import build_mapper, read_image
+from ..detectors.contract import traits_of
 from .detections import detection_grid, draw_detections
 
 
@@ -33,7 +34,7 @@ def draw_samples(
     """Draw detections and true boxes on some images of a data set, evenly spread over it.
 
     Args:
-        model: an FSAF detector; it is left in the mode that it was in.
+        model: a detector; it is left in the mode that it was in.
         cfg: says how images are read and resized.
         dataset_name: a registered data set with at least one image.
         output_file: a .png or .jpg file.
@@ -49,7 +50,8 @@ def draw_samples(
     records = get_detection_dataset_dicts([dataset_name], filter_empty=False)
     chosen = np.linspace(0, len(records) - 1, min(num_images, len(records))).round().astype(int)
     class_names = MetadataCatalog.get(dataset_name).thing_classes
-    level_names = cfg.MODEL.RETINANET.IN_FEATURES
+    traits = traits_of(cfg)
+    names = {"level_names": traits.level_names, "branch_names": traits.branch_names}
     mapper = build_mapper(cfg, is_train=False)
     loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
     inputs = Subset(loader.dataset, chosen.tolist())
@@ -67,12 +69,12 @@ def draw_samples(
                 read_image(record["file_name"], "RGB", cfg.INPUT.MAX_PIXELS),
                 found,
                 class_names=class_names,
-                level_names=level_names,
+                **names,
                 gt_boxes=_true_boxes(record),
             )
         )
     model.train(was_training)
-    grid = detection_grid(pictures, level_names=level_names, ground_truth=True)
+    grid = detection_grid(pictures, **names, ground_truth=True)
     if not cv2.imwrite(os.fspath(output_file), cv2.cvtColor(grid, cv2.COLOR_RGB2BGR)):
         raise OSError(f"The picture '{output_file}' could not be written.")
     return num_drawn

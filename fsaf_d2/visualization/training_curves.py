@@ -15,15 +15,20 @@ from matplotlib.ticker import LogLocator
 
 from .detections import level_color
 
-# Solid for the anchor branch and dashed for the anchor-free one, as in pictures of detections.
-LOSS_STYLES = {
+# Of the losses of training in the order of their names in the log; Okabe and Ito's palette.
+COLORS = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#999999", "#F0E442")
+TOTALS = {
     "total_loss": {"color": "black", "linestyle": "solid"},
-    "loss_cls": {"color": "#0072B2", "linestyle": "solid"},
-    "loss_box_reg": {"color": "#56B4E9", "linestyle": "solid"},
-    "loss_anchor_free_cls": {"color": "#D55E00", "linestyle": "dashed"},
-    "loss_anchor_free_box_reg": {"color": "#E69F00", "linestyle": "dashed"},
     "validation/total_loss": {"color": "black", "linestyle": "dotted", "marker": "o"},
 }
+
+
+def loss_names(records: Sequence[dict]) -> list[str]:
+    """The losses that a log has: the total of training, its parts, and the total of validation."""
+    names = dict.fromkeys(name for record in records for name in record)
+    parts = [name for name in names if name.startswith("loss_")]
+    total, validation = TOTALS
+    return [name for name in (total, *parts, validation) if name in names]
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
@@ -83,7 +88,7 @@ def plot_training(
         ValueError: the metrics file holds no losses.
     """
     records = read_metrics(metrics_file)
-    losses = [name for name in LOSS_STYLES if any(name in record for record in records)]
+    losses = loss_names(records)
     if not losses:
         raise ValueError(f"{metrics_file} holds no losses: has the training logged a step yet?")
     iterations, shares = level_shares(records, level_names, window)
@@ -129,10 +134,12 @@ def level_shares(
 
 def _plot_losses(axes: Axes, records: Sequence[dict], losses: Sequence[str]) -> None:
     """Draw the losses on a logarithmic scale, and the AP50 of each evaluation."""
+    parts = [name for name in losses if name not in TOTALS]
+    styles = {name: {"color": COLORS[i % len(COLORS)]} for i, name in enumerate(parts)} | TOTALS
     for name in losses:
         points = [(record["iteration"], record[name]) for record in records if name in record]
         width = 1.8 if name == "total_loss" else 1.3
-        axes.plot(*zip(*points, strict=True), label=name, linewidth=width, **LOSS_STYLES[name])
+        axes.plot(*zip(*points, strict=True), label=name, linewidth=width, **styles[name])
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
