@@ -17,7 +17,7 @@ from scipy.stats import t as student_t
 from tabulate import tabulate
 
 OVERALL = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-BRANCHES = {"anchor_branch": "anchor branch", "anchor_free_branch": "anchor-free branch"}
+BRANCHES = {"anchor_branch": "anchor branch", "point_branch": "anchor-free branch"}
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:

@@ -84,7 +84,7 @@ def make(case: Case, file: Path) -> list[tuple[int, Instances]]:
         other = rng.integers(case.num_classes, size=case.num_detections)
         result.pred_classes = torch.tensor(np.where(right, classes[which], other))
         result.pred_levels = torch.tensor(rng.integers(len(LEVELS), size=case.num_detections))
-        result.pred_anchor_free = torch.tensor(rng.random(case.num_detections) < 0.5)
+        result.pred_branches = torch.tensor(rng.random(case.num_detections) < 0.5)
         found.append((image, result))
     images = [
         {"id": i, "file_name": f"{i}.jpg", "width": WIDTH, "height": HEIGHT} for i, _ in found
@@ -123,7 +123,7 @@ def compare(case: Case, folder: Path) -> list[str]:
     )
     ours = BoxEvaluator("made_up", output, max_detections=limit, level_names=LEVELS)
     alone, ap = measure(ours, found, ["instances"])
-    everything, _ = measure(ours, found, ["instances", "anchor_branch", "anchor_free_branch"])
+    everything, _ = measure(ours, found, ["instances", "anchor_branch", "point_branch"])
     theirs, expected = measure(theirs, found, ["instances"])
     DatasetCatalog.remove("made_up")
     MetadataCatalog.remove("made_up")

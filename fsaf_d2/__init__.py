@@ -26,7 +26,14 @@ register_builtin_datasets()
 
 __version__ = "0.1.0"
 
-__all__ = ["FSAF", "OneStageDetector", "add_fsaf_config", "load_config", "load_detector", "register_branch"]
+__all__ = [
+    "FSAF",
+    "OneStageDetector",
+    "add_fsaf_config",
+    "load_config",
+    "load_detector",
+    "register_branch",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -11,7 +11,9 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from fsaf_d2 import load_config
-from fsaf_d2.assignment.feature_selection import Objects, PointTargets
+from fsaf_d2.assignment.feature_selection import PointTargets
+from fsaf_d2.assignment.grid import Grid
+from fsaf_d2.assignment.objects import Objects
 
 ROOT = Path(__file__).parents[1]
 NUM_CLASSES = 7
@@ -25,8 +27,9 @@ TINY = [
 ]
 
 JOINT: list[str] = []
-ANCHORS_ONLY = ["MODEL.FSAF.ANCHOR_FREE_BRANCH", "False"]
-ANCHOR_FREE_ONLY = ["MODEL.FSAF.ANCHOR_BRANCH", "False"]
+ANCHORS_ONLY = ["MODEL.BRANCHES", "['anchor']"]
+ANCHOR_FREE_ONLY = ["MODEL.BRANCHES", "['point']"]
+RETINANET = ["MODEL.META_ARCHITECTURE", "RetinaNet"]  # detectron2's
 HEURISTIC = ["MODEL.FSAF.LEVEL_SELECTION", "heuristic"]
 
 
@@ -77,6 +80,50 @@ def dense_targets(targets: PointTargets, objects: Objects, num_classes: int) -> 
     expected = torch.nn.functional.one_hot(labels, num_classes + 1)[..., :-1]
     assert torch.equal(channels == 1, expected == 1)
     return DenseTargets(labels, boxes[targets.object_index], channels == -1)
+
+
+# Of the levels of a picture of 128 x 160 pixels.
+SIZES = [(16, 20), (8, 10), (4, 5), (2, 3), (1, 2)]
+STRIDES = [8, 16, 32, 64, 128]
+
+
+def grid_of(sizes=SIZES) -> Grid:
+    """The levels of sizes (height, width), on the CPU."""
+    return Grid.of(STRIDES, sizes, torch.device("cpu"))
+
+
+def head_parameters(model) -> dict[str, torch.nn.Parameter]:
+    """Those of towers and branches."""
+    parts = ("towers.", "branches.", "head.")
+    return {name: p for name, p in model.named_parameters() if name.startswith(parts)}
+
+
+def randomise(model) -> None:
+    """Make logits and boxes vary as a trained head's do, which the initial ones do not."""
+    for branch in model.branches.values():
+        for name, layer in branch.named_children():
+            if isinstance(layer, torch.nn.Conv2d):
+                # Boxes that stray less, so that some of the anchors' stay on the picture.
+                torch.nn.init.normal_(layer.weight, std=0.02 if "cls_score" in name else 0.004)
+                if "cls_score" in name:
+                    torch.nn.init.constant_(layer.bias, -2.5)  # score 0.076
+
+
+def predictions_of(model, inputs) -> tuple[dict, Grid]:
+    """What every branch says of a batch, and the levels."""
+    return model._predict(model.preprocess_image(inputs).tensor)
+
+
+def losses_given(model, predictions: dict, grid: Grid, ground_truths) -> dict[str, torch.Tensor]:
+    """The losses of a training step with these predictions."""
+    inputs = [{"instances": gt} for gt in ground_truths]
+    return model._divided(model._terms(predictions, grid, inputs))
+
+
+def detections_given(model, predictions: dict, grid: Grid, size=(128, 160)) -> Instances:
+    """What is found in the one image of these predictions."""
+    (found,) = model._detect(predictions, grid, [size], [{}])
+    return found["instances"]
 
 
 def batch(*ground_truths: Instances) -> list[dict]:

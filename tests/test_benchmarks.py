@@ -256,7 +256,7 @@ def test_interval_over_pictures_is_of_pairs(accuracy_resampling, accuracy_report
 def test_branches_alone_come_into_the_report_by_themselves(accuracy_report):
     record = accuracy_record("both-online", 1, AP=20.0)
     assert "branch" not in accuracy_report.report([record], ["both-online"], "both-online")
-    record["metrics"]["anchor_free_branch"] = {"AP": 12.5}
+    record["metrics"]["point_branch"] = {"AP": 12.5}
     text = accuracy_report.report([record], ["both-online"], "both-online")
     assert "| both, online: anchor-free branch | 12.5 |" in text
 

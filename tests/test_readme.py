@@ -65,7 +65,7 @@ def test_own_data_trains_as_shown(tmp_path, monkeypatch):
     exec(code, {})
     assert (tmp_path / "output/mine/report.html").exists()
     exec(use, namespace := {})
-    assert {"pred_levels", "pred_anchor_free"} <= set(namespace["found"].get_fields())
+    assert {"pred_levels", "pred_branches"} <= set(namespace["found"].get_fields())
     assert (tmp_path / "drawn.jpg").exists()
 
 

@@ -107,7 +107,7 @@ def test_the_log_has_losses_levels_and_positives(data_root, tmp_path):
     train(data_root, tmp_path, 2)
     lines = (tmp_path / "metrics.json").read_text().splitlines()
     record = {name: value for line in lines for name, value in json.loads(line).items()}
-    for name in ("loss_cls", "loss_box_reg", "loss_anchor_free_cls", "loss_anchor_free_box_reg"):
+    for name in ("loss_cls", "loss_box_reg", "loss_point_cls", "loss_point_box_reg"):
         assert math.isfinite(record[name])
     assert {
         "num_pos_anchors",

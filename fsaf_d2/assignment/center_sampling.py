@@ -60,7 +60,9 @@ def sample_centers(
     order = smallest_first(objects)
     rank = torch.argsort(order)
     best = torch.full((num_images * grid.num_locations,), num_objects)
-    for part in split_by_total((cells[..., 2:] - cells[..., :2]).prod(dim=2).sum(dim=1), MAX_LISTED):
+    for part in split_by_total(
+        (cells[..., 2:] - cells[..., :2]).prod(dim=2).sum(dim=1), MAX_LISTED
+    ):
         level = torch.arange(num_levels).repeat(len(cells[part]))
         region, location = list_locations(cells[part].flatten(0, 1), level, grid)
         index = part.start + region // num_levels
@@ -71,9 +73,7 @@ def sample_centers(
         taken &= (size >= limits[level]) & (size <= limits[level + 1])
         row = objects.image_index[index[taken]] * grid.num_locations + location[taken]
         best.scatter_reduce_(0, row, rank[index[taken]], "amin")
-    location, image = (
-        (best < num_objects).view(num_images, -1).T.nonzero().unbind(dim=1)
-    )
+    location, image = (best < num_objects).view(num_images, -1).T.nonzero().unbind(dim=1)
     object_index = order[best.view(num_images, -1)[image, location]]
     distances, _ = _distances(location, objects.boxes[object_index], grid, point_offset)
     return PositivePoints(image, location, object_index, distances.to(objects.boxes.dtype))

@@ -122,10 +122,7 @@ class AugmentedDetector(nn.Module):
             for name, detections in self._found_in(view, transform).items():
                 found.setdefault(name, []).append(detections)
         height, width = picture.get("height", size[0]), picture.get("width", size[1])
-        return {
-            name: self._merged(views, size, (height, width))
-            for name, views in found.items()
-        }
+        return {name: self._merged(views, size, (height, width)) for name, views in found.items()}
 
     def _views(self, image: np.ndarray) -> Iterator[tuple[np.ndarray, T.Transform]]:
         """Views of a picture (H, W, 3), and how each was made."""

@@ -103,6 +103,5 @@ def of_each_image(found: Candidates) -> list[Candidates]:
     packed = found.at(compact(there, there.shape[1]))
     counts = there.sum(dim=1).tolist()
     return [
-        Candidates(*(field[:count] for field in fields))
-        for count, *fields in zip(counts, *packed)
+        Candidates(*(field[:count] for field in fields)) for count, *fields in zip(counts, *packed)
     ]

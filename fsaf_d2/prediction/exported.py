@@ -152,9 +152,7 @@ class ExportedModel(nn.Module):
         found = outputs._replace(scores=outputs.scores.masked_fill(outputs.scores <= 0, NONE))
         if sidecar.with_nms:
             return found
-        suppression = Suppression(
-            sidecar.nms_thresh, sidecar.max_detections, sidecar.nms_per_level
-        )
+        suppression = Suppression(sidecar.nms_thresh, sidecar.max_detections, sidecar.nms_per_level)
         return suppression([found])
 
     def _checked(self, outputs: Sequence[Tensor], num_images: int) -> Candidates:

@@ -139,9 +139,7 @@ class YoloFiles:
         """Nothing is left to do."""
 
 
-def rows(
-    found: Instances, detector: Detector
-) -> list[tuple[list[float], float, int, str, str]]:
+def rows(found: Instances, detector: Detector) -> list[tuple[list[float], float, int, str, str]]:
     """Box (x0, y0, x1, y1), score, class, and names of level and branch ("": not told) of each."""
     levels, branches = (
         [names[i] for i in found.get(field).tolist()]

@@ -78,7 +78,5 @@ def comparison_grid(
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    grid = detection_grid(
-        pairs, columns=2, level_names=level_names, branch_names=branch_names
-    )
+    grid = detection_grid(pairs, columns=2, level_names=level_names, branch_names=branch_names)
     return np.concatenate([draw_caption(title, grid.shape[1]), grid])

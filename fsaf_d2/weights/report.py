@@ -90,7 +90,7 @@ class LoadReport(NamedTuple):
         there = list(dict.fromkeys(filter(None, map(_branch, names))))
         left = [name for name in there if name not in absent]
         if self.missing and "" not in absent and left:
-            return f"MODEL.BRANCHES \"{left}\" evaluates the branches that they are for."
+            return f'MODEL.BRANCHES "{left}" evaluates the branches that they are for.'
         return ""
 
     def table(self) -> list[str]:

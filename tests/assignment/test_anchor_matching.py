@@ -1,12 +1,13 @@
 import pytest
 import torch
 from detectron2.structures import Boxes
-from models import instances, random_instances, tiny_model
+from models import RETINANET, instances, random_instances, tiny_model
 
 from fsaf_d2.assignment import anchor_matching
-from fsaf_d2.assignment.anchor_matching import AnchorKinds, match_anchors
-from fsaf_d2.assignment.regions import Grid
-from fsaf_d2.detectors.fsaf import _pack, kinds_of
+from fsaf_d2.assignment.anchor_matching import match_anchors
+from fsaf_d2.assignment.anchors import AnchorKinds
+from fsaf_d2.assignment.grid import Grid
+from fsaf_d2.detectors.one_stage import _pack
 
 SIZES = [(40, 50), (20, 25), (10, 13), (5, 7), (3, 4)]
 IMAGE = (320, 400)
@@ -14,14 +15,15 @@ IMAGE = (320, 400)
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_model()
+    """detectron2's own, whose labels are asked for."""
+    return tiny_model(*RETINANET)
 
 
 def labels_of(model, ground_truths, sizes=SIZES) -> tuple[torch.Tensor, torch.Tensor]:
     """Dense labels (N, R * A) as RetinaNet's, and the boxes of those that are positive."""
     generator = model.anchor_generator
     anchors = Boxes.cat(generator([torch.zeros(1, 1, *size) for size in sizes])).tensor
-    objects = _pack(ground_truths, torch.device("cpu"))
+    objects = _pack(ground_truths)
     matches = match_anchors(
         kinds(model),
         objects,
@@ -96,9 +98,9 @@ def test_an_object_that_no_anchor_overlaps_matches_none(model):
 def test_other_thresholds(model):
     anchors = model.anchor_generator([torch.zeros(1, 1, *size) for size in SIZES])
     ground_truths = [random_instances(30, IMAGE)]
-    other = tiny_model("MODEL.RETINANET.IOU_THRESHOLDS", "[0.3, 0.6]")
+    other = tiny_model(*RETINANET, "MODEL.RETINANET.IOU_THRESHOLDS", "[0.3, 0.6]")
     dense, _ = other.label_anchors(anchors, ground_truths)
-    inputs = (kinds(model), _pack(ground_truths, torch.device("cpu")))
+    inputs = (kinds(model), _pack(ground_truths))
     matches = match_anchors(
         *inputs,
         Grid.of(model.anchor_generator.strides, SIZES, torch.device("cpu")),
@@ -112,7 +114,7 @@ def test_other_thresholds(model):
 
 def test_best_anchors_are_kept_on_request(model):
     """A box of 3 pixels reaches no threshold."""
-    objects = _pack([instances([(50, 50, 53, 53)], [1], IMAGE)], torch.device("cpu"))
+    objects = _pack([instances([(50, 50, 53, 53)], [0])])
     inputs = (kinds(model), objects)
     grid = Grid.of(model.anchor_generator.strides, SIZES, torch.device("cpu"))
     counts = [
@@ -132,12 +134,12 @@ def test_best_anchors_are_kept_on_request(model):
 
 
 def kinds(model) -> AnchorKinds:
-    return kinds_of(model.anchor_generator)
+    return AnchorKinds.of_generator(model.anchor_generator)
 
 
 @pytest.mark.parametrize("offset", ["0.0", "0.5", "0.3"])
 def test_boxes_are_the_generators(offset):
-    model = tiny_model("MODEL.ANCHOR_GENERATOR.OFFSET", offset)
+    model = tiny_model(*RETINANET, "MODEL.ANCHOR_GENERATOR.OFFSET", offset)
     anchors = model.anchor_generator([torch.zeros(1, 1, *size) for size in SIZES])
     expected = Boxes.cat(anchors).tensor
     grid = Grid.of(model.anchor_generator.strides, SIZES, torch.device("cpu"))
@@ -145,7 +147,7 @@ def test_boxes_are_the_generators(offset):
 
 
 def test_far_pairs_are_not_computed(model):
-    boxes = _pack([random_instances(100, IMAGE)], torch.device("cpu")).boxes
+    boxes = _pack([random_instances(100, IMAGE)]).boxes
     grid = Grid.of(model.anchor_generator.strides, SIZES, torch.device("cpu"))
     pairs, _ = anchor_matching._near_pairs(kinds(model), boxes, grid, 0.4)
     num_anchors = 9 * sum(height * width for height, width in SIZES)

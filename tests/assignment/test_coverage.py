@@ -6,14 +6,14 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.structures import Boxes, pairwise_iou
 
+from fsaf_d2.assignment.anchors import AnchorKinds
 from fsaf_d2.assignment.coverage import (
     best_anchor_ious,
     count_effective_locations,
     count_own_locations,
 )
-from fsaf_d2.assignment.feature_selection import Objects
-from fsaf_d2.assignment.regions import Grid
-from fsaf_d2.detectors.fsaf import kinds_of
+from fsaf_d2.assignment.grid import Grid
+from fsaf_d2.assignment.objects import Objects
 
 STRIDES = (8, 16, 32)
 SIZES = [(12, 20), (6, 10), (3, 5)]  # heights and widths of the maps
@@ -34,7 +34,9 @@ def test_best_ious_are_those_of_all_pairs(offset):
     halves = 2 ** (torch.rand(300, 2) * 6)
     boxes = torch.cat([centers - halves, centers + halves], dim=1)
     map_sizes = torch.tensor([size[::-1] for size in SIZES]).expand(300, -1, -1)
-    found = best_anchor_ious(kinds_of(generator), boxes, torch.tensor(STRIDES), map_sizes)
+    found = best_anchor_ious(
+        AnchorKinds.of_generator(generator), boxes, torch.tensor(STRIDES), map_sizes
+    )
     expected = pairwise_iou(Boxes(boxes), anchors).amax(dim=1)
     torch.testing.assert_close(found.float(), expected)
 
@@ -46,14 +48,16 @@ def test_pictures_of_other_sizes_have_other_anchors():
     boxes = torch.tensor([[32.0, 0, 48, 16]]).repeat(2, 1)
     # The third cell holds the anchor that is the box; the second one's only touches it.
     map_sizes = torch.tensor([[[3, 1]], [[2, 1]]])
-    found = best_anchor_ious(kinds_of(generator), boxes, torch.tensor([16]), map_sizes)
+    found = best_anchor_ious(
+        AnchorKinds.of_generator(generator), boxes, torch.tensor([16]), map_sizes
+    )
     assert found.tolist() == [1, 0]
 
 
 def test_no_objects():
     generator = DefaultAnchorGenerator(sizes=[[16]], aspect_ratios=[[1.0]], strides=(16,))
     empty = torch.zeros(0, 4), torch.tensor([16]), torch.zeros(0, 1, 2)
-    assert len(best_anchor_ious(kinds_of(generator), *empty)) == 0
+    assert len(best_anchor_ious(AnchorKinds.of_generator(generator), *empty)) == 0
 
 
 def test_locations_that_smaller_objects_take():

@@ -2,19 +2,20 @@ import itertools
 import math
 
 import pytest
-import reference
 import torch
 from models import dense_targets
+from reference import fsaf as reference
 
 from fsaf_d2.assignment.feature_selection import (
-    Objects,
     assign_points,
     level_costs,
     point_box_transform,
     select_levels_by_size,
     select_levels_online,
 )
-from fsaf_d2.assignment.regions import Grid, region_cells
+from fsaf_d2.assignment.grid import Grid
+from fsaf_d2.assignment.objects import Objects
+from fsaf_d2.assignment.regions import region_cells
 from fsaf_d2.losses import background_loss_sums
 
 STRIDES = (8, 16, 32, 64, 128)

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import NUM_CLASSES, instances, tiny_model
+from models import instances, predictions_of, tiny_model
 
-from fsaf_d2.detectors.fsaf import Predictions
-
-SIZES = [(16, 20), (8, 10), (4, 5), (2, 3), (1, 2)]
 MANY = [(10, 10, 90, 70), (50, 40, 60, 52), (0, 0, 150, 120)]
+# All branches at once: each has its own way to count.
+ALL = ["MODEL.BRANCHES", "['anchor', 'point', 'fcos']"]
 
 
 def losses_and_gradients(images: list[int], boxes: list[list]) -> tuple[list[float], torch.Tensor]:
@@ -17,24 +16,32 @@ def losses_and_gradients(images: list[int], boxes: list[list]) -> tuple[list[flo
 
     The loss normalizer after them stands last among the losses.
     """
-    generator = torch.Generator().manual_seed(0)
-    channels = [9 * NUM_CLASSES, 36, NUM_CLASSES, 4]
-    predictions = [
-        [torch.rand(2, count, *size, generator=generator) * 4 - 2 for size in SIZES]
-        for count in channels
-    ]
-    predictions[3] = [level.relu() for level in predictions[3]]
-    leaves = [[level[images].requires_grad_() for level in levels] for levels in predictions]
-    features = [torch.zeros(len(images), 1, *size) for size in SIZES]
-    model = tiny_model()
+    torch.manual_seed(0)
+    model = tiny_model(*ALL)
+    inputs = [{"image": torch.rand(3, 128, 160) * 255} for _ in range(2)]
+    with torch.no_grad():
+        predictions, grid = predictions_of(model.eval(), inputs)
+    model.train()
+    leaves = {
+        name: type(part)(
+            *(
+                [(x + torch.rand_like(x))[images].requires_grad_() for x in levels]
+                for levels in part
+            )
+        )
+        for name, part in predictions.items()
+    }
     values = []
     for count in (None, 1):
         truth = [instances(boxes[i][:count], range(len(boxes[i][:count]))) for i in images]
-        losses = model.forward_training(None, features, Predictions(*leaves), truth)
+        terms = model._terms(leaves, grid, [{"instances": gt} for gt in truth])
+        losses = model._divided(terms)
         values += [loss.item() for loss in losses.values()]
     sum(losses.values()).backward()
-    gradient = torch.cat([level.grad.flatten(1) for levels in leaves for level in levels], dim=1)
-    return [*values, model.loss_normalizer.item()], gradient
+    gradient = torch.cat(
+        [x.grad.flatten(1) for part in leaves.values() for levels in part for x in levels], dim=1
+    )
+    return [*values, model.branches.anchor.loss_normalizer.item()], gradient
 
 
 def one_of_two(rank: int, folder: Path, boxes: list[list]) -> None:

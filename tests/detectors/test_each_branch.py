@@ -3,25 +3,30 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
-from models import ANCHOR_FREE_ONLY, ANCHORS_ONLY, batch, instances, tiny_cfg, tiny_model
+from models import (
+    ANCHOR_FREE_ONLY,
+    ANCHORS_ONLY,
+    batch,
+    instances,
+    randomise,
+    tiny_cfg,
+    tiny_model,
+)
 
-from fsaf_d2 import inference
 from fsaf_d2.detectors import each_branch
+from fsaf_d2.inference.suppression import Suppression
 
-SINGLE = {"anchor_branch": ANCHORS_ONLY, "anchor_free_branch": ANCHOR_FREE_ONLY}
-FIELDS = ("scores", "pred_classes", "pred_levels", "pred_anchor_free")
+SINGLE = {"anchor_branch": ANCHORS_ONLY, "point_branch": ANCHOR_FREE_ONLY}
+FIELDS = ("scores", "pred_classes", "pred_levels")
 
 
 def joint_model(*overrides: str, logit_scale: float = 1.0, distance: float = 0.1):
     """A joint model whose scores vary and pass the threshold nearly everywhere."""
     model = tiny_model(*overrides).eval()
-    for name, layer in model.head.named_children():
-        if isinstance(layer, torch.nn.Conv2d):
-            is_score = "cls_score" in name
-            torch.nn.init.normal_(layer.weight, std=0.02 * logit_scale if is_score else 0.004)
-            if is_score:
-                torch.nn.init.constant_(layer.bias, -2.5)  # score 0.076
-    torch.nn.init.constant_(model.head.anchor_free_bbox_pred.bias, distance)
+    randomise(model)
+    for branch in model.branches.values():
+        branch.cls_score.weight.data.mul_(logit_scale)
+    torch.nn.init.constant_(model.branches.point.bbox_pred.bias, distance)
     return model
 
 
@@ -57,7 +62,7 @@ def assert_same(one, other) -> None:
 def merging(request, monkeypatch):
     """Both ways to merge; the second is that of a GPU."""
     if request.param == "jointly":
-        monkeypatch.setattr(inference, "merge_each", inference.merge_jointly)
+        monkeypatch.setattr(Suppression, "_merge_each", Suppression._merge_jointly)
 
 
 @pytest.mark.parametrize(
@@ -85,39 +90,21 @@ def test_each_branch_finds_what_it_would_alone(case, overrides, merging):
 
 def test_a_silent_branch_finds_nothing_alone():
     model = joint_model()
-    torch.nn.init.constant_(model.head.anchor_free_cls_score.weight, 0)
-    torch.nn.init.constant_(model.head.anchor_free_cls_score.bias, -3.0)  # score 0.047
+    torch.nn.init.constant_(model.branches.point.cls_score.weight, 0)
+    torch.nn.init.constant_(model.branches.point.cls_score.bias, -3.0)  # score 0.047
     with each_branch(model):
         for output in detect(model, pictures()):
             assert_same(output["instances"], output["anchor_branch"])
-            assert len(output["anchor_free_branch"]) == 0
-
-
-def test_ties_are_settled_for_one_result_alone(monkeypatch):
-    """RetinaNet's order of equal scores replaces nothing that another result is made from."""
-    model, unchanged = joint_model(logit_scale=40.0), []
-    detect_once = model._detect
-
-    def watched(decoded, *args):
-        before = [field.clone() for part in decoded.anchors for field in part]
-        result = detect_once(decoded, *args)
-        after = [field for part in decoded.anchors for field in part]
-        unchanged.append(all(torch.equal(one, other) for one, other in zip(before, after)))
-        return result
-
-    monkeypatch.setattr(model, "_detect", watched)
-    with each_branch(model):
-        detect(model, pictures())
-    assert unchanged == [True] * 3
+            assert len(output["point_branch"]) == 0
 
 
 def test_the_network_runs_once():
     model, calls = joint_model(), []
-    for module in (model.backbone, model.head):
+    for module in (model.backbone, model.towers, *model.branches.values()):
         module.register_forward_hook(lambda *_: calls.append(1))
     with each_branch(model):
         detect(model, pictures())
-    assert len(calls) == 2
+    assert len(calls) == 4
 
 
 def test_only_within_the_body_and_also_in_a_wrapper():
@@ -132,7 +119,7 @@ def test_training_is_the_same_within():
     model = joint_model().train()
     inputs = batch(instances([(10, 10, 60, 50)], [1]))
     with each_branch(model):
-        assert "loss_anchor_free_cls" in model(inputs)
+        assert "loss_point_cls" in model(inputs)
 
 
 @pytest.mark.parametrize("overrides", SINGLE.values())

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import NUM_CLASSES, instances, random_instances, tiny_model
+from models import NUM_CLASSES, grid_of, instances, losses_given, random_instances, tiny_model
 
-from fsaf_d2.detectors.fsaf import Predictions
+from fsaf_d2.detectors.fcos import FCOSPredictions
+from fsaf_d2.detectors.fsaf import PointPredictions
+from fsaf_d2.detectors.retinanet import AnchorPredictions
 
 SIZE = (800, 1344)
 LEVELS = [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]
@@ -23,11 +25,15 @@ def peak_memory() -> float:
 def measure(large: bool, answers) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    channels = [9 * NUM_CLASSES, 36, NUM_CLASSES, 4]
-    predictions = Predictions(
-        *([torch.rand(NUM_IMAGES, count, *size) for size in LEVELS] for count in channels)
-    )
-    features = [torch.zeros(NUM_IMAGES, 1, *size) for size in LEVELS]
+    kinds = {
+        "anchor": (AnchorPredictions, (9 * NUM_CLASSES, 36)),
+        "point": (PointPredictions, (NUM_CLASSES, 4)),
+        "fcos": (FCOSPredictions, (NUM_CLASSES, 4, 1)),
+    }
+    predictions = {
+        name: kind(*([torch.rand(NUM_IMAGES, x, *size) for size in LEVELS] for x in channels))
+        for name, (kind, channels) in kinds.items()
+    }
     whole = torch.tensor([[0.0, 0, SIZE[1], SIZE[0]]]).repeat(2000, 1)
     truth = [
         instances(whole, torch.arange(2000) % NUM_CLASSES, SIZE)
@@ -35,9 +41,9 @@ def measure(large: bool, answers) -> None:
         else random_instances(2000, SIZE)
         for _ in range(NUM_IMAGES)
     ]
-    model = tiny_model()
+    model = tiny_model("MODEL.BRANCHES", str(list(kinds)))
     before = peak_memory()
-    losses = model.forward_training(None, features, predictions, truth)
+    losses = losses_given(model, predictions, grid_of(LEVELS), truth)
     answers.put((peak_memory() - before, [loss.item() for loss in losses.values()]))
 
 

@@ -8,7 +8,6 @@ import copy
 
 import pytest
 import torch
-from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 from models import (
     ANCHOR_FREE_ONLY,
@@ -21,11 +20,9 @@ from models import (
     tiny_model,
 )
 
-from fsaf_d2 import inference
-from fsaf_d2.detectors.fsaf import DeferredScalars
-
 SIZE = (128, 160)
-MODELS = [JOINT, ANCHORS_ONLY, ANCHOR_FREE_ONLY, HEURISTIC]
+ALL = ["MODEL.BRANCHES", "['anchor', 'point', 'fcos']"]
+MODELS = [JOINT, ANCHORS_ONLY, ANCHOR_FREE_ONLY, HEURISTIC, ALL]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -34,8 +31,7 @@ def crowd() -> list[dict]:
 
 
 @pytest.mark.parametrize("overrides", MODELS)
-def test_training_reads_nothing_from_the_device(overrides, monkeypatch):
-    monkeypatch.setattr(DeferredScalars, "put", lambda *_: None)
+def test_training_reads_nothing_from_the_device(overrides):
     model = tiny_model(*overrides).to("meta").train()
     losses = model(crowd())
     assert all(loss.device.type == "meta" for loss in losses.values())
@@ -44,15 +40,11 @@ def test_training_reads_nothing_from_the_device(overrides, monkeypatch):
 
 
 @pytest.mark.parametrize("overrides", MODELS)
-def test_decoding_reads_nothing_from_the_device(overrides, monkeypatch):
-    parts = []
-    monkeypatch.setattr(inference, "merge", lambda found, **_: parts.extend(found) or [])
+def test_decoding_reads_nothing_from_the_device(overrides):
     model = tiny_model(*overrides, "MODEL.DEVICE", "cpu").to("meta").eval()
-    images = ImageList(torch.zeros(2, 3, *SIZE, device="meta"), [SIZE, (100, 160)])
-    pyramid = model.backbone(images.tensor)
-    features = [pyramid[name] for name in model.head_in_features]
-    model.forward_inference(images, features, model.head(features))
-    assert len(parts) == (10 if overrides in (JOINT, HEURISTIC) else 5)
+    images = torch.zeros(2, 3, *SIZE, device="meta")
+    parts = model.candidates(images, torch.tensor([SIZE, (100, 160)], device="meta"))
+    assert len(parts) == 5 * len(model.branches)
     assert all(part.scores.device.type == "meta" for part in parts)
 
 
@@ -99,13 +91,3 @@ def test_detections_on_a_gpu_are_the_cpus(overrides):
         found = [x["instances"].to("cpu") for x in model.cuda()(inputs)]
     for one, two in zip(expected, found):
         torch.testing.assert_close(two.scores, one.scores, rtol=1e-4, atol=1e-6)
-
-
-@needs_gpu
-def test_scalars_of_a_gpu_are_logged_a_step_later():
-    model = tiny_model().cuda().train()
-    with EventStorage() as storage:
-        for _ in range(2):
-            model(crowd())
-            torch.cuda.synchronize()
-        assert sum(storage.latest()[f"num_objects_p{i}"][0] for i in range(3, 8)) == 32

@@ -1,29 +1,62 @@
-"""What every detector of the house must do, whatever its method."""
+"""What every detector of the house, and detectron2's two, must do, whatever its method."""
+
+import copy
+import itertools
 
 import pytest
 import torch
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
 from models import (
     ANCHOR_FREE_ONLY,
     ANCHORS_ONLY,
     HEURISTIC,
     JOINT,
+    NUM_CLASSES,
+    RETINANET,
     batch,
+    head_parameters,
     instances,
     random_instances,
+    tiny_cfg,
     tiny_model,
 )
 
-DETECTORS = {
+from fsaf_d2.detectors import BRANCHES, OneStageDetector, contract_of, traits_of
+from fsaf_d2.training.non_finite import diagnose
+from fsaf_d2.training.validation import validation_losses
+
+OURS = {
     "joint": JOINT,
     "joint_heuristic": HEURISTIC,
     "anchors_only": ANCHORS_ONLY,
     "anchor_free_only": ANCHOR_FREE_ONLY,
+    "retinanet": ["MODEL.META_ARCHITECTURE", "AnchorRetinaNet"],
+    "fcos": ["MODEL.META_ARCHITECTURE", "PointFCOS", "MODEL.RETINANET.NORM", "GN"],
 }
-pytestmark = pytest.mark.parametrize("overrides", DETECTORS.values(), ids=DETECTORS)
+# Any branches may be joined: all pairs of those that there are, and all of them.
+JOINED = [*itertools.combinations(sorted(BRANCHES), 2), tuple(sorted(BRANCHES))]
+for names in JOINED:
+    words = ["MODEL.META_ARCHITECTURE", "OneStageDetector", "MODEL.BRANCHES", str(list(names))]
+    OURS["+".join(names)] = words
+# detectron2's own.
+FASTER_RCNN = [
+    *("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
+    *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.NUM_FC", "1"),
+    *("MODEL.ROI_BOX_HEAD.FC_DIM", "16", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "3"),
+    *("MODEL.ROI_HEADS.IN_FEATURES", "['p3', 'p4', 'p5']", "MODEL.ROI_HEADS.NUM_CLASSES"),
+    *(str(NUM_CLASSES), "MODEL.RPN.IN_FEATURES", "['p3', 'p4', 'p5', 'p6', 'p7']"),
+    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "32"),
+]
+THEIRS = {"detectron2_retinanet": RETINANET, "detectron2_faster_rcnn": FASTER_RCNN}
+ALL = {**OURS, **THEIRS}
+ours = pytest.mark.parametrize("overrides", OURS.values(), ids=OURS)
+everybody = pytest.mark.parametrize("overrides", ALL.values(), ids=ALL)
 
 
 def train_step(model, inputs) -> dict[str, torch.Tensor]:
-    losses = model.train()(inputs)
+    with EventStorage():
+        losses = model.train()(inputs)
     sum(losses.values()).backward()
     return losses
 
@@ -36,40 +69,50 @@ def assert_every_parameter_learns(model, losses):
             assert torch.isfinite(parameter.grad).all(), name
 
 
+@everybody
 def test_a_step_with_objects(overrides):
     model = tiny_model(*overrides)
     losses = train_step(model, batch(random_instances(10), random_instances(3)))
     assert_every_parameter_learns(model, losses)
     assert all(loss > 0 for loss in losses.values())
-    assert all((p.grad != 0).any() for p in model.head.parameters())
+    for name, parameter in head_parameters(model).items():
+        # A number of a level learns where the level has an object.
+        assert parameter.dim() == 0 or (parameter.grad != 0).any(), name
 
 
+@everybody
 def test_a_step_without_any_object(overrides):
     model = tiny_model(*overrides)
     losses = train_step(model, batch(random_instances(0), random_instances(0)))
     assert_every_parameter_learns(model, losses)
     for name, loss in losses.items():
-        assert (loss == 0) == ("box_reg" in name)
+        # What is wrong with a box, where there is none, is nothing.
+        about_boxes = any(word in name for word in ("box_reg", "loc", "centerness"))
+        assert (loss == 0) == about_boxes, name
 
 
+@everybody
 def test_a_step_where_some_images_have_no_object(overrides):
     model = tiny_model(*overrides)
     ground_truths = [random_instances(0), random_instances(4), random_instances(0)]
     assert_every_parameter_learns(model, train_step(model, batch(*ground_truths)))
 
 
+@everybody
 def test_images_of_different_sizes(overrides):
     model = tiny_model(*overrides)
     inputs = batch(random_instances(4, size=(70, 130)), random_instances(4, size=(150, 90)))
     assert_every_parameter_learns(model, train_step(model, inputs))
 
 
+@everybody
 def test_two_thousand_objects(overrides):
     model = tiny_model(*overrides)
     losses = train_step(model, batch(random_instances(2000, size=(320, 320))))
     assert_every_parameter_learns(model, losses)
 
 
+@ours
 def test_boxes_without_an_area_or_off_the_image(overrides):
     model = tiny_model(*overrides)
     boxes = [(5, 5, 5, 40), (30, 30, 30, 30), (-90, -90, -60, -60), (900, 900, 950, 960)]
@@ -80,32 +123,37 @@ def test_boxes_without_an_area_or_off_the_image(overrides):
             assert torch.isfinite(loss), name
 
 
+@ours
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan"), 1e30])
-def test_detections_are_finite_whatever_the_head_says(overrides, value):
+def test_detections_are_finite_whatever_the_branches_say(overrides, value):
     model = tiny_model(*overrides).eval()
-    forward = model.head.forward
 
-    def broken(features):
-        predictions = forward(features)
+    def break_predictions(_module, _inputs, predictions):
         for levels in predictions:
             for tensor in levels:
                 tensor[..., ::2] = value
                 tensor[:, 0] = 2.0
-        return predictions
 
-    model.head.forward = broken
+    for branch in model.branches.values():
+        branch.register_forward_hook(break_predictions)
     with torch.no_grad():
         (output,) = model(batch(instances([], [])))
     found = output["instances"]
     assert torch.isfinite(found.pred_boxes.tensor).all() and torch.isfinite(found.scores).all()
 
 
+@everybody
 def test_at_most_the_asked_number_of_detections_of_the_image_they_are_on(overrides):
-    model = tiny_model(*overrides).eval()
-    model.test_score_thresh, model.max_detections_per_image = 0.0, 20
-    for name, parameter in model.head.named_parameters():
+    everything = [
+        *("MODEL.RETINANET.SCORE_THRESH_TEST", "0.0", "TEST.DETECTIONS_PER_IMAGE", "20"),
+        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),
+    ]
+    model = tiny_model(*overrides, *everything).eval()
+    for name, parameter in head_parameters(model).items():
         if name.endswith("bbox_pred.weight"):
             torch.nn.init.zeros_(parameter)  # anchors and points as they are, on the picture
+        if name.endswith("bbox_pred.bias"):
+            parameter.data.clamp_(min=0.1)
     inputs = batch(instances([], [], size=(90, 150)))
     inputs[0].update(height=180, width=300)
     with torch.no_grad():
@@ -117,9 +165,9 @@ def test_at_most_the_asked_number_of_detections_of_the_image_they_are_on(overrid
     assert (found.scores[1:] <= found.scores[:-1]).all()
 
 
+@ours
 def test_a_batch_gives_what_single_images_give(overrides):
-    model = tiny_model(*overrides).eval()
-    model.test_score_thresh = 0.0
+    model = tiny_model(*overrides, "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0").eval()
     inputs = batch(instances([], [], size=(128, 160)), instances([], [], size=(128, 160)))
     with torch.no_grad():
         together = [output["instances"] for output in model(inputs)]
@@ -129,3 +177,96 @@ def test_a_batch_gives_what_single_images_give(overrides):
         boxes = one.pred_boxes.tensor, other.pred_boxes.tensor
         torch.testing.assert_close(*boxes, rtol=1e-3, atol=1e-2)
         assert torch.equal(one.pred_levels, other.pred_levels)
+
+
+@everybody
+def test_what_a_config_says_of_a_detector_is_true_of_the_model(overrides):
+    cfg = tiny_cfg(*overrides)
+    model = build_model(cfg)
+    traits, contract = traits_of(cfg), contract_of(model)
+    assert traits.num_classes == contract.traits.num_classes == NUM_CLASSES
+    for key in traits.class_keys:
+        *sections, last = key.split(".")
+        node = cfg
+        for section in sections:
+            node = node[section]
+        assert node[last] == NUM_CLASSES
+    losses = train_step(model, batch(random_instances(6)))
+    assert traits.loss_names in ((), tuple(losses))
+    assert traits.level_names == contract.traits.level_names
+    assert traits.branch_names == contract.traits.branch_names
+    with torch.no_grad():
+        (found,) = model.eval()(batch(instances([], [])))
+    assert found["instances"].has("pred_levels") == bool(traits.level_names)
+    assert found["instances"].has("pred_branches") == bool(traits.branch_names)
+
+
+@everybody
+def test_losses_of_validation_are_those_of_training_and_leave_no_trace(overrides):
+    """With one batch, and the number of positives in place of a running mean."""
+    model = tiny_model(*overrides).train()
+    inputs = batch(random_instances(6), random_instances(3))
+    before = copy.deepcopy(model.state_dict())
+    modes = [module.training for module in model.modules()]
+    state = torch.get_rng_state()
+    found = validation_losses(model, [inputs])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in model.modules()] == modes
+    after = model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert found == validation_losses(model, [inputs])
+    losses = train_step(freeze_norms(model), inputs)
+    assert set(found) == {*losses, "total_loss"}
+    assert found["total_loss"] == pytest.approx(sum(found[name] for name in losses))
+    contract = contract_of(model)
+    if isinstance(contract, OneStageDetector):
+        for name in losses:
+            # RetinaNet's: 0.9 * 100 + 0.1 * positives divides them.
+            if name not in ("loss_cls", "loss_box_reg"):
+                assert losses[name].item() == pytest.approx(found[name], rel=1e-5), name
+
+
+def freeze_norms(model):
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+            module.train = lambda mode=True, module=module: module
+    return model
+
+
+@everybody
+def test_a_step_that_is_not_finite_is_diagnosed(overrides):
+    model = tiny_model(*overrides).train()
+    name, parameter = (
+        next((name, p) for name, p in head_parameters(model).items() if name.endswith("weight"))
+        if head_parameters(model)
+        else list(model.named_parameters())[-1]
+    )
+    with torch.no_grad():
+        parameter.fill_(float("nan"))
+    found = diagnose(model, batch(random_instances(4)))
+    assert found["cause"] == f"the weights '{name}' were not finite before the step."
+    assert any(numbers[2] for levels in found["outputs"].values() for numbers in levels) or (
+        "detectron2" not in str(type(model))
+    )
+
+
+@everybody
+@pytest.mark.parametrize("dtype", [torch.bfloat16])
+def test_mixed_precision(overrides, dtype):
+    model = tiny_model(*overrides)
+    with EventStorage(), torch.autocast("cpu", dtype=dtype):
+        losses = model.train()(batch(random_instances(5)))
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+@ours
+def test_copies_detect_the_same(overrides, tmp_path):
+    model = tiny_model(*overrides, "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0").eval()
+    other = tiny_model(*overrides, "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0").eval()
+    other.load_state_dict(model.state_dict())
+    inputs = batch(instances([], []))
+    with torch.no_grad():
+        one, two, three = (m(inputs)[0]["instances"] for m in (model, other, copy.deepcopy(model)))
+    assert torch.equal(one.scores, two.scores) and torch.equal(one.scores, three.scores)

@@ -1,13 +1,13 @@
 """Numbers that RetinaNet's published parts must give in our configs."""
 
 import pytest
-import reference
 import torch
 from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, pairwise_iou
 from fvcore.nn import giou_loss, sigmoid_focal_loss
-from models import ROOT, tiny_model
+from models import ROOT, grid_of, tiny_model
+from reference import fsaf as reference
 
 from fsaf_d2 import load_config
 
@@ -27,10 +27,12 @@ def test_cell_anchors():
 
 def test_anchors_are_centred_on_the_corners_of_cells_and_points_on_their_centres():
     model = tiny_model()
-    features = [torch.zeros(1, 1, size, size) for size in (8, 4, 2, 1, 1)]
-    anchors = model.anchor_generator(features)[1].get_centers()
-    points = model.point_generator(features)[1].get_centers()
-    assert anchors[9].tolist() == [16, 0] and points[1].tolist() == [24, 8]
+    grid = grid_of([(size, size) for size in (8, 4, 2, 1, 1)])
+    for name, index, center in (("anchor", 9, [16, 0]), ("point", 1, [24, 8])):
+        kinds = model.branches[name].kinds
+        first = 64 * kinds.num_per_location  # of the second level
+        box = kinds.boxes(torch.tensor(first + index), grid)
+        assert ((box[:2] + box[2:]) / 2).tolist() == center
 
 
 def test_box_deltas():
@@ -67,8 +69,7 @@ def test_focal_loss_of_untrained_heads():
 
 def test_locations_of_a_picture_of_coco_size():
     """800 x 1344: 22,400 locations and nine anchors at each."""
-    model = tiny_model()
-    features = [torch.zeros(1, 1, *size) for size in [(100, 168), (50, 84), (25, 42), (13, 21)]]
-    features.append(torch.zeros(1, 1, 7, 11))
-    assert sum(len(points) for points in model.point_generator(features)) == 22_400
-    assert sum(len(anchors) for anchors in model.anchor_generator(features)) == 201_600
+    grid = grid_of([(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)])
+    branches = tiny_model().branches
+    counts = [grid.num_locations * x.kinds.num_per_location for x in branches.values()]
+    assert counts == [201_600, 22_400]

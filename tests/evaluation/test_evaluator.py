@@ -56,7 +56,7 @@ def instances(data: dict, found: list[dict], *, with_source: bool = True) -> Ins
     result.pred_classes = torch.tensor(classes, dtype=torch.int64)
     if with_source:
         result.pred_levels = torch.arange(len(found)) % len(LEVELS)
-        result.pred_anchor_free = torch.arange(len(found)) % 2 == 1
+        result.pred_branches = torch.arange(len(found)) % 2 == 1
     return result
 
 
@@ -66,9 +66,7 @@ def run(evaluator, data: dict, *predictions: list[dict], **options) -> dict:
     for image in data["images"]:
         outputs = {
             name: instances(data, [x for x in found if x["image_id"] == image["id"]], **options)
-            for name, found in zip(
-                ("instances", "anchor_branch", "anchor_free_branch"), predictions
-            )
+            for name, found in zip(("instances", "anchor_branch", "point_branch"), predictions)
         }
         picture = torch.zeros(3, 50, 100)
         evaluator.process([{"image_id": image["id"], "image": picture}], [outputs])
@@ -132,7 +130,7 @@ def test_branches_are_evaluated_beside(register, tmp_path):
     name = register(data)
     parts = predictions, predictions[::2], predictions[1::2]
     results = run(BoxEvaluator(name, tmp_path, level_names=LEVELS), data, *parts)
-    assert list(results) == ["bbox", "anchor_branch", "anchor_free_branch"]
+    assert list(results) == ["bbox", "anchor_branch", "point_branch"]
     overall = read(tmp_path)["overall"]
     for key, found in zip(results, parts):
         alone = run(BoxEvaluator(name), data, found)["bbox"]

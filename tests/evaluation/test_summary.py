@@ -103,15 +103,15 @@ def test_branches_and_the_evaluators_keys(tmp_path):
     data, predictions = random_set()
     truth = truth_of(data, tmp_path)
     found = detections_of(predictions, truth)
-    parts = {"joint": found, "anchor_branch": found[::2], "anchor_free_branch": found[:0]}
+    parts = {"joint": found, "anchor_branch": found[::2], "point_branch": found[:0]}
     evaluation = summarize("toy", truth, parts, max_detections=100)
     results = metrics_of(evaluation, parts)
-    assert list(results) == ["bbox", "anchor_branch", "anchor_free_branch"]
+    assert list(results) == ["bbox", "anchor_branch", "point_branch"]
     assert list(results["bbox"]) == [*METRICS, *(f"AP-class {i}" for i in (3, 5, 9))]
     assert list(results["anchor_branch"]) == list(METRICS)
     # As detectron2 gives it for no detections; the file has what COCO's rules give.
-    assert all(math.isnan(x) for x in results["anchor_free_branch"].values())
-    assert evaluation["overall"]["anchor_free_branch"]["AP"] == 0
+    assert all(math.isnan(x) for x in results["point_branch"].values())
+    assert evaluation["overall"]["point_branch"]["AP"] == 0
 
 
 def test_missing_areas_and_crowd_marks_are_filled_in(tmp_path):

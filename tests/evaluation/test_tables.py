@@ -31,7 +31,7 @@ def test_missing_sizes_say_why():
 
 def test_branches_have_a_row_each_and_nan_is_not_printed():
     figures = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl"), float("nan"))
-    names = ("joint", "anchor_branch", "anchor_free_branch")
+    names = ("joint", "anchor_branch", "point_branch")
     table = overall_table(dict.fromkeys(names, figures))
     assert [row[0] for row in cells(table)[1:]] == [
         *("both branches", "anchor branch alone", "anchor-free branch alone"),

@@ -18,7 +18,7 @@ def detections(rows) -> Instances:
     result.scores = torch.tensor([score for score, _, _ in rows])
     result.pred_classes = torch.tensor([kind for _, _, kind in rows], dtype=torch.int64)
     result.pred_levels = torch.zeros(len(rows), dtype=torch.int64)
-    result.pred_anchor_free = torch.zeros(len(rows), dtype=torch.bool)
+    result.pred_branches = torch.zeros(len(rows), dtype=torch.bool)
     return result
 
 

@@ -140,7 +140,7 @@ def test_equal_scores(tmp_path, kind):
     """
     exported = export(tmp_path, kind, **AS_IT_IS)
     head = exported.detector.model.head
-    for layer in (head.cls_score, head.anchor_free_cls_score):
+    for layer in (head.cls_score, branches.point.cls_score):
         layer.weight.data.zero_()
         layer.bias.data.fill_(1.0)
     write_program(exported.detector, exported.file, kind)

@@ -1,8 +1,8 @@
 import math
 
 import pytest
-import reference
 import torch
+from reference import fsaf as reference
 
 from fsaf_d2.losses import point_iou_loss
 

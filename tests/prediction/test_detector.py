@@ -21,7 +21,7 @@ def assert_close(one, other):
         near &= (other.scores - one.scores[index]).abs() < 1e-3
         near &= other.pred_classes == one.pred_classes[index]
         near &= other.pred_levels == one.pred_levels[index]
-        near &= other.pred_anchor_free == one.pred_anchor_free[index]
+        near &= other.pred_branches == one.pred_branches[index]
         assert near.any()
 
 
@@ -58,7 +58,7 @@ def test_detections_reach_their_class_threshold(detector):
     found = detector(photo())
     assert torch.equal(found.scores, expected.scores) and len(found) < len(everything)
     assert detector(photo(), min_score=0.6).scores.min() >= 0.6
-    assert 0 < everything.pred_anchor_free.sum() < len(everything)
+    assert 0 < everything.pred_branches.sum() < len(everything)
     assert len(everything.pred_levels.unique()) > 1
 
 

@@ -20,7 +20,7 @@ from fsaf_d2.data.mapper import build_mapper
 from fsaf_d2.training import Trainer
 
 AS_DETECTRON2 = ["MODEL.CHANNELS_LAST", "False"]
-FIELDS = ("pred_classes", "scores", "pred_levels", "pred_anchor_free")
+FIELDS = ("pred_classes", "scores", "pred_levels", "pred_branches")
 
 
 def same(one, other) -> bool:
@@ -195,7 +195,7 @@ def test_detectron2s_retinanet(tmp_path):
     expected = DefaultPredictor(cfg)(photo(200, 160))["instances"]
     assert len(found) > 20 and torch.equal(found.scores, expected.scores)
     assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
-    assert not found.pred_anchor_free.any()
+    assert not found.pred_branches.any()
     config.write_text(cfg.dump())
     with pytest.raises(ValueError, match=r"builds 'RetinaNet'.*anchors_only_R_50_FPN_1x"):
         load_detector(weights, **options)

@@ -26,7 +26,7 @@ def instances(boxes, scores, classes, levels, anchor_free, size=(100, 200)) -> I
     found.scores = torch.tensor(scores, dtype=torch.float32)
     found.pred_classes = torch.tensor(classes, dtype=torch.int64)
     found.pred_levels = torch.tensor(levels, dtype=torch.int64)
-    found.pred_anchor_free = torch.tensor(anchor_free, dtype=torch.bool)
+    found.pred_branches = torch.tensor(anchor_free, dtype=torch.bool)
     return found
 
 

@@ -131,7 +131,7 @@ def good_outputs() -> dict[str, np.ndarray]:
 def test_a_model_that_gives_detections(tmp_path):
     write_model(tmp_path / "m.onnx", good_outputs())
     found = load_detector(tmp_path / "m.onnx")(photo(), min_score=0)
-    assert found.pred_classes.tolist() == [1] and found.pred_anchor_free.tolist() == [True]
+    assert found.pred_classes.tolist() == [1] and found.pred_branches.tolist() == [True]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 from detectron2.data.datasets import register_coco_instances
 from runs import run_cfg
 
-from fsaf_d2.test_time_augmentation import AugmentedDetector
+from fsaf_d2.inference.augmented import AugmentedDetector
 from fsaf_d2.training import Trainer, compare_augmented
 
 SETTINGS = {"MODEL__RETINANET__SCORE_THRESH_TEST": 0.0, "DATASETS__TEST": "('found_val',)"}

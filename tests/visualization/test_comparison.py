@@ -18,7 +18,7 @@ def found(*scores: float) -> Instances:
         scores=torch.tensor(scores),
         pred_classes=torch.ones(count, dtype=torch.int64),
         pred_levels=torch.zeros(count, dtype=torch.int64),
-        pred_anchor_free=torch.zeros(count, dtype=torch.bool),
+        pred_branches=torch.zeros(count, dtype=torch.bool),
     )
 
 

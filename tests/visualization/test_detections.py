@@ -20,7 +20,7 @@ def make_instances(boxes, scores, levels, anchor_free, classes=None, size=(100, 
     instances.scores = torch.tensor(scores, dtype=torch.float32)
     instances.pred_classes = torch.tensor(classes or [7] * len(scores), dtype=torch.int64)
     instances.pred_levels = torch.tensor(levels, dtype=torch.int64)
-    instances.pred_anchor_free = torch.tensor(anchor_free, dtype=torch.bool)
+    instances.pred_branches = torch.tensor(anchor_free, dtype=torch.bool)
     return instances
 
 

@@ -97,6 +97,6 @@ def test_training_starts_from_it_with_four_fresh_tensors(tmp_path):
     assert list(report.needless) == ["anchor_generator.cell_anchors.0"]
     assert report.summary() == (
         f"'{tmp_path / 'net.pkl'}': {len(report.loaded)} of the model's {len(report.loaded) + 4} "
-        "tensors are loaded; 4 start fresh: head.anchor_free_cls_score.{bias,weight}, "
-        "head.anchor_free_bbox_pred.{bias,weight}."
+        "tensors are loaded; 4 start fresh: branches.point.cls_score.{bias,weight}, "
+        "branches.point.bbox_pred.{bias,weight}."
     )

@@ -64,14 +64,14 @@ def test_another_depth_is_named(tmp_path):
 
 def test_every_tensor_is_in_exactly_one_list(tmp_path):
     weights = tiny_model().state_dict()
-    del weights["head.cls_subnet.0.bias"], weights["loss_normalizer"]
+    del weights["towers.cls_subnet.0.bias"], weights["loss_normalizer"]
     weights |= {"other.weight": torch.zeros(1), "pixel_mean": torch.zeros(3)}
     checkpointer = SafeCheckpointer(
         tiny_model("MODEL.RETINANET.NUM_CLASSES", "4"), str(tmp_path / "out")
     )
     load_weights(checkpointer, save(tmp_path, weights), resume=False)
     report = checkpointer.report
-    assert report.missing == ["head.cls_subnet.0.bias"]
+    assert report.missing == ["towers.cls_subnet.0.bias"]
     assert report.at_default == ["loss_normalizer"] and report.unexpected == ["other.weight"]
     assert list(report.needless) == ["pixel_mean"]
     mine = [*report.loaded, *report.converted, *report.missing, *report.at_default]

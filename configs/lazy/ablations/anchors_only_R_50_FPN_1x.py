@@ -1,3 +1,3 @@
 from ..fsaf_R_50_FPN_1x import dataloader, lr_multiplier, model, optimizer, train
 
-model.head.anchor_free_branch = False
+model.head.point_branch = False

@@ -30,7 +30,7 @@ model = L(FSAF)(
         num_anchors=9,
         prior_prob=0.01,
         anchor_branch=True,
-        anchor_free_branch=True,
+        point_branch=True,
         bbox_bias=0.1,
     ),
     head_in_features=["p3", "p4", "p5", "p6", "p7"],

@@ -13,7 +13,7 @@ from predictions import content_of, photo
 from fsaf_d2 import load_detector
 from fsaf_d2.detectors import each_branch
 from fsaf_d2.export.comparison import compare_detections
-from fsaf_d2.test_time_augmentation import AugmentedDetector
+from fsaf_d2.inference.augmented import AugmentedDetector
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_one_view_of_the_picture_itself_changes_nothing(model):
         detect(x, picture)[0]["instances"] for x in (model, augmented(model, min_sizes=(128,)))
     )
     assert len(found) == len(expected) == 100
-    for name in ("scores", "pred_classes", "pred_levels", "pred_anchor_free"):
+    for name in ("scores", "pred_classes", "pred_levels", "pred_branches"):
         assert torch.equal(found.get(name), expected.get(name))
     torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
 
@@ -77,7 +77,7 @@ class SeesWhatIsBright:
         found.pred_boxes = Boxes(torch.tensor([[x0, y0, x1, y1]], dtype=torch.float32))
         found.scores = torch.tensor([0.5 + len(self.sizes) / 100])
         found.pred_classes = found.pred_levels = torch.tensor([len(self.sizes) % 2])
-        found.pred_anchor_free = torch.tensor([False])
+        found.pred_branches = torch.tensor([False])
         return [{"instances": found}]
 
 
@@ -127,9 +127,9 @@ def test_each_branch_is_merged_as_well(model):
     views = augmented(model, min_sizes=(96, 128))
     with each_branch(views):
         (output,) = detect(views, picture_of(photo(128, 160)))
-    assert set(output) == {"instances", "anchor_branch", "anchor_free_branch"}
-    assert output["anchor_free_branch"].pred_anchor_free.all()
-    assert not output["anchor_branch"].pred_anchor_free.any()
+    assert set(output) == {"instances", "anchor_branch", "point_branch"}
+    assert output["point_branch"].pred_branches.all()
+    assert not output["anchor_branch"].pred_branches.any()
 
 
 @pytest.mark.parametrize(
