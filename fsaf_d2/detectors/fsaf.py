@@ -135,7 +135,8 @@ class PointBranch(Branch):
         # Sec. 3.4. Initial value of the four predicted distances, in units of S strides.
         fsaf.BBOX_BIAS = 0.1
 
-        # A branch that is off has no layers, no losses and no detections.
+        # One that is False is left out of MODEL.BRANCHES, or of the two that stand for none: it has
+        # no layers, no losses and no detections.
         fsaf.ANCHOR_BRANCH = True
         fsaf.ANCHOR_FREE_BRANCH = True
 
@@ -271,16 +272,18 @@ class FSAF(OneStageDetector):
         """Both branches, unless ``MODEL.BRANCHES`` or a switch of FSAF's says otherwise.
 
         Raises:
-            ValueError: both are switched off.
+            ValueError: all are switched off.
         """
         fsaf = cfg.MODEL.FSAF
-        names = ["anchor"] * fsaf.ANCHOR_BRANCH + ["point"] * fsaf.ANCHOR_FREE_BRANCH
-        if not (cfg.MODEL.BRANCHES or names):
+        switches = {"anchor": fsaf.ANCHOR_BRANCH, "point": fsaf.ANCHOR_FREE_BRANCH}
+        names = [x for x in cfg.MODEL.BRANCHES or switches if switches.get(x, True)]
+        if not names:
             raise ValueError(
-                "MODEL.FSAF.ANCHOR_BRANCH and MODEL.FSAF.ANCHOR_FREE_BRANCH are both False: "
-                "a detector needs one of them."
+                f"MODEL.FSAF.ANCHOR_BRANCH {fsaf.ANCHOR_BRANCH} and MODEL.FSAF.ANCHOR_FREE_BRANCH "
+                f"{fsaf.ANCHOR_FREE_BRANCH} leave no branch of {list(cfg.MODEL.BRANCHES)}: "
+                "a detector needs one."
             )
-        return list(cfg.MODEL.BRANCHES) or names
+        return names
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:

@@ -7,11 +7,11 @@ from detectron2.layers import batched_nms
 from exports import KINDS, export
 from predictions import photo
 
-from fsaf_d2 import inference
 from fsaf_d2.export import program
 from fsaf_d2.export.comparison import compare_detections
 from fsaf_d2.export.writing import write_program
-from fsaf_d2.inference import NONE, Candidates
+from fsaf_d2.inference.candidates import NONE, Candidates, joined, of_each_image
+from fsaf_d2.inference.suppression import Suppression
 from fsaf_d2.prediction.sidecar import read_sidecar, sidecar_file
 
 # None is what the programs are traced with; the last is smaller than a cell of the coarsest level.
@@ -21,6 +21,8 @@ VARIANTS = {
     "anchors_only": {"MODEL__FSAF__ANCHOR_FREE_BRANCH": False},
     "anchor_free_only": {"MODEL__FSAF__ANCHOR_BRANCH": False},
     "per_level": {"MODEL__FSAF__NMS_PER_LEVEL": True},
+    "fcos": {"MODEL__META_ARCHITECTURE": "PointFCOS"},
+    "joined": {"MODEL__BRANCHES": "['anchor', 'fcos', 'point']"},
     "few_candidates": {"MODEL__RETINANET__TOPK_CANDIDATES_TEST": 7},
 }
 
@@ -91,7 +93,8 @@ def test_nothing_found_in_some_pictures_or_all(tmp_path, kind):
     exported = export(tmp_path, kind, **AS_IT_IS)
     pictures = [exported.detector.prepare(photo(90, 120, seed)) for seed in range(4)]
     best = [x.scores[0].item() for x in exported.detector.detect(pictures)]
-    exported.detector.model.test_score_thresh = sum(sorted(best)[1:3]) / 2
+    for branch in exported.detector.model.branches.values():
+        branch.score_thresh = sum(sorted(best)[1:3]) / 2
     write_program(exported.detector, exported.file, kind)
     expected, other = exported.detector.detect(pictures), exported.load()
     for one, found in zip(expected, other.detect(pictures)):
@@ -133,26 +136,18 @@ def test_resized_pictures_of_rgb_detectors(tmp_path, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_scores(tmp_path, kind):
-    """The first of equals comes first, in levels with more of them than candidates.
-
-    So it is with the detector on a GPU; on a CPU it has RetinaNet's order, which depends on all
-    that is sorted.
-    """
+    """The first of equals comes first, in levels with more of them than candidates."""
     exported = export(tmp_path, kind, **AS_IT_IS)
-    head = exported.detector.model.head
-    for layer in (head.cls_score, branches.point.cls_score):
-        layer.weight.data.zero_()
-        layer.bias.data.fill_(1.0)
+    model = exported.detector.model
+    for branch in model.branches.values():
+        branch.cls_score.weight.data.zero_()
+        branch.cls_score.bias.data.fill_(1.0)
     write_program(exported.detector, exported.file, kind)
     image = exported.detector.prepare(photo(300, 300)).resized[None].float()
     sizes = torch.tensor([image.shape[2:]])
     outputs = exported.load().model._program(image, sizes)
-    model = exported.detector.model
-    predictions = model._predict([{"image": image[0]}])[2]
-    parts = program._joined(model.decode(predictions, sizes))
-    (expected,) = inference.merge_jointly(
-        parts, nms_thresh=0.5, max_detections=100, nms_per_level=False
-    )
+    parts = model.candidates(model.preprocess_image([{"image": image[0]}]).tensor, sizes)
+    (expected,) = of_each_image(Suppression()._merge_jointly(joined(parts)))
     assert len(expected.scores.unique()) == 1
     np.testing.assert_allclose(outputs[0][0], expected.boxes.detach(), atol=1e-3)
     np.testing.assert_array_equal(outputs[2][0], expected.classes)
@@ -169,7 +164,7 @@ def doubtful_pairs(count: int) -> Candidates:
     scores = torch.linspace(0.9, 0.1, len(boxes))
     classes = (torch.arange(len(boxes)) % (count // 2)) % 80
     order = torch.arange(len(boxes)) // (count // 2)
-    return Candidates(boxes[None], scores[None], classes[None], order[None], order[None] > 0)
+    return Candidates(boxes[None], scores[None], classes[None], order[None], order[None])
 
 
 @pytest.mark.parametrize("count", [200, 1500])
@@ -194,14 +189,14 @@ def test_a_file_decides_as_detectron2_does_where_rounding_decides(
     exported = export(tmp_path, kind)
     model, pairs = exported.detector.model, doubtful_pairs(count)
 
-    def decode(predictions, sizes):
+    def candidates(images, sizes):
         # Nothing, but of what comes in: a program of constants would lose its inputs.
-        nothing = predictions.logits[0].amax() * 0 + sizes.sum() * 0
+        nothing = images.amax() * 0 + sizes.sum() * 0
         return [pairs._replace(boxes=pairs.boxes + nothing)]
 
-    monkeypatch.setattr(model, "decode", decode)
+    monkeypatch.setattr(model, "candidates", candidates)
     monkeypatch.setattr(model, "num_classes", 80)
-    monkeypatch.setattr(model, "max_detections_per_image", count)
+    monkeypatch.setattr(model, "suppression", Suppression(max_detections=count))
     write_program(exported.detector, exported.file, kind)
     image, sizes = torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]])
     outputs = exported.load().model._program(image, sizes)
@@ -231,7 +226,7 @@ def test_empty_places_are_not_shifted():
         torch.tensor([[0.5, NONE]]),
         torch.tensor([[2, 1]]),
         torch.zeros(1, 2, dtype=torch.int64),
-        torch.zeros(1, 2, dtype=torch.bool),
+        torch.zeros(1, 2, dtype=torch.int64),
     )
     # 2 * (9 + 1)
     assert program._shifted(found).boxes[0, :, 0].tolist() == [20, 0]

@@ -16,12 +16,13 @@ from fsaf_d2.prediction.exported import kind_of
 from fsaf_d2.prediction.sidecar import MAX_BYTES, Sidecar, read_sidecar, sidecar_file
 
 GOOD = Sidecar(
-    format=1,
+    format=2,
     with_nms=True,
     class_names=["cat", "dog"],
     category_ids=[3, 7],
     thresholds=[0.5, 1],
     level_names=["p3", "p4"],
+    branch_names=["anchor", "point"],
     input_format="BGR",
     short_side=800,
     max_side=1333,
@@ -36,12 +37,13 @@ GOOD = Sidecar(
 )
 NAN, INF = float("nan"), float("inf")
 WRONG = [
-    ("format", [2, "1", True, None]),
+    ("format", [0, 3, "1", True, None]),
     ("with_nms", [0, "true", None]),
     ("class_names", [[], "cat", ["a", 1], ["a" * 201, "b"], None, {"a": 1, "b": 2}]),
     ("category_ids", [[1, 1], [1, 2.0], [True, 2], ["1", "2"], []]),
     ("thresholds", [[0.5, 1.1], [-0.1, 0.5], [NAN, 0.5], [10**400, 0.5], ["x", 0.5], {"cat": 0.5}]),
     ("level_names", [[], [3], ["p3"] * 33]),
+    ("branch_names", [[], [3], ["point"] * 33, None]),
     ("input_format", ["bgr", "GRAY", ["BGR"], None]),
     ("short_side", [-1, 800.0, 10**10, True, "800"]),
     ("max_side", [0, 10**10, None]),
@@ -124,14 +126,26 @@ def good_outputs() -> dict[str, np.ndarray]:
         "scores": np.array([[0.9]], np.float32),
         "classes": np.array([[1]]),
         "levels": np.array([[0]]),
-        "anchor_free": np.array([[True]]),
+        "branches": np.array([[1]]),
     }
 
 
 def test_a_model_that_gives_detections(tmp_path):
     write_model(tmp_path / "m.onnx", good_outputs())
     found = load_detector(tmp_path / "m.onnx")(photo(), min_score=0)
-    assert found.pred_classes.tolist() == [1] and found.pred_branches.tolist() == [True]
+    assert found.pred_classes.tolist() == [1] and found.pred_branches.tolist() == [1]
+
+
+def test_a_file_of_version_0_1(tmp_path):
+    """Its last output said whether the second of two branches answered, and no one named them."""
+    outputs = good_outputs()
+    outputs["anchor_free"] = outputs.pop("branches") > 0
+    write_model(tmp_path / "m.onnx", outputs)
+    text = json.dumps({k: v for k, v in GOOD._asdict().items() if k != "branch_names"})
+    sidecar_file(tmp_path / "m.onnx").write_text(text.replace('"format": 2', '"format": 1'))
+    detector = load_detector(tmp_path / "m.onnx")
+    assert detector.branch_names == ["anchor", "point"]
+    assert detector(photo(), min_score=0).pred_branches.tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +168,8 @@ def test_a_model_that_gives_detections(tmp_path):
         ("classes", np.array([[True]])),
         ("classes", np.array([[1]], np.uint64)),
         ("levels", np.array([[0.5]], np.float32)),
-        ("anchor_free", np.array([[1]])),
+        ("branches", np.array([[2]])),
+        ("branches", np.array([[0.5]], np.float32)),
     ],
 )
 def test_outputs_that_are_no_detections(tmp_path, name, value):
