@@ -26,11 +26,9 @@ def content_of(output: Path, **overrides: object) -> dict:
     torch.manual_seed(0)
     cfg = tiny_run(output, **overrides)
     model = Trainer.build_model(cfg)
-    for name, parameter in model.head.named_parameters():
-        if name.endswith("cls_score.weight"):
-            parameter.data.mul_(40)
-        elif name.endswith("cls_score.bias"):
-            parameter.data.fill_(-2 if "anchor_free" in name else -4)
+    for name, branch in model.branches.items():
+        branch.cls_score.weight.data.mul_(40)
+        branch.cls_score.bias.data.fill_(-5 if name == "anchor" else -3)
     return {"model": model.state_dict(), "config": cfg.dump(), "class_names": NAMES}
 
 

@@ -95,6 +95,7 @@ class Crops:
     """``crops/CLASS/NAME_1.jpg`` and so on: what was found of some classes, cut out."""
 
     def __init__(self, folder: Path, detector: Detector, classes: Sequence[int]) -> None:
+        self._detector = detector
         names = folder_names(detector.class_names)
         self._folders = {kind: folder / "crops" / names[kind] for kind in classes}
 
@@ -103,7 +104,7 @@ class Crops:
         height, width = shot.size
         picture = bgr(shot)
         counts = dict.fromkeys(self._folders, 0)
-        for (x0, y0, x1, y1), _, kind, _, _ in rows(found):
+        for (x0, y0, x1, y1), _, kind, _, _ in rows(found, self._detector):
             if kind not in counts:
                 continue
             left, top = max(math.floor(x0), 0), max(math.floor(y0), 0)

@@ -92,6 +92,7 @@ def load_detector(
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.COMPILE = False
 
+    _require_known(cfg, weights)
     # Of data sets in a stranger's config nothing is looked up.
     data_sets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if config_file else ()
     description = describe(content, cfg, weights, class_names=class_names, data_sets=data_sets)
@@ -161,7 +162,8 @@ def _choose_device(asked: str | None) -> str:
     return asked
 
 
-def _build(cfg: CfgNode, weights: str) -> nn.Module:
+def _require_known(cfg: CfgNode, weights: str) -> None:
+    """Make sure that the config is of a detector that is known here."""
     name = cfg.MODEL.META_ARCHITECTURE
     if name not in META_ARCH_REGISTRY or not traits_of(cfg).class_keys:
         raise ValueError(
@@ -169,6 +171,9 @@ def _build(cfg: CfgNode, weights: str) -> nn.Module:
             "MODEL.META_ARCHITECTURE must name a detector of this project, or detectron2's "
             "RetinaNet or GeneralizedRCNN."
         )
+
+
+def _build(cfg: CfgNode, weights: str) -> nn.Module:
     try:
         # A caller's inference mode would make weights that nothing can be computed of later.
         with torch.inference_mode(False):
@@ -206,10 +211,12 @@ def _load(model: nn.Module, content: dict, weights: str, cfg: CfgNode) -> list[s
         )
     missing = report.missing
     if missing:
+        words = [report.without_missing() or "Is it the config that they were trained with?"]
+        if any(name.startswith("head.") for name in report.converted.values()):
+            words.append("detectron2's RetinaNets run with configs/zoo/retinanet_*.yaml.")
         raise ValueError(
             f"'{weights}' does not fit the config: {len(missing)} weights are missing "
-            f"({', '.join(missing[:3])}, ...). "
-            + (report.without_missing() or "Is it the config that they were trained with?")
+            f"({', '.join(missing[:3])}, ...). {' '.join(words)}"
         )
     notes = conflicts(report.layout, cfg) if report.layout else []
     unneeded = report.unexpected

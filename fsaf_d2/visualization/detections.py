@@ -303,6 +303,8 @@ def _legend(
         handles.append(Line2D([], [], color="#C0C0C0", linewidth=2, linestyle=style, label=label))
     if ground_truth:
         handles.append(Line2D([], [], color="white", linewidth=0.8, label="ground truth"))
+    if not handles:
+        return np.empty((0, width, 3), dtype=np.uint8)
     for columns in range(len(handles), 0, -1):
         height = 20 + 20 * -(-len(handles) // columns)
         figure = _figure(width, height)

@@ -117,15 +117,15 @@ def test_one_map_trains_and_detects(stride, level):
     size = (64, 96)
     inputs = batch(random_instances(4, size), random_instances(0, size))
     seen = []
-    model.head.register_forward_hook(lambda *x: seen.append(x[-1].point_logits))
+    model.branches.point.register_forward_hook(lambda *x: seen.append(x[-1].point_logits))
     losses = model(inputs)
     assert set(losses) == {"loss_point_cls", "loss_point_box_reg"}
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in model.parameters())
     assert [tuple(x.shape[2:]) for x in seen[0]] == [(64 // stride, 96 // stride)]
-    model.test_score_thresh = 0.0
+    model.branches.point.score_thresh = 0.0
     found = model.eval()(inputs)[0]["instances"]
-    assert len(found) > 0 and not found.pred_levels.any() and found.pred_branches.all()
+    assert len(found) > 0 and not found.pred_levels.any() and not found.pred_branches.any()
 
 
 def test_norm_behind_each_convolution():

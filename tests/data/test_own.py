@@ -32,7 +32,8 @@ def forget():
 
 
 def config(output, *overrides: str):
-    return load_config("", ["OUTPUT_DIR", str(output), *overrides])
+    fsaf = ["MODEL.META_ARCHITECTURE", "FSAF"]
+    return load_config("", [*fsaf, "OUTPUT_DIR", str(output), *overrides])
 
 
 def use(cfg, train: object, val: object = None, **options: object) -> list[str]:
@@ -164,7 +165,7 @@ def test_a_number_on_the_command_line_must_be_the_datas(tmp_path):
 
 @pytest.mark.parametrize("in_base", [False, True])
 def test_a_number_in_a_file_must_be_the_datas(tmp_path, in_base):
-    (tmp_path / "base.yaml").write_text("MODEL:\n  RETINANET:\n    NUM_CLASSES: 80\n")
+    (tmp_path / "base.yaml").write_text("MODEL:\n  RETINANET:\n    NUM_CLASSES: 80\n  META_ARCHITECTURE: FSAF\n")
     (tmp_path / "leaf.yaml").write_text("_BASE_: base.yaml\nSEED: 1\n")
     file = tmp_path / ("leaf.yaml" if in_base else "base.yaml")
     cfg = load_config(file, ["OUTPUT_DIR", str(tmp_path)])

@@ -165,7 +165,7 @@ def test_files_and_what_is_in_them(register, tmp_path):
     }
     worst = evaluation["false_alarms"]
     assert set(worst[0]) == {
-        *("image_id", "file_name", "category", "bbox", "score", "level", "anchor_free")
+        *("image_id", "file_name", "category", "bbox", "score", "level", "branch")
     }
     assert [x["score"] for x in worst] == sorted((x["score"] for x in worst), reverse=True)
     assert {x["level"] for x in worst} <= set(LEVELS)
@@ -176,7 +176,8 @@ def test_files_and_what_is_in_them(register, tmp_path):
 def test_predictions_are_coco_results_with_level_and_branch(register, tmp_path):
     data, predictions = random_set()
     name = register(data)
-    run(BoxEvaluator(name, tmp_path, level_names=LEVELS), data, predictions)
+    names = {"level_names": LEVELS, "branch_names": ["anchor", "point"]}
+    run(BoxEvaluator(name, tmp_path, **names), data, predictions)
     saved = json.loads((tmp_path / "predictions.json").read_text())
     assert len(saved) == len(predictions)
     first = next(x for x in predictions if x["image_id"] == saved[0]["image_id"])
@@ -184,7 +185,7 @@ def test_predictions_are_coco_results_with_level_and_branch(register, tmp_path):
         **first,
         "bbox": None,
         "level": "p3",
-        "anchor_free": False,
+        "branch": "anchor",
     }
     assert saved[0]["bbox"] == pytest.approx(first["bbox"], abs=1e-3)
 

@@ -85,11 +85,11 @@ def test_the_page_shows_what_is_there(run_folder):
         "n/a",
         "SOLVER.BASE_LR",
         "0.02",
-        "both branches",
+        "all branches",
         "anchor branch alone",
     ):
         assert text in page
-    assert "anchor-free branch alone" not in page
+    assert "point branch alone" not in page
     assert page.count("the picture could not be read") == 1 and "away.jpg" in page
     for plot in ("data/statistics_own_train.png", "training.png"):
         assert base64.b64encode((run_folder / plot).read_bytes()).decode() in page

@@ -17,7 +17,7 @@ def summary(data, predictions, tmp_path, *, levels=None, **options) -> dict:
     found = detections_of(predictions, truth)
     if levels is not None:
         found = dataclasses.replace(
-            found, levels=np.array(levels), anchor_free=np.zeros(len(levels), dtype=bool)
+            found, levels=np.array(levels), branches=np.zeros(len(levels), dtype=int)
         )
     options = {"max_detections": 100, **options}
     evaluation = summarize("toy", truth, {"joint": found}, **options)

@@ -34,7 +34,7 @@ def test_branches_have_a_row_each_and_nan_is_not_printed():
     names = ("joint", "anchor_branch", "point_branch")
     table = overall_table(dict.fromkeys(names, figures))
     assert [row[0] for row in cells(table)[1:]] == [
-        *("both branches", "anchor branch alone", "anchor-free branch alone"),
+        *("both branches", "anchor branch alone", "point branch alone"),
     ]
     assert "nan" not in table and table.count("n/a") == 18
 

@@ -119,7 +119,7 @@ def test_views_are_made_from_the_file(model, monkeypatch, tmp_path):
 def test_no_more_than_the_limit(model):
     views = augmented(model, min_sizes=(96, 128, 160), flip=True)
     (output,) = detect(views, picture_of(photo(128, 160)))
-    assert len(output["instances"]) == model.max_detections_per_image == 100
+    assert len(output["instances"]) == model.suppression.max_detections == 100
     assert output["instances"].scores.diff().max() <= 0
 
 
@@ -149,5 +149,5 @@ def test_wrong_keys_are_named(model, key, value, words):
 
 def test_other_detectors_are_named():
     other = build_model(tiny_cfg("MODEL.META_ARCHITECTURE", "RetinaNet"))
-    with pytest.raises(ValueError, match=r"needs MODEL\.META_ARCHITECTURE FSAF.* is RetinaNet"):
+    with pytest.raises(ValueError, match=r"must be False: detectron2's RetinaNet has no"):
         AugmentedDetector(tiny_cfg(), other)

@@ -20,13 +20,13 @@ from fsaf_d2.prediction.tables import CsvTable, JsonTable, YoloFiles
 SUMMARY = Summary(MORE["thresholds"])
 
 
-def instances(boxes, scores, classes, levels, anchor_free, size=(100, 200)) -> Instances:
+def instances(boxes, scores, classes, levels, branches, size=(100, 200)) -> Instances:
     found = Instances(size)
     found.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
     found.scores = torch.tensor(scores, dtype=torch.float32)
     found.pred_classes = torch.tensor(classes, dtype=torch.int64)
     found.pred_levels = torch.tensor(levels, dtype=torch.int64)
-    found.pred_branches = torch.tensor(anchor_free, dtype=torch.bool)
+    found.pred_branches = torch.tensor(branches, dtype=torch.int64)
     return found
 
 
@@ -62,7 +62,7 @@ def test_json_is_a_data_set_and_a_list_of_results(detector, tmp_path):
     ]
     assert data["annotations"][0] == {
         **{"id": 1, "image_id": 1, "category_id": 20, "bbox": [20, 10, 40, 40], "area": 1600},
-        **{"iscrowd": 0, "score": 0.75, "level": "p3", "anchor_free": True},
+        **{"iscrowd": 0, "score": 0.75, "level": "p3", "branch": "point"},
     }
     assert data["annotations"][1]["bbox"] == [100.5, 0, 99.5, 100]
     assert [x["image_id"] for x in data["annotations"]] == [1, 1, 3]
@@ -89,9 +89,9 @@ def test_csv_has_a_line_for_each_detection(detector, tmp_path):
     lines = (tmp_path / "predictions.csv").read_text().splitlines()
     assert lines == [
         "file,class,score,x0,y0,x1,y1,level,branch,frame,seconds",
-        "in/a.jpg,bird,0.75000,20.00,10.00,60.00,50.00,p3,anchor-free,,",
+        "in/a.jpg,bird,0.75000,20.00,10.00,60.00,50.00,p3,point,,",
         "in/a.jpg,cat,0.50000,100.50,0.00,200.00,100.00,p6,anchor,,",
-        "clip.mp4,bird,0.75000,20.00,10.00,60.00,50.00,p3,anchor-free,12,0.480",
+        "clip.mp4,bird,0.75000,20.00,10.00,60.00,50.00,p3,point,12,0.480",
     ]
 
 

@@ -14,19 +14,20 @@ CLASS_NAMES = tuple("0123456789")
 LEVEL_NAMES = ("p3", "p4", "p5", "p6", "p7")
 
 
-def make_instances(boxes, scores, levels, anchor_free, classes=None, size=(100, 120)):
+def make_instances(boxes, scores, levels, branches, classes=None, size=(100, 120)):
     instances = Instances(size)
     instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
     instances.scores = torch.tensor(scores, dtype=torch.float32)
     instances.pred_classes = torch.tensor(classes or [7] * len(scores), dtype=torch.int64)
     instances.pred_levels = torch.tensor(levels, dtype=torch.int64)
-    instances.pred_branches = torch.tensor(anchor_free, dtype=torch.bool)
+    instances.pred_branches = torch.tensor(branches, dtype=torch.int64)
     return instances
 
 
 def draw(instances, image=None, **options):
     image = np.zeros((100, 120, 3), dtype=np.uint8) if image is None else image
-    options = {"class_names": CLASS_NAMES, "level_names": LEVEL_NAMES, "scale": 4, **options}
+    names = {"level_names": LEVEL_NAMES, "branch_names": ["anchor", "point"]}
+    options = {"class_names": CLASS_NAMES, "scale": 4, **names, **options}
     return draw_detections(image, instances, **options)
 
 
@@ -41,7 +42,7 @@ BOX = [30.0, 40.0, 90.0, 80.0]
 
 @pytest.mark.parametrize("level", range(5))
 def test_box_is_drawn_at_its_place_in_its_levels_colour(level):
-    picture = draw(make_instances([BOX], [0.8], [level], [False]))
+    picture = draw(make_instances([BOX], [0.8], [level], [0]))
     colored = is_color(picture, level_color(level))
     # The edges of the box, magnified by 4: x 120 and 360, y 160 and 320.
     assert colored[165:315, 119:121].all(axis=1).mean() > 0.95
@@ -50,8 +51,8 @@ def test_box_is_drawn_at_its_place_in_its_levels_colour(level):
     assert not colored[165:315, 125:355].any()
 
 
-def test_anchor_free_box_is_dashed():
-    picture = draw(make_instances([BOX], [0.8], [2], [True]))
+def test_box_of_the_second_branch_is_dashed():
+    picture = draw(make_instances([BOX], [0.8], [2], [1]))
     right_edge = is_color(picture, level_color(2))[165:315, 359:361].all(axis=1)
     assert 0.4 < right_edge.mean() < 0.8
 
@@ -61,8 +62,8 @@ def test_every_level_has_its_own_colour():
 
 
 def test_every_detection_has_a_label():
-    one = draw(make_instances([BOX], [0.8], [0], [False]))
-    two = draw(make_instances([BOX, BOX], [0.8, 0.7], [0, 0], [False, False]))
+    one = draw(make_instances([BOX], [0.8], [0], [0]))
+    two = draw(make_instances([BOX, BOX], [0.8, 0.7], [0, 0], [0, 0]))
     areas = [is_color(picture, level_color(0)).sum() for picture in (one, two)]
     assert areas[1] > areas[0] + 500
 
@@ -81,15 +82,27 @@ def label_texts(instances, monkeypatch, **options):
 
 def test_label_tells_class_score_level_and_branch(monkeypatch):
     instances = make_instances(
-        [BOX, [0, 0, 20, 20]], [0.6, 0.834], [1, 4], [True, False], classes=[7, 0]
+        [BOX, [0, 0, 20, 20]], [0.6, 0.834], [1, 4], [1, 0], classes=[7, 0]
     )
     texts = label_texts(instances, monkeypatch)
-    assert texts == ["0 0.83 P7 anchor", "7 0.60 P4 free"]
+    assert texts == ["0 0.83 P7 anchor", "7 0.60 P4 point"]
+
+
+def test_labels_leave_out_what_detections_do_not_tell(monkeypatch):
+    instances = make_instances([BOX], [0.6], [1], [1])
+    for names, expected in (
+        ({"branch_names": ["point"]}, "7 0.60 P4"),
+        ({"level_names": [], "branch_names": []}, "7 0.60"),
+    ):
+        assert label_texts(instances, monkeypatch, **names) == [expected]
+    instances.remove("pred_levels")
+    instances.remove("pred_branches")
+    assert label_texts(instances, monkeypatch, level_names=[], branch_names=[]) == ["7 0.60"]
 
 
 def test_class_name_with_dollars_is_drawn_as_it_is():
     names = ("$x_$",) * 10
-    assert draw(make_instances([BOX], [0.8], [0], [False]), class_names=names).any()
+    assert draw(make_instances([BOX], [0.8], [0], [0]), class_names=names).any()
 
 
 @pytest.mark.parametrize(
@@ -104,21 +117,21 @@ def test_label_stays_inside_the_picture(box, monkeypatch):
         return places[-1]
 
     monkeypatch.setattr(detections, "_draw_label", spy)
-    draw(make_instances([box], [0.8], [1], [False]))
+    draw(make_instances([box], [0.8], [1], [0]))
     ((x1, y1, x2, y2),) = places
     assert 0 <= x1 < x2 <= 480
     assert 0 <= y1 < y2 <= 400
 
 
 def test_labels_of_one_place_do_not_cover_one_another():
-    picture = draw(make_instances([BOX] * 3, [0.9, 0.8, 0.7], [0, 1, 2], [False] * 3))
+    picture = draw(make_instances([BOX] * 3, [0.9, 0.8, 0.7], [0, 1, 2], [0] * 3))
     areas = [is_color(picture, level_color(i)).sum() for i in range(3)]
     assert min(areas) > 500
 
 
 def test_original_is_left_alone():
     image = np.full((100, 120, 3), 77, dtype=np.uint8)
-    draw(make_instances([BOX], [0.8], [0], [False]), image)
+    draw(make_instances([BOX], [0.8], [0], [0]), image)
     assert (image == 77).all()
 
 
@@ -133,13 +146,13 @@ def test_ground_truth_is_white_and_below_the_detections():
     truth = Boxes(torch.tensor([BOX]))
     picture = draw(empty, gt_boxes=truth)
     assert picture[165:315, 359:361].max(axis=(1, 2)).min() > 150
-    covered = draw(make_instances([BOX], [0.8], [3], [False]), gt_boxes=truth)
+    covered = draw(make_instances([BOX], [0.8], [3], [0]), gt_boxes=truth)
     assert is_color(covered, level_color(3))[165:315, 359:361].all(axis=1).mean() > 0.95
 
 
 @pytest.mark.parametrize("scale, size", [(1, (100, 120)), (4, (400, 480)), (2.5, (250, 300))])
 def test_picture_has_the_magnified_size(scale, size):
-    picture = draw(make_instances([BOX], [0.8], [0], [False]), scale=scale)
+    picture = draw(make_instances([BOX], [0.8], [0], [0]), scale=scale)
     assert picture.shape == (*size, 3) and picture.dtype == np.uint8
 
 
@@ -152,7 +165,7 @@ def test_small_images_are_magnified_and_large_ones_are_not():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_instances_may_lie_on_a_gpu():
-    instances = make_instances([BOX], [0.8], [0], [False])
+    instances = make_instances([BOX], [0.8], [0], [0])
     assert np.array_equal(draw(instances.to("cuda")), draw(instances))
 
 
@@ -160,7 +173,7 @@ def test_pyplot_is_not_used(tmp_path):
     assert "matplotlib.pyplot" not in vars(sys.modules[draw_detections.__module__])
     from matplotlib import _pylab_helpers
 
-    draw(make_instances([BOX], [0.8], [0], [False]))
+    draw(make_instances([BOX], [0.8], [0], [0]))
     assert not _pylab_helpers.Gcf.figs
 
 
@@ -177,7 +190,7 @@ def test_grid_holds_every_picture_at_its_place():
 def test_legend_shows_every_level_also_in_a_narrow_grid():
     for width in (200, 1200):
         picture = np.zeros((20, width, 3), dtype=np.uint8)
-        legend = detection_grid([picture], ground_truth=True)[:-28]
+        legend = detection_grid([picture], level_names=LEVEL_NAMES, ground_truth=True)[:-28]
         for i in range(5):
             assert is_color(legend, level_color(i)).sum() > 50
 

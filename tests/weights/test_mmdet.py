@@ -118,5 +118,5 @@ def test_other_shapes_are_refused(weights, name, shape):
 
 def test_no_tensor_hides_another(weights):
     twice = {"branches.point.cls_score.bias": torch.zeros(3)}
-    with pytest.raises(WeightsFileError, match=r"two of its tensors are 'head\.anchor_free_cls"):
+    with pytest.raises(WeightsFileError, match=r"two of its tensors are 'branches\.point\.cls"):
         to_own_layout({**weights, **twice})

@@ -64,7 +64,7 @@ def test_another_depth_is_named(tmp_path):
 
 def test_every_tensor_is_in_exactly_one_list(tmp_path):
     weights = tiny_model().state_dict()
-    del weights["towers.cls_subnet.0.bias"], weights["loss_normalizer"]
+    del weights["towers.cls_subnet.0.bias"], weights["branches.anchor.loss_normalizer"]
     weights |= {"other.weight": torch.zeros(1), "pixel_mean": torch.zeros(3)}
     checkpointer = SafeCheckpointer(
         tiny_model("MODEL.RETINANET.NUM_CLASSES", "4"), str(tmp_path / "out")
@@ -72,7 +72,7 @@ def test_every_tensor_is_in_exactly_one_list(tmp_path):
     load_weights(checkpointer, save(tmp_path, weights), resume=False)
     report = checkpointer.report
     assert report.missing == ["towers.cls_subnet.0.bias"]
-    assert report.at_default == ["loss_normalizer"] and report.unexpected == ["other.weight"]
+    assert report.at_default == ["branches.anchor.loss_normalizer"] and report.unexpected == ["other.weight"]
     assert list(report.needless) == ["pixel_mean"]
     mine = [*report.loaded, *report.converted, *report.missing, *report.at_default]
     mine += [item.name for item in report.misshapen]
@@ -83,8 +83,8 @@ def test_every_tensor_is_in_exactly_one_list(tmp_path):
 
     first, *lines = (tmp_path / "out/loaded_weights.txt").read_text().splitlines()
     assert first == report.summary() and len(lines) == len({*mine, *theirs})
-    assert "at default  loss_normalizer  not in the file, nor needed" in lines
-    assert any(re.fullmatch(r"other shape +head\.cls_score\.weight .*", line) for line in lines)
+    assert "at default  branches.anchor.loss_normalizer  not in the file, nor needed" in lines
+    assert any(re.fullmatch(r"other shape +branches\.anchor\.cls_score\.weight .*", line) for line in lines)
 
 
 def test_a_run_starts_from_a_part_and_evaluation_needs_all(tmp_path):
@@ -98,14 +98,13 @@ def test_a_run_starts_from_a_part_and_evaluation_needs_all(tmp_path):
         load_weights(checkpointer, file, resume=False)
 
 
-@pytest.mark.parametrize("missing", ["ANCHOR_FREE_BRANCH", "ANCHOR_BRANCH"])
-def test_what_one_branch_has_is_evaluated_alone(tmp_path, missing):
-    key = f"MODEL.FSAF.{missing}"
+@pytest.mark.parametrize("name", ["anchor", "point"])
+def test_what_one_branch_has_is_evaluated_alone(tmp_path, name):
     weights = tiny_model().state_dict()
-    of_other = tiny_model(key, "False")
+    of_other = tiny_model("MODEL.BRANCHES", f"['{name}']")
     file = save(tmp_path, {name: weights[name] for name in of_other.state_dict()})
     whole = SafeCheckpointer(tiny_model())
-    with pytest.raises(ValueError, match=rf"4 start fresh.* {key} False evaluates"):
+    with pytest.raises(ValueError, match=rf"4 start fresh.* MODEL\.BRANCHES \"\['{name}'\]\" evaluates"):
         load_weights(whole, file, resume=False, complete=True)
     load_weights(SafeCheckpointer(of_other), file, resume=False, complete=True)
 
@@ -145,7 +144,7 @@ def test_weights_of_a_trunk_are_matched_by_detectron2s_heuristics(tmp_path):
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
     report = report_of(str(tmp_path / "R-50.pkl"))
     assert sorted(report.loaded) == sorted(trunk) and list(report.needless) == ["stem.fc.weight"]
-    assert not report.unexpected and "head.cls_score.weight" in report.missing
+    assert not report.unexpected and "branches.anchor.cls_score.weight" in report.missing
 
 
 def test_what_one_key_mends_is_one_sentence():
