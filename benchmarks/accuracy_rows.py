@@ -28,12 +28,12 @@ class Data(NamedTuple):
 BASELINE = "anchors-only"
 _HEURISTIC = ("MODEL.FSAF.LEVEL_SELECTION", "heuristic")
 # Without the anchor branch the losses have nothing to be weighed against.
-_ANCHOR_FREE = ("MODEL.FSAF.ANCHOR_BRANCH", "False", "MODEL.FSAF.LOSS_WEIGHT", "1.0")
+_ANCHOR_FREE = ("MODEL.BRANCHES", "['point']", "MODEL.FSAF.LOSS_WEIGHT", "1.0")
 
 # The paper's Table 1, the most telling rows first.
 TABLE_1 = {
     "both-online": Row("both, online", (), 37.2),
-    "anchors-only": Row("anchors only", ("MODEL.FSAF.ANCHOR_FREE_BRANCH", "False"), 35.7),
+    "anchors-only": Row("anchors only", ("MODEL.BRANCHES", "['anchor']"), 35.7),
     "both-heuristic": Row("both, heuristic", _HEURISTIC, 36.1),
     "anchor-free-online": Row("anchor-free, online", _ANCHOR_FREE, 35.9),
     "anchor-free-heuristic": Row("anchor-free, heuristic", (*_ANCHOR_FREE, *_HEURISTIC), 34.7),

@@ -28,7 +28,7 @@ from fsaf_d2.training import Trainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SINGLE = "timm/hrnet_w18_single_map_1x"
-ANCHOR_FREE = ["MODEL.FSAF.ANCHOR_BRANCH", "False"]
+ANCHOR_FREE = ["MODEL.BRANCHES", "['point']"]
 ROWS = {
     "R_50": ("fsaf_R_50_FPN_1x", []),
     "cspresnet50": ("timm/cspresnet50_FPN_1x", []),

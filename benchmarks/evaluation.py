@@ -84,7 +84,7 @@ def make(case: Case, file: Path) -> list[tuple[int, Instances]]:
         other = rng.integers(case.num_classes, size=case.num_detections)
         result.pred_classes = torch.tensor(np.where(right, classes[which], other))
         result.pred_levels = torch.tensor(rng.integers(len(LEVELS), size=case.num_detections))
-        result.pred_branches = torch.tensor(rng.random(case.num_detections) < 0.5)
+        result.pred_branches = torch.tensor(rng.integers(2, size=case.num_detections))
         found.append((image, result))
     images = [
         {"id": i, "file_name": f"{i}.jpg", "width": WIDTH, "height": HEIGHT} for i, _ in found

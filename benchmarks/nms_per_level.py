@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import statistics
 import sys
@@ -18,7 +19,6 @@ import time
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
@@ -28,13 +28,13 @@ from fsaf_d2.training import SafeCheckpointer, Trainer, load_weights, prepare
 SETTINGS = (False, True)
 
 
-def timed_detections(model, images, features, predictions, nms_per_level: bool):
+def timed_detections(model, predictions, grid, sizes, inputs, nms_per_level: bool):
     """Post-process once. Returns the detections and the seconds it took."""
-    model.nms_per_level = nms_per_level
+    model.suppression = dataclasses.replace(model.suppression, nms_per_level=nms_per_level)
     if model.device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
-    results = model.forward_inference(images, features, predictions)
+    results = model._detect(predictions, grid, sizes, inputs)
     if model.device.type == "cuda":
         torch.cuda.synchronize()
     return results, time.perf_counter() - start
@@ -52,17 +52,11 @@ def measure(cfg: CfgNode) -> list[list[str]]:
     for index, inputs in enumerate(Trainer.build_test_loader(cfg, dataset_name)):
         with torch.no_grad():
             images = model.preprocess_image(inputs)
-            pyramid = model.backbone(images.tensor)
-            features = [pyramid[name] for name in model.head_in_features]
-            predictions = model.head(features)
+            outputs = (*model._predict(images.tensor), images.image_sizes, inputs)
             for setting in SETTINGS if index % 2 else reversed(SETTINGS):
-                results, duration = timed_detections(model, images, features, predictions, setting)
+                results, duration = timed_detections(model, *outputs, setting)
                 seconds[setting].append(duration)
-                outputs = [
-                    {"instances": detector_postprocess(result, image["height"], image["width"])}
-                    for result, image in zip(results, inputs)
-                ]
-                evaluators[setting].process(inputs, outputs)
+                evaluators[setting].process(inputs, results)
     ratios = [on / off for off, on in zip(seconds[False], seconds[True])]
     rows = []
     for setting in SETTINGS:

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import detectron2
 import torch
+from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.utils.events import EventStorage
 from speed_gpu import BF16, COMPILE, NOT_CHANNELS_LAST, measure_gpu
 from speed_models import (
@@ -47,6 +48,7 @@ from speed_models import (
 )
 from speed_plot import draw
 
+from fsaf_d2.detectors import OneStageDetector
 from fsaf_d2.training import Trainer
 
 OBJECT_COUNTS = (1, 20, 100, 500, 2000)
@@ -74,22 +76,69 @@ def measure_step(args: argparse.Namespace) -> Iterator[Table]:
     yield Table("step", STEP_TITLE, paired(steps, args), size_of(args, objects=20))
 
 
-def head_outputs(model: torch.nn.Module, batch: list[dict]):
-    """Features without values, and predictions as dense as an untrained head's, for the losses."""
-    images = model.preprocess_image(batch)
-    with torch.no_grad():
-        pyramid = model.backbone(images.tensor)
-        features = [pyramid[name] for name in model.head_in_features]
-        predictions = model.head(features)
-    leaves = [
-        [torch.randn_like(x).sub_(3 * (index % 2 == 0)).requires_grad_() for x in levels]
-        for index, levels in enumerate(predictions)
-    ]
-    for levels in leaves[3:4]:
-        for level in levels:
-            level.data.relu_()
-    kind = type(predictions)
-    return images, features, kind(*leaves) if hasattr(kind, "_fields") else tuple(leaves)
+class Head:
+    """What comes behind a detector's pyramid, with predictions as dense as an untrained head's."""
+
+    def __init__(self, model: torch.nn.Module, batch: list[dict]) -> None:
+        self.model, self.batch = model, batch
+        self.is_ours = isinstance(model, OneStageDetector)
+        self.images = model.preprocess_image(batch)
+        with torch.no_grad():
+            if self.is_ours:
+                self.predictions, self.grid = model._predict(self.images.tensor)
+            else:
+                pyramid = model.backbone(self.images.tensor)
+                self.features = [pyramid[name] for name in model.head_in_features]
+                self.predictions = {"": model.head(self.features)}
+        self.predictions = {name: self._leaves(x) for name, x in self.predictions.items()}
+
+    def _leaves(self, predictions: tuple) -> tuple:
+        """Random values: logits first, which are low; distances of points are not below 0."""
+        leaves = [
+            [torch.randn_like(x).sub_(3 * (index == 0)) for x in levels]
+            for index, levels in enumerate(predictions)
+        ]
+        names = getattr(predictions, "_fields", ())
+        if "point_deltas" in names:
+            leaves[1] = [x.relu_() for x in leaves[1]]
+        for levels in leaves:
+            for x in levels:
+                x.requires_grad_()
+        return type(predictions)(*leaves) if names else tuple(leaves)
+
+    def losses(self) -> None:
+        """Match, compute the losses and their gradients."""
+        if self.is_ours:
+            # The truth stays where it comes from; RetinaNet wants it where its anchors are.
+            terms = self.model._terms(self.predictions, self.grid, self.batch)
+            losses = self.model._divided(terms)
+        else:
+            truth = [x["instances"].to(self.model.device) for x in self.batch]
+            with EventStorage():
+                losses = self.model.forward_training(
+                    self.images, self.features, self.predictions[""], truth
+                )
+        sum(losses.values()).backward()
+        for predictions in self.predictions.values():
+            for levels in predictions:
+                for level in levels:
+                    level.grad = None
+
+    @torch.no_grad()
+    def post_process(self) -> None:
+        """Decode and suppress; copies, as detectron2 writes to what it gets."""
+        copies = {
+            name: type(x)(*([y.detach().clone() for y in levels] for levels in x))
+            if hasattr(x, "_fields")
+            else tuple([y.detach().clone() for y in levels] for levels in x)
+            for name, x in self.predictions.items()
+        }
+        if self.is_ours:
+            self.model._detect(copies, self.grid, self.images.image_sizes, self.batch)
+            return
+        found = self.model.forward_inference(self.images, self.features, copies[""])
+        for instances, size in zip(found, self.images.image_sizes):
+            detector_postprocess(instances, *size)
 
 
 def measure_losses(args: argparse.Namespace) -> Iterator[Table]:
@@ -97,22 +146,7 @@ def measure_losses(args: argparse.Namespace) -> Iterator[Table]:
     models = {name: build(name, args).train() for name in MODELS if name != FCOS_NAME}
     for count in OBJECT_COUNTS[:2] if args.quick else OBJECT_COUNTS:
         batch = make_batch(count, args)
-        programs = {}
-        for name, model in models.items():
-            images, features, predictions = head_outputs(model, batch)
-            # RetinaNet wants the truth where its anchors are, ours where it comes from.
-            device = args.device if name == BASELINE else "cpu"
-            truth = [item["instances"].to(device) for item in batch]
-
-            def losses(model=model, inputs=(images, features, predictions, truth)) -> None:
-                with EventStorage():
-                    loss = sum(model.forward_training(*inputs).values())
-                loss.backward()
-                for levels in inputs[2]:
-                    for level in levels:
-                        level.grad = None
-
-            programs[name] = losses
+        programs = {name: Head(model, batch).losses for name, model in models.items()}
         title = f"matching and losses, forward and backward, {count} objects"
         yield Table("losses", title, paired(programs, args), size_of(args, objects=count))
 
@@ -123,21 +157,11 @@ def measure_inference(args: argparse.Namespace) -> Iterator[Table]:
     whole, post = {}, {}
     for name in MODELS:
         model = build(name, args).eval()
-        # The gradient-free copies keep the scores of an untrained head from being all alike.
-        outputs = head_outputs(model, batch)
-
         def detect(model=model) -> None:
             with torch.no_grad():
                 model(batch)
 
-        def post_process(model=model, outputs=outputs) -> None:
-            with torch.no_grad():
-                kind = type(outputs[2])
-                copies = [[level.detach().clone() for level in levels] for levels in outputs[2]]
-                copies = kind(*copies) if hasattr(kind, "_fields") else tuple(copies)
-                model.forward_inference(outputs[0], outputs[1], copies)
-
-        whole[name], post[name] = detect, post_process
+        whole[name], post[name] = detect, Head(model, batch).post_process
     yield Table("inference", INFERENCE_TITLE, paired(whole, args), size_of(args))
     title = "post-processing alone, dense scores"
     yield Table("post-processing", title, paired(post, args), size_of(args))

@@ -26,8 +26,8 @@ PLAIN = ["SOLVER.FUSED", "False", "MODEL.CHANNELS_LAST", "False"]
 MODELS = {
     BASELINE: ["MODEL.META_ARCHITECTURE", "RetinaNet", *PLAIN],
     "joint": [],
-    "anchor-free only": ["MODEL.FSAF.ANCHOR_BRANCH", "False"],
-    "anchors only": ["MODEL.FSAF.ANCHOR_FREE_BRANCH", "False"],
+    "anchor-free only": ["MODEL.BRANCHES", "['point']"],
+    "anchors only": ["MODEL.BRANCHES", "['anchor']"],
     FCOS_NAME: PLAIN,
 }
 # A network so small that a smoke run is short, also where it is compiled.

@@ -1,4 +1,5 @@
 from ..fsaf_R_50_FPN_1x import dataloader, lr_multiplier, model, optimizer, train
 
-model.head.anchor_branch = False
-model.anchor_free_loss_weight = 1.0
+del model.branches.anchor
+model.branches.point.loss_weight = 1.0
+dataloader.evaluator.branch_names = ["point"]

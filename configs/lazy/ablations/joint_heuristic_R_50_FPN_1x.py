@@ -1,3 +1,3 @@
 from ..fsaf_R_50_FPN_1x import dataloader, lr_multiplier, model, optimizer, train
 
-model.selection_rule.level_selection = "heuristic"
+model.branches.point.selection_rule.level_selection = "heuristic"

@@ -48,4 +48,5 @@ dataloader.evaluator = L(BoxEvaluator)(
     dataset_name="${..test.dataset.names[0]}",
     output_dir="./output/inference",
     level_names=["p3", "p4", "p5", "p6", "p7"],
+    branch_names=["anchor", "point"],
 )
