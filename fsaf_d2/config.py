@@ -18,8 +18,8 @@ from .detectors.contract import traits_of
 MAX_NODES = 1 << 20
 # Of a config that lies in a checkpoint: what builds a detector and says how it reads pictures.
 _SECTIONS_TO_PREDICT = ("MODEL", "INPUT", "TEST")
-# Parts of detectors of two stages and of one, which also differ between versions: they are read where
-# the stored detector does.
+# Parts of detectors of two stages and of one, which also differ between versions: they are read
+# where the stored detector does.
 _TWO_STAGES = ("ROI_", "RPN", "PROPOSAL_GENERATOR", "SEM_SEG_HEAD", "PANOPTIC_FPN")
 _ONE_STAGE = ("RETINANET", "SEM_SEG_HEAD", "PANOPTIC_FPN")
 # For whoever runs the model to say, not for whoever trained it.
