@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
@@ -13,6 +16,7 @@ from models import ROOT
 
 from fsaf_d2 import load_config
 from fsaf_d2.training import Trainer
+from fsaf_d2.training.random_state import random_state, set_random_state
 
 OVERRIDES = {
     "MODEL.DEVICE": "cpu",
@@ -47,6 +51,22 @@ OVERRIDES = {
     "SOLVER.STEPS": "()",
     "SOLVER.WARMUP_ITERS": 2,
     "SOLVER.CHECKPOINT_PERIOD": 2,
+}
+# detectron2's own detectors, on the backbone of the others.
+RETINANET = {"MODEL__META_ARCHITECTURE": "RetinaNet"}
+FASTER_RCNN = {
+    "MODEL__META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL__ROI_HEADS__NAME": "StandardROIHeads",
+    "MODEL__ROI_HEADS__IN_FEATURES": "['p3', 'p4', 'p5']",
+    "MODEL__ROI_HEADS__NUM_CLASSES": 10,
+    "MODEL__ROI_HEADS__BATCH_SIZE_PER_IMAGE": 16,
+    "MODEL__ROI_BOX_HEAD__NAME": "FastRCNNConvFCHead",
+    "MODEL__ROI_BOX_HEAD__NUM_FC": 1,
+    "MODEL__ROI_BOX_HEAD__FC_DIM": 16,
+    "MODEL__ROI_BOX_HEAD__POOLER_RESOLUTION": 3,
+    "MODEL__RPN__IN_FEATURES": "['p3', 'p4', 'p5', 'p6', 'p7']",
+    "MODEL__RPN__POST_NMS_TOPK_TRAIN": 50,
+    "MODEL__RPN__POST_NMS_TOPK_TEST": 20,
 }
 
 
@@ -86,3 +106,15 @@ def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Whether two state dicts are equal bit for bit."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def replay(capsys, *words: object) -> str:
+    """What tools/replay_step.py says."""
+    tool = runpy.run_path(str(ROOT / "tools" / "replay_step.py"))
+    before = random_state()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["replay_step.py", *map(str, words)])
+        capsys.readouterr()
+        tool["main"]()
+    set_random_state(before)
+    return capsys.readouterr().out

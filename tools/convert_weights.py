@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from fsaf_d2.training.conversion import convert_file
+from fsaf_d2.weights.conversion import convert_file
 
 
 def main() -> None:

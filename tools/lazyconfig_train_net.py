@@ -18,6 +18,7 @@ from detectron2.engine import default_argument_parser
 
 from fsaf_d2.training import launch
 from fsaf_d2.training.lazy import ConfigError, load_lazy_config, run
+from fsaf_d2.training.lazy_config import in_words_of_lazy
 from fsaf_d2.training.setup import require_gpus
 
 
@@ -25,9 +26,10 @@ def main(args: argparse.Namespace) -> dict | None:
     """Run one process."""
     try:
         return run(load_lazy_config(args.config_file, args.opts), args)
-    except (OSError, ConfigError) as error:
-        # Files that are not there, wrong arguments; all else shows where it went wrong.
-        sys.exit(f"lazyconfig_train_net.py: error: {error}")
+    except (OSError, ConfigError, FloatingPointError) as error:
+        # Files that are not there, wrong arguments, a loss that is not finite; all else shows where
+        # it went wrong.
+        sys.exit(f"lazyconfig_train_net.py: error: {in_words_of_lazy(str(error))}")
 
 
 if __name__ == "__main__":

@@ -21,5 +21,5 @@ model.backbone.bottom_up.stages = [
 ]
 model.pixel_mean = [123.675, 116.28, 103.53]
 model.pixel_std = [58.395, 57.12, 57.375]
-model.input_format = dataloader.train.mapper.image_format = "RGB"
+dataloader.train.mapper.image_format = "RGB"
 train.init_checkpoint = ""

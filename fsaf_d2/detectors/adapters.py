@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN, RetinaNet
 from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.utils.events import EventStorage
-from torch import nn
+from torch import Tensor, nn
 
 from .contract import DetectorContract, LossTerm, Traits
 
@@ -95,6 +95,17 @@ class AdaptedDense(_Adapted):
 
     def observed(self) -> dict[str, nn.Module]:
         return {"head": self.model.head}
+
+    def extra_state(self) -> dict[str, float | Tensor]:
+        # The running mean of the positives, which is a plain attribute.
+        value = self.model.__dict__.get("loss_normalizer")
+        return {} if value is None else {"loss_normalizer": value}
+
+    def load_extra_state(self, state: Mapping[str, float | Tensor]) -> None:
+        if "loss_normalizer" in state:
+            self.model.loss_normalizer = state["loss_normalizer"]
+        else:
+            self.model.__dict__.pop("loss_normalizer", None)
 
     def _terms(self, batched_inputs: list[dict]) -> dict[str, LossTerm]:
         # A running mean of the positives divides the losses. Beginning at 0, it is a known part of

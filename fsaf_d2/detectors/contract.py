@@ -131,6 +131,13 @@ class DetectorContract(abc.ABC):
         """What the last training step of this process has counted, for the log; scalars."""
         return {}
 
+    def extra_state(self) -> dict[str, float | Tensor]:
+        """What a training goes on with that is neither a parameter nor a buffer, by name."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, float | Tensor]) -> None:
+        """Restore what :meth:`extra_state` gave."""
+
     def detect_each_branch(self, wanted: bool) -> bool:
         """Also give, or no longer, what each branch finds alone; what it was before."""
         return False

@@ -1,10 +1,9 @@
 """How a detector is trained."""
 
-from ..weights.checkpointer import SafeCheckpointer
+from ..weights.checkpointer import SafeCheckpointer, load_weights
 from .augmented_evaluation import compare_augmented
 from .launch import first_to_fail, launch
-from .own_data import saved_classes, use_own_data
-from .setup import load_weights, prepare
+from .setup import prepare, saved_classes, use_own_data
 from .trainer import Trainer
 
 __all__ = [

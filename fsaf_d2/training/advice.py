@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ..visualization.training_curves import read_metrics
-from .examination import report_file
+from .run_settings import RunSettings
 
 FILE = "advice.txt"
 # Below either of them there is something to say; AP in percent.
@@ -72,7 +71,7 @@ def advise(facts: Facts) -> str | None:
         step, share = rise
         return (
             f"The validation loss has risen by {100 * share:.0f} % since step {step:,} of "
-            f"{facts.steps:,}: over-fitted. Take model_best.pth, and train on more pictures or for "
+            f"{facts.steps:,}: over-fitted. Take model_best.pth, and train on more images or for "
             "fewer steps."
         )
     if low:
@@ -128,27 +127,28 @@ def _round_up(steps: float) -> int:
     return math.ceil(steps / unit) * unit
 
 
-def read_facts(cfg: CfgNode, *, steps: int, num_pictures: int) -> Facts:
+def read_facts(settings: RunSettings, *, steps: int, num_images: int) -> Facts:
     """Collect the facts from the files of a run.
 
     Args:
+        settings: of the run.
         steps: that were done.
-        num_pictures: of an epoch.
+        num_images: of an epoch.
     """
+    datasets, folder = settings.datasets, Path(settings.output_dir)
     report: dict = {}
-    if cfg.DATASETS.TEST:
-        file = report_file(cfg, cfg.DATASETS.TEST[0])
-        report = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if datasets and settings.reports[0].is_file():
+        report = json.loads(settings.reports[0].read_text(encoding="utf-8"))
     try:
-        records = read_metrics(Path(cfg.OUTPUT_DIR) / "metrics.json")
+        records = read_metrics(folder / "metrics.json")
     except FileNotFoundError:
         records = []
-    prefix = f"{cfg.DATASETS.TEST[0]}/" if len(cfg.DATASETS.TEST) > 1 else ""
+    prefix = f"{datasets[0]}/" if len(datasets) > 1 else ""
     validation, ap = f"{prefix}validation/total_loss", f"{prefix}bbox/AP"
     logged = [record[ap] for record in records if ap in record]
     return Facts(
         steps=steps,
-        steps_per_epoch=num_pictures / cfg.SOLVER.IMS_PER_BATCH,
+        steps_per_epoch=num_images / settings.batch_size,
         max_score=report.get("max_score"),
         # NaN is detectron2's AP where nothing is found.
         ap=None if not logged else 0.0 if math.isnan(logged[-1]) else logged[-1],
@@ -161,7 +161,7 @@ def read_facts(cfg: CfgNode, *, steps: int, num_pictures: int) -> Facts:
     )
 
 
-def write_advice(cfg: CfgNode, *, steps: int, num_pictures: int) -> str | None:
+def write_advice(settings: RunSettings, *, steps: int, num_images: int) -> str | None:
     """Write what to do next to ``OUTPUT_DIR/advice.txt``, and return it, in the main process.
 
     Where there is nothing to say, the file of a former run is removed. For the arguments see
@@ -169,10 +169,10 @@ def write_advice(cfg: CfgNode, *, steps: int, num_pictures: int) -> str | None:
     """
     if not comm.is_main_process():
         return None
-    advice = advise(read_facts(cfg, steps=steps, num_pictures=num_pictures))
-    file = Path(cfg.OUTPUT_DIR) / FILE
+    advice = advise(read_facts(settings, steps=steps, num_images=num_images))
+    file = Path(settings.output_dir) / FILE
     if advice is None:
         file.unlink(missing_ok=True)
     else:
-        file.write_text(f"{advice}\n", encoding="utf-8")
+        file.write_text(f"{settings.in_its_words(advice)}\n", encoding="utf-8")
     return advice

@@ -28,10 +28,10 @@ _logger = logging.getLogger("detectron2.fsaf_d2.training")
 
 
 class Stopwatch:
-    """Measures how long a model takes for a picture."""
+    """Measures how long a model takes for an image."""
 
     def __init__(self) -> None:
-        self.seconds, self.num_pictures = 0.0, 0
+        self.seconds, self.num_images = 0.0, 0
 
     @contextlib.contextmanager
     def on(self, model: nn.Module) -> Iterator[None]:
@@ -43,7 +43,7 @@ class Stopwatch:
 
         def stop(_: object, arguments: tuple, __: object) -> None:
             self.seconds += _now() - started.pop()
-            self.num_pictures += len(arguments[0])
+            self.num_images += len(arguments[0])
 
         hooks = [model.register_forward_pre_hook(start), model.register_forward_hook(stop)]
         try:
@@ -52,9 +52,9 @@ class Stopwatch:
             for hook in hooks:
                 hook.remove()
 
-    def per_picture(self) -> float:
+    def per_image(self) -> float:
         """Seconds."""
-        return self.seconds / max(self.num_pictures, 1)
+        return self.seconds / max(self.num_images, 1)
 
 
 def compare_augmented(trainer: type[Trainer], cfg: CfgNode, model: AugmentedDetector) -> dict:
@@ -86,13 +86,13 @@ def compare_augmented(trainer: type[Trainer], cfg: CfgNode, model: AugmentedDete
     names = ("once", f"in {model.num_views} views")
     rows = [
         [dataset, name, *(figures.get(metric, float("nan")) for metric in METRICS), watch]
-        for result, name, watch in zip(results, names, [x.per_picture() for x in watches])
+        for result, name, watch in zip(results, names, [x.per_image() for x in watches])
         for dataset, figures in _boxes(result, cfg.DATASETS.TEST)
     ]
     rows.sort(key=lambda row: cfg.DATASETS.TEST.index(row[0]))
     table = tabulate(
         rows,
-        headers=["data set", "seen", *METRICS, "s/picture"],
+        headers=["data set", "seen", *METRICS, "s/image"],
         floatfmt=("", "", *[".2f"] * len(METRICS), ".3f"),
         missingval="nan",
     )

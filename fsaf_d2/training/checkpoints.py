@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import random
-import shutil
-import tempfile
-import zipfile
 from pathlib import Path
 
+import detectron2
 import numpy as np
 import torch
-from torch import Tensor
 
+from ..weights.atomic_writing import find_damage, named_errors, sync_folder, write_atomically
 from ..weights.checkpointer import SafeCheckpointer
 from .ema import MovingAverage
 
 _logger = logging.getLogger("detectron2.fsaf_d2.training")
 LAST = "last_checkpoint"
 BEST = "model_best"
-# Space for a file's own structure beside its tensors.
-MARGIN = 1 << 20
-REMEDY = (
-    "What was saved before is untouched: make room, or make OUTPUT_DIR writable, and go on with "
-    "--resume."
-)
-
-
-class UnwritableOutput(OSError):
-    """Nothing can be written to the run's folder, or not all of a file."""
 
 
 class RunCheckpointer(SafeCheckpointer):
@@ -70,13 +56,13 @@ class RunCheckpointer(SafeCheckpointer):
         """Note which checkpoint is the last one, as detectron2 does, but never half a name."""
         file = Path(self.save_dir) / LAST
         part = file.with_name(f".{LAST}.part")
-        with _named_errors(file):
+        with named_errors(file):
             with open(part, "w", encoding="utf-8") as stream:
                 stream.write(last_filename_basename)
                 stream.flush()
                 os.fsync(stream.fileno())
             part.replace(file)
-            _sync_folder(file.parent)
+            sync_folder(file.parent)
 
     def has_checkpoint(self) -> bool:
         """Whether there is a whole one."""
@@ -124,109 +110,7 @@ class RunCheckpointer(SafeCheckpointer):
             file.unlink(missing_ok=True)
 
 
-def write_atomically(file: Path, data: dict) -> None:
-    """Write a file of torch's, all of it or nothing.
-
-    Raises:
-        UnwritableOutput: the disk is full or the folder cannot be written to; the message names
-            the file, and what was there is as before.
-    """
-    with _named_errors(file):
-        needed, free = _size(data) + MARGIN, shutil.disk_usage(file.parent).free
-        if free < needed:
-            raise OSError(errno.ENOSPC, f"{needed >> 20} MiB are needed, {free >> 20} MiB are free")
-        part = file.with_name(f".{file.name}.part")
-        try:
-            with open(part, "wb") as stream:
-                torch.save(data, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(file)
-            _sync_folder(file.parent)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-def find_damage(file: Path) -> str | None:
-    """Say what is wrong with a file of torch's, by its checksums; None if it is whole."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        return f"it is incomplete or damaged ({error})"
-    return f"its part '{damaged}' is damaged" if damaged else None
-
-
-def why_unwritable(folder: str | os.PathLike[str]) -> str | None:
-    """Say why nothing can be written to a folder; None if something can."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".part") as file:
-            # A block: a full disk may still have room for a few bytes beside others.
-            file.write(bytes(4096))
-            file.flush()
-    except OSError as error:
-        return "it is not there" if isinstance(error, FileNotFoundError) else _reason(error)
-    return None
-
-
-def _reason(error: Exception) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error)
-
-
-def _size(data: object) -> int:
-    """Bytes of the tensors in nested containers."""
-    if isinstance(data, Tensor):
-        return data.numel() * data.element_size()
-    if isinstance(data, dict):
-        return sum(map(_size, data.values()))
-    if isinstance(data, (list, tuple)):
-        return sum(map(_size, data))
-    return 0
-
-
-class _named_errors:
-    """Turn errors of writing into one that names the file and the remedy."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
-        # Torch's writer has its own way to say that the disk is full.
-        if isinstance(error, (OSError, RuntimeError)):
-            raise UnwritableOutput(
-                f"'{self._file}' could not be written ({_reason(error)}). {REMEDY}"
-            ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def random_state() -> dict:
-    """State of Python's, NumPy's and torch's generators, as tensors and plain values."""
-    name, keys, *rest = np.random.get_state()
-    version, internal, gauss = random.getstate()
-    return {
-        "python": [version, list(internal), gauss],
-        "numpy": [name, keys.tolist(), *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: dict) -> None:
-    """Restore what :func:`random_state` gave."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if len(state["cuda"]) == torch.cuda.device_count() > 0:
-        torch.cuda.set_rng_state_all(state["cuda"])
+def versions() -> dict[str, str]:
+    """Those of what a checkpoint was made with."""
+    modules = {"torch": torch, "detectron2": detectron2, "numpy": np}
+    return {name: str(module.__version__) for name, module in modules.items()}

@@ -1,49 +1,79 @@
-"""What an evaluation during training looks at beside the evaluator's metrics."""
+"""What an evaluation during training looks at, beside the evaluator's metrics."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data import DatasetFromList, MetadataCatalog
 from PIL import Image
 from torch import nn
 
-from ..data.mapper import build_mapper, read_image
-from ..detectors.contract import contract_of
+from ..data.mapper import MAX_PIXELS, read_image
+from ..detectors.contract import Traits, contract_of
 from ..visualization.comparison import comparison_grid, draw_beside
 from .validation import labelled_loader, undisturbed, validation_losses
 
-_logger = logging.getLogger("detectron2.fsaf_d2.training")
 
+@dataclasses.dataclass(frozen=True)
+class EvaluationSet:
+    """A data set that is evaluated: where its figures are, and how its images are read.
 
-def report_file(cfg: CfgNode, dataset_name: str) -> Path:
-    """Where the evaluation of a data set is written."""
-    return Path(cfg.OUTPUT_DIR) / "inference" / dataset_name / "evaluation.json"
+    Attributes:
+        report: the evaluation's ``evaluation.json``.
+        read_records: gives its records in detectron2's format.
+        mapper: from a record to a model's input, as in evaluation.
+        labelled_mapper: the same with ``instances``; None if there is none.
+        num_workers: processes that read.
+        max_pixels: files of more pixels are not decoded.
+    """
+
+    report: Path
+    read_records: Callable[[], Sequence[dict]]
+    mapper: Callable[[dict], dict]
+    labelled_mapper: Callable[[dict], dict] | None
+    num_workers: int = 0
+    max_pixels: int = MAX_PIXELS
 
 
 class Examination:
-    """Losses, best thresholds and pictures of the data sets in ``DATASETS.TEST``."""
+    """Losses, best thresholds and images of the data sets that are evaluated."""
 
-    def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, sets: Mapping[str, EvaluationSet], *, folder: Path, num_samples: int
+    ) -> None:
         """
         Args:
-            model: a detector, not wrapped for several processes.
+            model: not wrapped for several processes.
+            sets: by name.
+            folder: for images.
+            num_samples: so many images are drawn.
         """
-        self._cfg = cfg
         self._model = model
-        self._datasets: dict[str, DatasetFromList] = {}
-        self._reports = {name: self._stamp(name) for name in cfg.DATASETS.TEST}
+        self._sets = dict(sets)
+        self._folder = folder
+        self._num_samples = num_samples
+        self._records: dict[str, DatasetFromList] = {}
+        self._stamps = {name: _stamp(x.report) for name, x in sets.items()}
 
     def losses(self) -> dict[str, dict[str, float]]:
-        """The losses on each data set, see :func:`validation_losses`, in all processes."""
+        """The losses on each data set, see :func:`validation_losses`, in all processes.
+
+        There are none of a model that is behind no contract.
+        """
+        if contract_of(self._model) is None:
+            return {}
         return {
-            name: validation_losses(self._model, labelled_loader(self._cfg, self._records(name)))
-            for name in self._cfg.DATASETS.TEST
+            name: validation_losses(
+                self._model,
+                labelled_loader(self._records_of(name), x.labelled_mapper, x.num_workers),
+            )
+            for name, x in self._sets.items()
+            if x.labelled_mapper
         }
 
     def thresholds(self) -> dict[str, float]:
@@ -52,27 +82,20 @@ class Examination:
         Of several data sets that of the first counts. Classes without objects are left out; a
         report that has been there before is none.
         """
-        if not self._cfg.DATASETS.TEST:
+        if not self._sets:
             return {}
-        name = self._cfg.DATASETS.TEST[0]
-        stamp = self._stamp(name)
-        if stamp is None or stamp == self._reports[name]:
+        name, first = next(iter(self._sets.items()))
+        stamp = _stamp(first.report)
+        if stamp is None or stamp == self._stamps[name]:
             return {}
-        self._reports[name] = stamp
-        report = json.loads(report_file(self._cfg, name).read_text(encoding="utf-8"))
+        self._stamps[name] = stamp
+        report = json.loads(first.report.read_text(encoding="utf-8"))
         return {
             x["name"]: float(x["best_f1"]["threshold"]) for x in report["per_class"] if x["best_f1"]
         }
 
-    def _stamp(self, name: str) -> tuple[int, int] | None:
-        try:
-            status = report_file(self._cfg, name).stat()
-        except FileNotFoundError:
-            return None
-        return status.st_mtime_ns, status.st_ino
-
     def draw(self, step: int, thresholds: dict[str, float]) -> np.ndarray | None:
-        """Draw some pictures, always the same, to ``OUTPUT_DIR/samples``; the main process does.
+        """Draw some images, always the same, to ``OUTPUT_DIR/samples``; the main process does.
 
         Args:
             step: so many steps are done.
@@ -81,45 +104,57 @@ class Examination:
         Returns:
             what was drawn, (H, W, 3) uint8 RGB; None if there is nothing to draw.
         """
-        count = self._cfg.TEST.SAMPLES
-        if not self._cfg.DATASETS.TEST or count < 1:
+        if not self._sets or self._num_samples < 1:
             return None
-        name = self._cfg.DATASETS.TEST[0]
-        dataset = self._records(name)
-        places = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
-        class_names = MetadataCatalog.get(name).thing_classes
-        traits = contract_of(self._model).traits
+        name = next(iter(self._sets))
+        contract = contract_of(self._model)
+        traits = contract.traits if contract else Traits()
         names = {"level_names": traits.level_names, "branch_names": traits.branch_names}
-        mapper = build_mapper(self._cfg, is_train=False)
-        pairs = []
         with undisturbed(self._model):
-            for record in (dataset[place] for place in places.tolist()):
-                found = self._model([mapper(record)])[0]["instances"].to("cpu")
-                image = read_image(record["file_name"], "RGB", self._cfg.INPUT.MAX_PIXELS)
-                pair = draw_beside(
-                    image,
-                    record,
-                    found,
-                    class_names=class_names,
-                    **names,
-                    thresholds=thresholds,
-                )
-                pairs.append(pair)
+            pairs = self._draw_pairs(name, names, thresholds)
         title = f"{name} after step {step:,}: annotated on the left, found on the right"
         grid = comparison_grid(pairs, title, **names)
-        folder = Path(self._cfg.OUTPUT_DIR) / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(grid).save(folder / f"step_{step:07d}.jpg", quality=88)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(grid).save(self._folder / f"step_{step:07d}.jpg", quality=88)
         return grid
 
-    def _records(self, name: str) -> DatasetFromList:
-        if name not in self._datasets:
-            records = get_detection_dataset_dicts([name], filter_empty=False)
-            self._datasets[name] = DatasetFromList(records, copy=False)
-        return self._datasets[name]
+    def _draw_pairs(
+        self, name: str, names: dict[str, Sequence[str]], thresholds: dict[str, float]
+    ) -> list:
+        of_set, dataset = self._sets[name], self._records_of(name)
+        count = min(self._num_samples, len(dataset))
+        places = np.linspace(0, len(dataset) - 1, count).round().astype(int)
+        pairs = []
+        for record in (dataset[place] for place in places.tolist()):
+            found = self._model([of_set.mapper(record)])[0]["instances"].to("cpu")
+            image = read_image(record["file_name"], "RGB", of_set.max_pixels)
+            pair = draw_beside(
+                image,
+                record,
+                found,
+                class_names=MetadataCatalog.get(name).thing_classes,
+                **names,
+                thresholds=thresholds,
+            )
+            pairs.append(pair)
+        return pairs
+
+    def _records_of(self, name: str) -> DatasetFromList:
+        if name not in self._records:
+            records = self._sets[name].read_records()
+            self._records[name] = DatasetFromList(list(records), copy=False)
+        return self._records[name]
 
 
-def for_tensorboard(picture: np.ndarray) -> torch.Tensor:
-    """A picture (H, W, 3) at half its size, as (3, h, w): TensorBoard keeps them without loss."""
-    half = Image.fromarray(picture).reduce(2)
+def _stamp(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
+def for_tensorboard(image: np.ndarray) -> torch.Tensor:
+    """An image (H, W, 3) at half its size, as (3, h, w): TensorBoard keeps them without loss."""
+    half = Image.fromarray(image).reduce(2)
     return torch.from_numpy(np.asarray(half).copy()).permute(2, 0, 1)

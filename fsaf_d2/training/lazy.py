@@ -2,109 +2,57 @@
 
 What is described must have detectron2's names (``tools/lazyconfig_train_net.py`` there): ``model``,
 ``dataloader`` with ``train``, ``test`` and ``evaluator``, ``optimizer``, ``lr_multiplier`` and
-``train``.
+``train``. What ``train`` may have beside detectron2's keys is in
+:data:`.lazy_config.DEFAULTS`.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Iterable
+import contextlib
+import weakref
+from collections.abc import Iterator
 
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.engine import (
     AMPTrainer,
     HookBase,
     SimpleTrainer,
+    TrainerBase,
     default_setup,
     default_writers,
     hooks,
 )
 from detectron2.engine import defaults as engine
 from detectron2.evaluation import inference_on_dataset
+from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
-from omegaconf import DictConfig, ListConfig
+from fvcore.common.param_scheduler import ParamScheduler
+from omegaconf import DictConfig
 from torch import nn
+from torch.utils.data import DataLoader
 
-from ..detectors import each_branch
+from ..detectors.contract import Traits, contract_of, each_branch
+from ..evaluation import BoxEvaluator, keep_report
+from ..weights.checkpointer import load_weights
 from .checkpoints import RunCheckpointer
+from .examination import EvaluationSet
 from .execution import ddp_for
-from .setup import load_weights
+from .guarded_run import GuardedRun
+from .lazy_config import WORDS, ConfigError, in_words_of_lazy, load_lazy_config
+from .lazy_parts import (
+    TrainingData,
+    build_evaluator,
+    build_part,
+    evaluation_sets_of_lazy,
+    is_called,
+    labelled_mapper_of,
+    settings_of_lazy,
+)
+from .validation import labelled_loader
 
-_PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
-
-
-# What names the weights in such a config.
-_WEIGHTS = "train.init_checkpoint"
-
-
-class ConfigError(ValueError):
-    """A Python config names weights, data or arguments of a model that are not there."""
-
-
-def load_lazy_config(config_file: str, overrides: list[str]) -> DictConfig:
-    """Run a Python config and apply ``key=value`` overrides.
-
-    The file, and those that it imports, may do whatever Python can do. Without a GPU,
-    ``train.device`` becomes "cpu".
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no Python file, lacks a part, or has a key that is wrong.
-    """
-    if not config_file.endswith(".py"):
-        raise ValueError(
-            f"--config-file '{config_file}' is no Python config, such as "
-            "configs/lazy/fsaf_R_50_FPN_1x.py; train_net.py takes YAML."
-        )
-    if not os.path.isfile(config_file):
-        raise FileNotFoundError(f"Config file '{config_file}' does not exist.")
-    wrong = [word for word in overrides if "=" not in word]
-    if wrong:
-        raise ValueError(
-            f"Overrides of a Python config are written key=value, as in train.max_iter=100, unlike "
-            f"'{wrong[0]}'."
-        )
-    try:
-        cfg = LazyConfig.load(config_file)
-    except (ImportError, SyntaxError, AssertionError) as error:
-        raise ValueError(
-            f"Config file '{config_file}' cannot be run ({type(error).__name__}: {error})."
-        ) from error
-    for word in overrides:
-        _require_known(cfg, word.partition("=")[0])
-    try:
-        cfg = LazyConfig.apply_overrides(cfg, overrides)
-    except Exception as error:
-        # hydra and omegaconf raise errors of types of their own.
-        raise ValueError(f"An override cannot be read ({error}): write key=value.") from error
-    missing = [part for part in _PARTS if part not in cfg]
-    if missing:
-        raise ValueError(
-            f"Config file '{config_file}' does not define {', '.join(missing)}: import them from "
-            "configs/lazy/common/, as configs/lazy/fsaf_R_50_FPN_1x.py does."
-        )
-    if cfg.train.device == "cuda" and not torch.cuda.is_available():
-        cfg.train.device = "cpu"
-    return cfg
-
-
-def _require_known(cfg: DictConfig, key: str) -> None:
-    """Make sure that a key is there, since detectron2 would add what is misspelt.
-
-    Arguments that are left at their defaults are not in a config: those of a call may be added.
-    """
-    node, parts = cfg, key.split(".")
-    for i, part in enumerate(parts):
-        part = int(part) if part.isdigit() else part
-        if not isinstance(node, (DictConfig, ListConfig)):
-            raise ValueError(f"Override '{key}': '{'.'.join(parts[:i])}' has no parts.")
-        known = part < len(node) if isinstance(part, int) else part in node
-        is_argument = i == len(parts) - 1 and "_target_" in node
-        if not known and not is_argument:
-            raise ValueError(f"Override '{key}': there is no '{part}' in the config.")
-        node = node[part] if known else None
+__all__ = ["ConfigError", "LazyTrainer", "evaluate", "load_lazy_config", "run"]
 
 
 def run(cfg: DictConfig, args: argparse.Namespace) -> dict | None:
@@ -112,6 +60,10 @@ def run(cfg: DictConfig, args: argparse.Namespace) -> dict | None:
 
     Returns:
         the last evaluation's results, in the main process.
+
+    Raises:
+        ConfigError: weights, data or arguments of a model are not there, or a setting is wrong.
+        OSError, FloatingPointError: as :meth:`.guarded_run.GuardedRun.train`.
     """
     default_setup(cfg, args)
     try:
@@ -121,36 +73,39 @@ def run(cfg: DictConfig, args: argparse.Namespace) -> dict | None:
     if cfg.train.get("channels_last", False):
         model = model.to(memory_format=torch.channels_last)
     if args.eval_only:
-        checkpointer = RunCheckpointer(model, cfg.train.output_dir)
-        _load(checkpointer, cfg, resume=args.resume, complete=True)
-        return evaluate(cfg, model)
-    return train(cfg, model, resume=args.resume)
+        with _in_words_of_lazy():
+            checkpointer = RunCheckpointer(model, cfg.train.output_dir)
+            load_weights(
+                checkpointer,
+                cfg.train.init_checkpoint,
+                resume=args.resume,
+                complete=True,
+                key=WORDS["MODEL.WEIGHTS"],
+            )
+        results = evaluate(cfg, model)
+        if comm.is_main_process():
+            keep_report(cfg.train.output_dir)
+        return results
+    with _in_words_of_lazy():
+        trainer = LazyTrainer(cfg, model)
+        trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
 
 
-def _load(
-    checkpointer: RunCheckpointer, cfg: DictConfig, *, resume: bool, complete: bool = False
-) -> None:
-    weights = cfg.train.init_checkpoint
+@contextlib.contextmanager
+def _in_words_of_lazy() -> Iterator[None]:
     try:
-        load_weights(checkpointer, weights, resume=resume, complete=complete, key=_WEIGHTS)
+        yield
     except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _build_loader(part: DictConfig) -> Iterable:
-    try:
-        return instantiate(part)
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"'{error.filename}' does not exist: data sets are looked for in the folder that "
-            "DETECTRON2_DATASETS names, ./datasets by default."
-        ) from error
+        raise ConfigError(in_words_of_lazy(str(error))) from error
 
 
 def evaluate(cfg: DictConfig, model: nn.Module) -> dict | None:
     """Evaluate a model on ``cfg.dataloader.test``, each branch alone too."""
-    loader = _build_loader(cfg.dataloader.test)
-    evaluator = instantiate(cfg.dataloader.evaluator)
+    loader = build_part(cfg.dataloader.test)
+    contract = contract_of(model)
+    traits = contract.traits if contract else Traits()
+    evaluator = build_evaluator(cfg.dataloader.evaluator, traits)
     training = model.training
     model.eval()
     with each_branch(model):
@@ -159,59 +114,96 @@ def evaluate(cfg: DictConfig, model: nn.Module) -> dict | None:
     return results or None
 
 
-def train(cfg: DictConfig, model: nn.Module, *, resume: bool) -> dict | None:
-    """Train to the end, with detectron2's hooks and this project's checkpoints.
+class _Loop(TrainerBase):
+    """detectron2's loop, called as DefaultTrainer's is."""
 
-    Args:
-        cfg: what to train with.
-        model: in the memory of its device.
-        resume: go on behind the newest whole checkpoint of ``cfg.train.output_dir``.
+    def train(self) -> None:
+        super().train(self.start_iter, self.max_iter)
 
-    Raises:
-        ConfigError: there is none, or weights cannot be loaded.
+
+class LazyTrainer(GuardedRun, _Loop):
+    """A run of what a Python config describes; the same as train_net.py's but for the data's state.
+
+    Its data begin anew, with another seed, where a run goes on.
     """
-    model.train()
-    cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
-    with ddp_for(cfg.train.device):
-        wrapped = engine.create_ddp_model(model, **cfg.train.ddp)
-    trainer_type = AMPTrainer if cfg.train.amp.enabled else SimpleTrainer
-    trainer = trainer_type(wrapped, _build_loader(cfg.dataloader.train), optimizer)
-    checkpointer = RunCheckpointer(model, cfg.train.output_dir, trainer=trainer)
-    results: dict = {}
 
-    def evaluated() -> dict:
-        results.clear()
-        results.update(evaluate(cfg, model) or {})
-        return dict(results)
+    def __init__(self, cfg: DictConfig, model: nn.Module) -> None:
+        """
+        Args:
+            cfg: what to train with.
+            model: in the memory of its device.
 
-    trainer.register_hooks(
-        [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-            *_of_main_process(cfg, checkpointer),
-            hooks.EvalHook(cfg.train.eval_period, evaluated),
-            *_writers(cfg),
-        ]
-    )
-    if resume and not checkpointer.has_checkpoint():
-        raise ConfigError(
-            f"There is no whole checkpoint to resume from in '{cfg.train.output_dir}': leave "
-            "--resume out to begin, or set train.output_dir to the run's folder."
+        Raises:
+            ConfigError: data are not there.
+            ValueError: a setting is out of its range.
+        """
+        super().__init__()
+        self.lazy_cfg = cfg
+        self.settings = settings_of_lazy(cfg)
+        self.max_iter = cfg.train.max_iter
+        model.train()
+        cfg.optimizer.params.model = model
+        optimizer = instantiate(cfg.optimizer)
+        with ddp_for(cfg.train.device):
+            wrapped = engine.create_ddp_model(model, **cfg.train.ddp)
+        trainer_type = AMPTrainer if cfg.train.amp.enabled else SimpleTrainer
+        self._trainer = trainer_type(wrapped, TrainingData(cfg.dataloader.train), optimizer)
+        self.scheduler = instantiate(cfg.lr_multiplier)
+        if isinstance(self.scheduler, ParamScheduler):
+            self.scheduler = LRMultiplier(optimizer, self.scheduler, self.max_iter)
+        self.checkpointer = RunCheckpointer(
+            model, cfg.train.output_dir, trainer=weakref.proxy(self)
         )
-    _load(checkpointer, cfg, resume=resume)
-    trainer.train(trainer.iter + 1 if resume else 0, cfg.train.max_iter)
-    return results or None
+        self.register_hooks(self.build_hooks())
+        self.build_guard()
 
+    @property
+    def model(self) -> nn.Module:
+        """Wrapped for several processes, if there are."""
+        return self._trainer.model
 
-def _of_main_process(cfg: DictConfig, checkpointer: RunCheckpointer) -> list[HookBase]:
-    if not comm.is_main_process():
-        return []
-    return [hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)]
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """That of the steps."""
+        return self._trainer.optimizer
 
+    @property
+    def data_loader(self) -> TrainingData:
+        """That of the steps."""
+        return self._trainer.data_loader
 
-def _writers(cfg: DictConfig) -> list[HookBase]:
-    if not comm.is_main_process():
-        return []
-    writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
-    return [hooks.PeriodicWriter(writers, period=cfg.train.log_period)]
+    def build_hooks(self) -> list[HookBase]:
+        """Build the hooks, as for train_net.py."""
+        own: list[HookBase] = [hooks.IterationTimer(), hooks.LRScheduler()]
+        if comm.is_main_process():
+            writers = default_writers(self.settings.output_dir, self.max_iter)
+            own.append(hooks.PeriodicWriter(writers, period=self.settings.log_period))
+        is_ours = is_called(self.lazy_cfg.dataloader.evaluator, BoxEvaluator)
+        return self.hooks_around(own, metrics_are_ours=is_ours)
+
+    def traits(self) -> Traits:
+        """What is known of the detector."""
+        contract = contract_of(self.model)
+        return contract.traits if contract else Traits()
+
+    def evaluate_model(self) -> dict:
+        """Metrics of the model as it is, in nested dicts, in the main process."""
+        return evaluate(self.lazy_cfg, self.model) or {}
+
+    def evaluation_sets(self) -> dict[str, EvaluationSet]:
+        """That of ``dataloader.test``."""
+        return evaluation_sets_of_lazy(self.lazy_cfg, self.settings)
+
+    def lens_loader(self, count: int) -> DataLoader:
+        """Some annotated training images, always the same, of this process."""
+        test = self.lazy_cfg.dataloader.test
+        records = self.data_loader.spread_records(count)
+        return labelled_loader(records, labelled_mapper_of(test), test.get("num_workers", 0))
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore what :meth:`state_dict` gave, or a run of version 0.1."""
+        if "_trainer" not in state_dict and "optimizer" in state_dict:
+            own = ("iteration", "optimizer", "grad_scaler")
+            of_step = {name: state_dict[name] for name in own if name in state_dict}
+            state_dict = {**state_dict, "_trainer": of_step}
+        super().load_state_dict(state_dict)

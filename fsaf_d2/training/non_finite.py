@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, get_event_storage
-from torch import Tensor, nn
+from torch import nn
 
 from ..detectors.contract import contract_of
-from .checkpoints import random_state, write_atomically
+from ..weights.atomic_writing import write_atomically
+from .black_box import diagnose, plain_batch
+from .random_state import random_state, set_random_state
 
 _logger = logging.getLogger("detectron2.fsaf_d2.training")
 ACTIONS = ("stop", "skip", "rollback")
@@ -59,6 +59,7 @@ class NonFiniteGuard:
         if max_times < 0:
             raise ValueError(f"SOLVER.NON_FINITE.MAX_TIMES must be 0 or more, not {max_times}.")
         self._model = model
+        self._contract = contract_of(model)
         self._optimizer = optimizer
         self._action = action
         self._max_times = max_times
@@ -93,17 +94,16 @@ class NonFiniteGuard:
             NonFinite: the action is to stop, or it has been taken too often.
             RollBack: the action is that.
         """
-        torch._foreach_copy_(self._copies, self._buffers)
+        before = self._state_before()
         try:
             step()
         except FloatingPointError as error:
-            torch._foreach_copy_(self._buffers, self._copies)
-            cause, box = self._record(batch(), number, error)
+            self._restore(before)
+            cause, record = self._record(batch, number, error, before)
             self._optimizer.zero_grad()
             self.times += 1
             message = (
-                f"Step {number + 1} is not finite: {cause} The weights are as before it. Replay it "
-                f"with: python tools/replay_step.py {box}"
+                f"Step {number + 1} is not finite: {cause} The weights are as before it. {record}"
             )
             if self._action == "stop" or self.times > self._max_times:
                 raise NonFinite(message) from error
@@ -113,186 +113,52 @@ class NonFiniteGuard:
             return False
         return True
 
-    def _record(self, batch: list[dict], step: int, error: Exception) -> tuple[str, Path]:
-        """Write the black box; say the likely cause and where the box is."""
-        rates = sorted({group["lr"] for group in self._optimizer.param_groups})
-        record = {
-            "step": step,
-            "error": str(error),
-            "config": self._config,
-            "learning_rates": rates,
-            "model": {name: x.cpu() for name, x in self._model.state_dict().items()},
-            "batch": [_plain(sample) for sample in batch],
-            "random_state": random_state(),
-        }
-        diagnosis = diagnose(self._model, batch)
+    def _state_before(self) -> dict:
+        """What a step changes beside weights and optimizer."""
+        torch._foreach_copy_(self._copies, self._buffers)
+        extra = self._contract.extra_state() if self._contract else {}
+        return {"random_state": random_state(), "extra_state": extra}
+
+    def _restore(self, before: dict) -> None:
+        """Undo all but random numbers."""
         torch._foreach_copy_(self._buffers, self._copies)
-        cause = diagnosis["cause"].format(rate=max(rates))
+        if self._contract:
+            self._contract.load_extra_state(before["extra_state"])
+
+    def _record(
+        self, batch: Callable[[], list[dict]], step: int, error: Exception, before: dict
+    ) -> tuple[str, str]:
+        """Write the black box; the likely cause, and how to replay the step.
+
+        Whatever goes wrong here is said and not raised: it must not hide what it is about.
+
+        Args:
+            batch, step, error: of the step.
+            before: what :meth:`_state_before` gave.
+        """
         file = self._folder / f"non_finite_{step:07d}.pth"
-        if comm.is_main_process():
-            write_atomically(file, {**record, **diagnosis, "cause": cause})
-        return cause, file
-
-
-def diagnose(model: nn.Module, batch: list[dict]) -> dict:
-    """Run a training step's forward and backward pass, and find where it stops being finite.
-
-    Args:
-        model: in training mode; its gradients are overwritten, its buffers may change.
-        batch: with ``image`` and ``instances``.
-
-    Returns:
-        ``cause``, a sentence; ``losses`` by name; ``outputs``, for every output of the modules that
-        the detector has observed, and every tensor of it, such as a level's, its least and greatest
-        value and how many are not finite; ``gradient_norms`` by parameter. Where one was not
-        reached, it is empty. Whatever goes wrong in here is in the cause; it is never raised.
-    """
-    found = {"losses": {}, "outputs": {}, "gradient_norms": {}}
-    try:
-        cause = _diagnose(model, batch, found)
-    except Exception as error:
-        cause = f"the diagnosis failed ({type(error).__name__}: {error})."
-    return {"cause": cause, **found}
-
-
-def _diagnose(model: nn.Module, batch: list[dict], found: dict) -> str:
-    """Fill ``found`` as far as it goes; the cause."""
-    first: list[str] = []
-    contract = contract_of(model)
-    handles = [
-        module.register_forward_hook(_note_first(name, first))
-        for name, module in model.named_modules()
-        if name and not list(module.children())
-    ]
-    handles += [
-        module.register_forward_hook(_note_outputs(name, found["outputs"]))
-        for name, module in (contract.observed() if contract else {}).items()
-    ]
-    failure = ""
-    weights = [name for name, p in model.named_parameters() if not _finite(p)]
-    try:
-        model.zero_grad()
-        if comm.get_world_size() > 1:
-            # The others may not be here, and the losses are computed together.
-            raise RuntimeError("one of several processes cannot: replay it")
-        with _event_storage():
-            losses = model(batch)
-        found["losses"].update((name, loss.item()) for name, loss in losses.items())
-        sum(losses.values()).backward()
-        found["gradient_norms"].update(
-            (name, p.grad.norm().item())
-            for name, p in model.named_parameters()
-            if p.grad is not None
-        )
-    except Exception as error:
-        failure = str(error) or type(error).__name__
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.zero_grad()
-    return _cause(batch, weights, first, failure, found["losses"], found["gradient_norms"])
-
-
-def _event_storage() -> contextlib.AbstractContextManager:
-    """The storage at hand, which detectron2's models log to, or a throw-away one."""
-    try:
-        return contextlib.nullcontext(get_event_storage())
-    except AssertionError:
-        return EventStorage()
-
-
-def _cause(
-    batch: list[dict],
-    weights: list[str],
-    first: list[str],
-    failure: str,
-    losses: dict[str, float],
-    gradient_norms: dict[str, float],
-) -> str:
-    for sample in batch:
-        name = sample.get("file_name", "of the batch")
-        if not _finite(sample["image"].float()):
-            return f"the picture '{name}' has pixels that are not finite."
-        if not _finite(sample["instances"].gt_boxes.tensor):
-            return f"the picture '{name}' has a box that is not finite."
-    if weights:
-        return f"the weights '{weights[0]}' were not finite before the step."
-    high = "the learning rate {rate:g} is likely too high, or the range of half precision too small"
-    if first:
-        return f"'{first[0]}' is the first to overflow; {high}."
-    if failure:
-        return f"the step could not be repeated ({failure})."
-    wrong = [name for name, value in losses.items() if not _finite(torch.tensor(value))]
-    if wrong:
-        return f"{wrong[0]} overflows; {high}."
-    wrong = [name for name, value in gradient_norms.items() if not _finite(torch.tensor(value))]
-    if wrong:
-        return f"the gradient of '{wrong[-1]}' overflows; {high}."
-    return "it is finite when repeated: half precision, or a step that does not repeat exactly."
-
-
-def _finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
-
-
-def _note_first(name: str, first: list[str]):
-    def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-        if not first and isinstance(output, Tensor) and not _finite(output):
-            first.append(name)
-
-    return hook
-
-
-def _note_outputs(module_name: str, outputs: dict[str, list[list[float]]]):
-    def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-        for name, tensors in _named_tensors(module_name, output):
-            outputs[name] = [
-                [x.min().item(), x.max().item(), (~torch.isfinite(x)).sum().item()]
-                for x in tensors
-                if x.numel()
-            ]
-
-    return hook
-
-
-def _named_tensors(name: str, output: object) -> Iterator[tuple[str, list[Tensor]]]:
-    """The floating tensors of whatever a module gives, lists of them together."""
-    if isinstance(output, Tensor):
-        output = [output]
-    if hasattr(output, "_asdict"):
-        # A branch's own names tell enough.
-        output, name = output._asdict(), ""
-    if isinstance(output, Mapping):
-        for key, value in output.items():
-            yield from _named_tensors(f"{name}.{key}".lstrip("."), value)
-    elif isinstance(output, (list, tuple)):
-        tensors = [x for x in output if isinstance(x, Tensor) and x.is_floating_point()]
-        if tensors:
-            yield name, tensors
-        for index, value in enumerate(output):
-            if not isinstance(value, Tensor):
-                yield from _named_tensors(f"{name}.{index}".lstrip("."), value)
-
-
-def _plain(sample: dict) -> dict:
-    """A sample of tensors and plain values."""
-    instances = sample["instances"]
-    return {
-        "file_name": str(sample.get("file_name", "")),
-        "image": sample["image"],
-        "size": list(instances.image_size),
-        "boxes": instances.gt_boxes.tensor,
-        "classes": instances.gt_classes,
-    }
-
-
-def restore_batch(batch: list[dict]) -> list[dict]:
-    """Turn the batch of a black box into a model's input."""
-    samples = []
-    for sample in batch:
-        instances = Instances(tuple(sample["size"]))
-        instances.gt_boxes = Boxes(sample["boxes"])
-        instances.gt_classes = sample["classes"]
-        file_name, image = sample["file_name"], sample["image"]
-        samples.append({"file_name": file_name, "image": image, "instances": instances})
-    return samples
+        rates = sorted({group["lr"] for group in self._optimizer.param_groups})
+        cause, after = str(error), random_state()
+        try:
+            record = {
+                "step": step,
+                "error": str(error),
+                "config": self._config,
+                "learning_rates": rates,
+                "model": {name: x.cpu() for name, x in self._model.state_dict().items()},
+                **before,
+            }
+            # What is sampled, such as proposals, is to be the same.
+            set_random_state(before["random_state"])
+            found = diagnose(self._model, batch(), max(rates))
+            self._restore(before)
+            cause = found.cause
+            record.update(dataclasses.asdict(found), batch=plain_batch(batch()))
+            if comm.is_main_process():
+                write_atomically(file, record)
+        except Exception as problem:
+            return cause, f"It is not on record ({type(problem).__name__}: {problem})."
+        finally:
+            self._restore(before)
+            set_random_state(after)
+        return cause, f"Replay it with: python tools/replay_step.py {file}"

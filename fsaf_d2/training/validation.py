@@ -1,35 +1,33 @@
-"""The losses of training, on pictures that are not trained on."""
+"""The losses of training, on images that are not trained on."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.mapper import build_labelled_mapper
 from ..detectors.contract import LossTerm, contract_of
-from .checkpoints import random_state, set_random_state
+from .random_state import random_state, set_random_state
 
 
-def labelled_loader(cfg: CfgNode, records: list[dict] | Dataset) -> DataLoader:
-    """Build a loader that gives each process its part of annotated pictures, one at a time.
-
-    Pictures are resized as in evaluation and not augmented; boxes are transformed with them.
+def labelled_loader(
+    records: list[dict] | Dataset, mapper: Callable[[dict], dict], num_workers: int = 0
+) -> DataLoader:
+    """Build a loader that gives each process its part of annotated images, one at a time.
 
     Args:
-        cfg: says how pictures are read, and by how many processes.
         records: in detectron2's format of data sets. The parts of all processes, one after the
             other, have their order.
+        mapper: gives a model's input with ``instances``, resized as in evaluation and not
+            augmented, see :func:`fsaf_d2.data.mapper.build_labelled_mapper`.
+        num_workers: processes that read.
     """
-    return build_detection_test_loader(
-        records, mapper=build_labelled_mapper(cfg), num_workers=cfg.DATALOADER.NUM_WORKERS
-    )
+    return build_detection_test_loader(records, mapper=mapper, num_workers=num_workers)
 
 
 @contextlib.contextmanager

@@ -8,12 +8,13 @@ from urllib.parse import parse_qs
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
 from ..backbones import TimmTrunk
 from .files import WeightsFileError, load_file
-from .layouts import LAYOUTS, Conversion, to_current_names, to_own_layout
+from .layouts import LAYOUTS, Conversion, conflicts, to_current_names, to_own_layout
 from .report import LoadReport, make_report
 from .timm_names import from_timm
 
@@ -129,3 +130,90 @@ class SafeCheckpointer(DetectionCheckpointer):
         say(self.report.summary())
         for line in self.report.problems():
             self.logger.warning(line)
+
+
+def load_weights(
+    checkpointer: DetectionCheckpointer,
+    weights: str,
+    *,
+    resume: bool,
+    cfg: CfgNode | None = None,
+    complete: bool = False,
+    key: str = "MODEL.WEIGHTS",
+) -> dict:
+    """Load weights, or the last checkpoint of the output folder if one is there and ``resume``.
+
+    Files are read by :class:`SafeCheckpointer`, whatever the class of ``checkpointer``.
+    ``loaded_weights.txt`` in the output folder says what became of every tensor.
+
+    Args:
+        checkpointer: of the model.
+        weights: the file, or its address.
+        resume: prefer the last checkpoint.
+        cfg: what the model was built from; keys under which the weights mean something else than
+            where they come from are named in warnings.
+        complete: every tensor of the model must be in the file; always so for ``resume``.
+        key: what the weights were named by, for messages.
+
+    Returns:
+        what else the checkpoint holds.
+
+    Raises:
+        ValueError: the file cannot be fetched or read, holds more than weights, or is not the same
+            in all processes, or nothing in it fits the model; the message names it.
+    """
+    if not isinstance(checkpointer, SafeCheckpointer):
+        checkpointer = SafeCheckpointer(
+            checkpointer.model,
+            checkpointer.save_dir,
+            trust=getattr(checkpointer, "trust", False),
+            **checkpointer.checkpointables,
+        )
+    last = _last_checkpoint(checkpointer) if resume else ""
+    source = f"{'The checkpoint' if last else key} '{last or weights}'"
+    try:
+        rest = checkpointer.resume_or_load(weights, resume=resume)
+    except WeightsFileError as error:
+        raise WeightsFileError(f"{source} could not be loaded: {error}") from error
+    except Exception as error:
+        raise ValueError(
+            f"{source} could not be loaded ({type(error).__name__}: {error}). Give the path of a "
+            "whole checkpoint; an address needs a network."
+        ) from error
+    if checkpointer.report:
+        _check_report(checkpointer, source, complete=complete or bool(last))
+        if checkpointer.report.layout and cfg is not None:
+            for line in conflicts(checkpointer.report.layout, cfg):
+                checkpointer.logger.warning(line)
+    return rest
+
+
+def _last_checkpoint(checkpointer: SafeCheckpointer) -> str:
+    """The last checkpoint of the output folder, the same in all processes; "" for none."""
+    last = checkpointer.get_checkpoint_file()
+    found = set(comm.all_gather(os.path.basename(last)))
+    if len(found) > 1:
+        names = " and ".join(f"'{name}'" if name else "none" for name in sorted(found))
+        raise ValueError(
+            f"The processes find different checkpoints to resume from ({names}): OUTPUT_DIR must "
+            "be a folder that all machines share."
+        )
+    return last
+
+
+def _check_report(checkpointer: SafeCheckpointer, source: str, *, complete: bool) -> None:
+    report = checkpointer.report
+    if checkpointer.save_dir and checkpointer.save_to_disk:
+        os.makedirs(checkpointer.save_dir, exist_ok=True)
+        with open(
+            os.path.join(checkpointer.save_dir, "loaded_weights.txt"), "w", encoding="utf-8"
+        ) as file:
+            file.write("\n".join([report.summary(), *report.table()]) + "\n")
+    problems = " ".join(report.problems())
+    if not (report.loaded or report.converted):
+        raise ValueError(f"{source} fits nothing in the model. {problems}")
+    if complete and not report.complete:
+        raise ValueError(
+            f"{source} does not have all that the model needs: {report.summary()} "
+            f"{problems or report.without_missing()}".rstrip()
+        )

@@ -23,7 +23,7 @@ from models import (
 )
 
 from fsaf_d2.detectors import BRANCHES, OneStageDetector, contract_of, traits_of
-from fsaf_d2.training.non_finite import diagnose
+from fsaf_d2.training.black_box import diagnose
 from fsaf_d2.training.validation import validation_losses
 
 OURS = {
@@ -245,9 +245,9 @@ def test_a_step_that_is_not_finite_is_diagnosed(overrides):
     )
     with torch.no_grad():
         parameter.fill_(float("nan"))
-    found = diagnose(model, batch(random_instances(4)))
-    assert found["cause"] == f"the weights '{name}' were not finite before the step."
-    assert any(numbers[2] for levels in found["outputs"].values() for numbers in levels) or (
+    found = diagnose(model, batch(random_instances(4)), 0.1)
+    assert found.cause == f"the weights '{name}' were not finite before the step."
+    assert any(numbers[2] for levels in found.outputs.values() for numbers in levels) or (
         "detectron2" not in str(type(model))
     )
 

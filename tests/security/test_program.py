@@ -101,7 +101,7 @@ def test_code_in_weights_is_run_only_if_trusted(tmp_path, mode, trusted):
 # What reads weights, pictures and YAML without the limits of this project, and where it is meant:
 # of pictures the header alone is read, or they are a run's own; of YAML, what plain_yaml has read.
 UNLIMITED = {
-    r"\bDetectionCheckpointer\(": {"fsaf_d2/training/weights.py"},
+    r"\bDetectionCheckpointer\(": {"fsaf_d2/weights/checkpointer.py"},
     r"\bDefaultPredictor\(": set(),
     r"\bpickle\.loads?\(": set(),
     r"\btorch\.load\(": {"fsaf_d2/weights/files.py", "tools/soak.py"},

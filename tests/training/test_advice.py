@@ -89,7 +89,7 @@ def test_it_is_logged_last_and_written(digits, tmp_path, caplog):
     file = tmp_path / "inference" / "runs_val" / "evaluation.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(report))
-    facts = read_facts(cfg, steps=6, num_pictures=10)
+    facts = read_facts(trainer.settings, steps=6, num_images=10)
     assert (facts.max_score, facts.ap, facts.steps_per_epoch) == (0.04, 0.3, 5.0)
     assert [step for step, _ in facts.validation_losses] == [6]
 

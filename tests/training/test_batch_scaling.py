@@ -3,7 +3,7 @@ from models import ROOT
 
 from fsaf_d2 import load_config
 from fsaf_d2.training import prepare
-from fsaf_d2.training.batch_scaling import scale_to_batch
+from fsaf_d2.training.setup.batch_scaling import scale_to_batch
 
 SOLVER = """SOLVER:
   OPTIMIZER: {optimizer}
@@ -57,7 +57,7 @@ def test_every_picture_is_seen_as_often(config, batch, expected):
 
 def test_lines_say_before_and_after(config):
     lines = scale_to_batch(config("SOLVER.IMS_PER_BATCH", "4"))
-    assert "batches of 16 pictures to 4" in lines[0] and "REFERENCE_BATCH 0" in lines[0]
+    assert "batches of 16 images to 4" in lines[0] and "REFERENCE_BATCH 0" in lines[0]
     assert lines[1:3] == [
         "  SOLVER.BASE_LR: 0.01 -> 0.0025",
         "  SOLVER.WARMUP_ITERS: 1000 -> 4000",

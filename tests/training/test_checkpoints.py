@@ -10,13 +10,9 @@ from runs import run_cfg, run_trainer, same, weights_of
 from torch import nn
 
 from fsaf_d2.training import Trainer
-from fsaf_d2.training.checkpoints import (
-    RunCheckpointer,
-    find_damage,
-    random_state,
-    set_random_state,
-    write_atomically,
-)
+from fsaf_d2.training.checkpoints import RunCheckpointer
+from fsaf_d2.training.random_state import random_state, set_random_state
+from fsaf_d2.weights.atomic_writing import find_damage, write_atomically
 
 
 def checkpointer(folder, value=0.0) -> RunCheckpointer:

@@ -12,7 +12,7 @@ from fsaf_d2.inference.augmented import AugmentedDetector
 from fsaf_d2.training import Trainer, compare_augmented
 
 SETTINGS = {"MODEL__RETINANET__SCORE_THRESH_TEST": 0.0, "DATASETS__TEST": "('found_val',)"}
-BRANCHES = {"anchor_branch": "ANCHOR_FREE_BRANCH", "anchor_free_branch": "ANCHOR_BRANCH"}
+BRANCHES = {"anchor_branch": "ANCHOR_FREE_BRANCH", "point_branch": "ANCHOR_BRANCH"}
 
 
 def model_of(cfg, state=None) -> torch.nn.Module:

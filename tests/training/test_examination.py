@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 from runs import run_cfg, run_trainer
 
-from fsaf_d2.training.examination import Examination, for_tensorboard, report_file
+from fsaf_d2.training.examination import Examination, for_tensorboard
+from fsaf_d2.training.run_settings import report_file
 
 
 def examination(tmp_path, **options) -> Examination:

@@ -48,12 +48,14 @@ def test_a_model_is_that_of_the_yaml_config(name):
     lazy.load_state_dict(state)
     trained = ({n for n, p in x.named_parameters() if p.requires_grad} for x in (lazy, model))
     assert next(trained) == next(trained)
-    assert lazy.test_score_thresh == model.test_score_thresh == 0.05
+    assert lazy.traits.level_names == model.traits.level_names
+    assert {x.score_thresh for one in (lazy, model) for x in one.branches.values()} == {0.05}
     inputs = batch(random_instances(3, SIZE), random_instances(2, SIZE))
     losses, found = [], []
     for one in (lazy, model):
         losses.append(one(inputs))
-        one.test_score_thresh = 0.0
+        for branch in one.branches.values():
+            branch.score_thresh = 0.0
         # The steps before have changed the statistics of batch norm in both.
         found.append(one.eval()(inputs))
     assert losses[0].keys() == losses[1].keys()
@@ -141,16 +143,14 @@ def test_trains_evaluates_and_resumes(data_root, tmp_path):
         *("dataloader.train.mapper.augmentations.0.short_edge_length=[128]",),
         *("dataloader.test.mapper.augmentations.0.short_edge_length=[128]",),
         *("model.backbone.bottom_up.name=hrnet_w18_small", "model.backbone.out_channels=32"),
-        *("model.head.conv_dims=[32]", "model.backbone.bottom_up.norm=GN"),
+        *("model.towers.conv_dims=[32]", "model.backbone.bottom_up.norm=GN"),
         f"train.output_dir={tmp_path}",
         f"dataloader.evaluator.output_dir={tmp_path}/inference",
     ]
     config = tmp_path / "tiny.py"
     config.write_text(
         "from detectron2.config import LazyConfig\n"
-        "from detectron2.layers import ShapeSpec\n"
         f"globals().update(LazyConfig.load({str(LAZY / 'timm/hrnet_w18_HRFPN_1x.py')!r}))\n"
-        "model.head.input_shape = [ShapeSpec(channels=32)] * 5\n"
     )
     first = tool(data_root, "--config-file", config, *words, "train.max_iter=2")
     assert first.returncode == 0, first.stderr
@@ -209,9 +209,12 @@ def test_a_config_that_does_not_run_is_named(tmp_path, line):
 
 
 def test_arguments_at_their_defaults_can_be_given():
-    words = ["model.smooth_l1_beta=0.5", "model.vis_period=7", "train.max_iter=3"]
+    words = ["model.branches.anchor.smooth_l1_beta=0.5", "train.best_metric=bbox/AP50"]
+    words += ["model.branches.anchor.box_reg_loss_type=giou", "train.max_iter=3"]
     cfg = load_lazy_config(str(LAZY / "fsaf_R_50_FPN_1x.py"), words)
-    assert (cfg.model.smooth_l1_beta, cfg.model.vis_period, cfg.train.max_iter) == (0.5, 7, 3)
+    anchor = cfg.model.branches.anchor
+    assert (anchor.smooth_l1_beta, anchor.box_reg_loss_type) == (0.5, "giou")
+    assert (cfg.train.max_iter, cfg.train.best_metric) == (3, "bbox/AP50")
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from models import HEURISTIC, JOINT, batch, instances, random_instances, tiny_mo
 from runs import run_cfg, run_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fsaf_d2.training.level_lens import LevelLens
+from fsaf_d2.training.hooks.level_lens_hook import LevelLens
 
 # The data sets of training do.
 QUICK = {"DATASETS__TEST": "()", "TEST__LEVEL_LENS": 3, "TEST__EVAL_PERIOD": 2}
@@ -21,7 +21,7 @@ SIZES, BY_SIZE = [3.0, 16.0, 5000.0], [0, 0, 4]
 def plotted(monkeypatch):
     """The files that would be drawn, which takes longer than all else."""
     files = []
-    module = importlib.import_module("fsaf_d2.training.level_lens")
+    module = importlib.import_module("fsaf_d2.training.hooks.level_lens_hook")
     monkeypatch.setattr(module, "plot_level_lens", lambda _, file: files.append(file))
     return files
 
@@ -96,10 +96,9 @@ def test_objects_select_as_in_training(tmp_path, overrides):
     """Without batch norm a training step with these pictures counts the same."""
     lens = lens_on(tmp_path, random_instances(12), random_instances(5), overrides=overrides)
     _, levels, sizes, by_size = lens._select()
-    with EventStorage() as storage:
-        lens._model.train()([x for (x,) in lens._batches])
+    lens._model.train()([x for (x,) in lens._batches])
     counts = torch.bincount(torch.tensor(levels).long(), minlength=5).tolist()
-    logged = [storage.latest()[f"num_objects_p{i}"][0] for i in range(3, 8)]
+    logged = [lens._model.counts()[f"num_objects_p{i}"].item() for i in range(3, 8)]
     assert counts == logged and len(sizes) == 17
     if overrides == HEURISTIC:
         assert levels == by_size

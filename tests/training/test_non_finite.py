@@ -1,11 +1,8 @@
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
-from models import ROOT
-from runs import run_cfg, run_trainer, same, weights_of
+from runs import FASTER_RCNN, replay, run_cfg, run_trainer, same, weights_of
 
 from fsaf_d2.training.non_finite import NonFinite
 
@@ -21,7 +18,7 @@ def poison(trainer, *, step: int, what: str) -> None:
         done.append(step)
         trainer.before = weights_of(trainer)
         if what == "gradient":
-            layer = model.head.anchor_free_cls_score.weight
+            layer = model.branches["point"].cls_score.weight
             handle = layer.register_hook(lambda grad: grad * math.inf)
         else:
             handle = model.backbone.fpn_output3.register_forward_hook(
@@ -46,8 +43,10 @@ def test_stops_with_the_weights_as_they_were(digits, tmp_path, what):
     box = torch.load(tmp_path / "non_finite_0000003.pth", weights_only=True)
     assert same(box["model"], trainer.before) and len(box["batch"]) == 2
     assert box["batch"][0]["file_name"].endswith(".jpg")
-    assert box["level_losses"].keys() == box["losses"].keys() != set()
-    assert all(len(levels) == 5 for levels in box["level_losses"].values())
+    assert set(box["outputs"]) == {
+        *("anchor.logits", "anchor.anchor_deltas", "point.point_logits", "point.point_deltas"),
+    }
+    assert all(len(levels) == 5 for levels in box["outputs"].values())
 
 
 def test_the_first_module_that_overflows_is_named(digits, tmp_path):
@@ -61,8 +60,10 @@ def test_the_first_module_that_overflows_is_named(digits, tmp_path):
 def test_weights_that_were_broken_before_are_named(digits, tmp_path):
     trainer = run_trainer(run_cfg(tmp_path))
     with torch.no_grad():
-        trainer.model.head.cls_score.bias[2] = math.nan
-    with pytest.raises(NonFinite, match=r"the weights 'head\.cls_score\.bias' were not finite"):
+        trainer.model.branches["anchor"].cls_score.bias[2] = math.nan
+    with pytest.raises(
+        NonFinite, match=r"the weights 'branches\.anchor\.cls_score\.bias' were not finite"
+    ):
         trainer.train()
 
 
@@ -112,21 +113,23 @@ def test_wrong_values_are_named(digits, tmp_path, key, value):
         run_trainer(run_cfg(tmp_path, **{f"SOLVER__NON_FINITE__{key}": value}))
 
 
-def test_the_step_can_be_replayed(digits, tmp_path):
-    trainer = run_trainer(run_cfg(tmp_path))
+@pytest.mark.parametrize("overrides", [{}, FASTER_RCNN], ids=["joint", "rcnn"])
+def test_the_step_can_be_replayed(digits, tmp_path, overrides, capsys):
+    trainer = run_trainer(run_cfg(tmp_path, **overrides))
     with torch.no_grad():
         trainer.model.backbone.fpn_lateral3.weight.fill_(3e38)
     with pytest.raises(NonFinite):
         trainer.train()
-    result = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "tools" / "replay_step.py"),
-            tmp_path / "non_finite_0000000.pth",
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    assert "Now: 'backbone.fpn_lateral3" in result.stdout
-    assert "not finite" in result.stdout and ".jpg" in result.stdout
+    said = replay(capsys, tmp_path / "non_finite_0000000.pth")
+    assert "Now: 'backbone.fpn_lateral3" in said
+    assert "not finite" in said and ".jpg" in said
+    if not overrides:
+        # The share of each level in each loss, as the norm of its gradient.
+        assert "point.point_logits" in said and "p7" in said
+        assert "gradient of loss_point_cls" in said
+
+
+def test_a_record_of_something_else_is_named(tmp_path, capsys):
+    torch.save({"model": {}}, tmp_path / "other.pth")
+    with pytest.raises(SystemExit, match=r"other\.pth is no record of a step \(KeyError"):
+        replay(capsys, tmp_path / "other.pth")

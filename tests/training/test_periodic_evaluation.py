@@ -6,8 +6,9 @@ import torch
 from detectron2.engine.hooks import PeriodicWriter
 from runs import run_cfg, run_trainer, same, weights_of
 
+from fsaf_d2.detectors.contract import traits_of
 from fsaf_d2.training import Trainer
-from fsaf_d2.training.periodic_evaluation import lower_is_better, metric_names
+from fsaf_d2.training.metrics import lower_is_better, metric_names
 
 QUIET = {"TEST__LOSS": False, "TEST__EVAL_PERIOD": 2}
 
@@ -72,7 +73,7 @@ def test_an_unknown_metric_is_named_before_training_with_all_there_are(digits, t
         ValueError, match=r"'bbox/AP-12' is unknown.*Did you mean bbox/AP-[12]\?"
     ) as e:
         run_trainer(run_cfg(tmp_path, TEST__BEST_METRIC="bbox/AP-12"))
-    for name in ("bbox/APs", "bbox/AP-9", "anchor_free_branch/AP", "validation/total_loss"):
+    for name in ("bbox/APs", "bbox/AP-9", "point_branch/AP", "validation/total_loss"):
         assert name in str(e.value)
 
 
@@ -83,8 +84,8 @@ def test_a_loss_that_is_not_computed_is_unknown(digits, tmp_path):
 
 def test_known_metrics_are_those_of_the_branches_that_are_on(tmp_path):
     cfg = run_cfg(tmp_path, MODEL__FSAF__ANCHOR_BRANCH=False)
-    names = metric_names(cfg, ["one"])
-    assert "validation/loss_anchor_free_cls" in names and "validation/loss_cls" not in names
+    names = metric_names(traits_of(cfg), ["one"])
+    assert "validation/loss_point_cls" in names and "validation/loss_cls" not in names
     assert not any(name.startswith(("anchor", "bbox/AP-")) for name in names)
 
 
@@ -310,7 +311,7 @@ def test_the_evaluation_itself_gives_thresholds_and_all_metrics_that_may_be_chos
     expected = {x["name"]: x["best_f1"]["threshold"] for x in report["per_class"] if x["best_f1"]}
     assert saved(tmp_path)["thresholds"] == expected and expected
     last = json.loads((tmp_path / "metrics.json").read_text().splitlines()[-1])
-    names = metric_names(trainer.cfg, report["class_names"])
+    names = metric_names(traits_of(trainer.cfg), report["class_names"])
     assert {name for name in last if "/" in name} == set(names)
 
 

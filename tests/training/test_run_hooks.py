@@ -7,7 +7,7 @@ import torch
 from detectron2.engine import HookBase
 from runs import run_cfg, run_trainer, same, weights_of
 
-from fsaf_d2.training.run_hooks import EXIT_RESUMABLE
+from fsaf_d2.training.hooks.saving import EXIT_RESUMABLE
 
 
 class At(HookBase):

@@ -194,7 +194,7 @@ def test_the_named_optimizer_is_built(cfg, name, expected):
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_memory_format(cfg, channels_last):
     cfg.MODEL.DEVICE, cfg.MODEL.CHANNELS_LAST = "cpu", channels_last
-    weight = Trainer.build_model(cfg).head.cls_subnet[0].weight
+    weight = Trainer.build_model(cfg).towers.cls_subnet[0].weight
     assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
 
 

@@ -64,7 +64,9 @@ def test_bfloat16_trains_close_to_float32_and_evaluates_in_it():
     plain = Trainer.build_model(tiny_cfg())
     half = with_switch(plain, "SOLVER.BFLOAT16", "True")
     dtypes = []
-    half.head.cls_score.register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
+    half.branches["anchor"].cls_score.register_forward_hook(
+        lambda *args: dtypes.append(args[-1].dtype)
+    )
     inputs = batch(random_instances(5), random_instances(3))
     expected, _ = losses_and_gradients(plain, inputs)
     found, gradients = losses_and_gradients(half, inputs)

@@ -18,7 +18,8 @@ from models import (
 )
 from runs import run_cfg, run_trainer, same, weights_of
 
-from fsaf_d2.training.checkpoints import random_state
+from fsaf_d2.data.mapper import build_labelled_mapper
+from fsaf_d2.training.random_state import random_state
 from fsaf_d2.training.validation import labelled_loader, validation_losses
 
 FROZEN = ["MODEL.RESNETS.NORM", "FrozenBN"]
@@ -43,13 +44,13 @@ def test_they_are_those_of_training_with_all_pictures_as_one_batch(overrides):
     model = tiny_model(*FROZEN, *overrides)
     inputs = pictures()
     found = validation_losses(model, [[x] for x in inputs])
-    with EventStorage() as storage, torch.no_grad():
+    with torch.no_grad():
         expected = {name: loss.item() for name, loss in model.train()(inputs).items()}
-        if model.head.anchor_branch:
+        if "anchor" in model.branches:
             # Training divides by the running mean in place of the number itself.
-            positives = storage.latest()["num_pos_anchors"][0] * len(inputs)
+            positives = model.counts()["num_pos_anchors"].item() * len(inputs)
             for name in ("loss_cls", "loss_box_reg"):
-                expected[name] *= model.loss_normalizer.item() / positives
+                expected[name] *= model.branches["anchor"].loss_normalizer.item() / positives
     expected["total_loss"] = sum(expected.values())
     assert found == pytest.approx(expected, rel=1e-5)
 
@@ -101,7 +102,7 @@ def test_boxes_are_transformed_as_the_picture_and_nothing_is_augmented(tmp_path)
     record = {"file_name": str(tmp_path / "one.png"), "height": 60, "width": 100, "image_id": 1}
     records = [{**record, "annotations": [{**box, "iscrowd": 0}, crowd]}] * 8
     cfg = tiny_cfg("INPUT.MIN_SIZE_TEST", "120", "DATALOADER.NUM_WORKERS", "0")
-    for ((x),) in labelled_loader(cfg, records):
+    for ((x),) in labelled_loader(records, build_labelled_mapper(cfg)):
         assert x["image"].shape == (3, 120, 200)
         assert x["instances"].gt_boxes.tensor.tolist() == [[60, 20, 140, 40]]
         assert x["instances"].gt_classes.tolist() == [2]
@@ -145,7 +146,7 @@ def test_the_average_of_the_weights_is_validated_and_logged(digits, tmp_path):
         average = trainer._examination.losses()["runs_val"]
     assert logged == average != raw
     assert set(logged) == {
-        *("loss_cls", "loss_box_reg", "loss_anchor_free_cls", "loss_anchor_free_box_reg"),
+        *("loss_cls", "loss_box_reg", "loss_point_cls", "loss_point_box_reg"),
         "total_loss",
     }
 

@@ -2,4 +2,3 @@ from ..fsaf_R_50_FPN_1x import dataloader, lr_multiplier, model, optimizer, trai
 
 del model.branches.anchor
 model.branches.point.loss_weight = 1.0
-dataloader.evaluator.branch_names = ["point"]

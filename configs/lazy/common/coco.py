@@ -46,7 +46,5 @@ dataloader.test = L(build_detection_test_loader)(
 
 dataloader.evaluator = L(BoxEvaluator)(
     dataset_name="${..test.dataset.names[0]}",
-    output_dir="./output/inference",
-    level_names=["p3", "p4", "p5", "p6", "p7"],
-    branch_names=["anchor", "point"],
+    output_dir="${train.output_dir}/inference/${.dataset_name}",
 )

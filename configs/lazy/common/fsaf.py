@@ -5,11 +5,11 @@ from detectron2.modeling.backbone import FPN, BasicStem, ResNet
 
 from fsaf_d2.assignment.feature_selection import SelectionRule
 from fsaf_d2.backbones import LastLevelP6P7
-from fsaf_d2.detectors import AnchorBranch, OneStageDetector, PointBranch
+from fsaf_d2.detectors import FSAF, AnchorBranch, PointBranch
 from fsaf_d2.heads.towers import ConvTowers
 from fsaf_d2.inference.suppression import Suppression
 
-model = L(OneStageDetector)(
+model = L(FSAF)(
     backbone=L(FPN)(
         bottom_up=L(ResNet)(
             stem=L(BasicStem)(in_channels=3, out_channels=64, norm="FrozenBN"),
@@ -21,10 +21,15 @@ model = L(OneStageDetector)(
         out_channels=256,
         top_block=L(LastLevelP6P7)(in_channels=2048, out_channels="${..out_channels}"),
     ),
-    towers=L(ConvTowers)(in_channels=256, conv_dims=[256] * 4, num_levels=5),
-    branches=L(dict)(
+    towers=L(ConvTowers)(
+        in_channels="${..backbone.out_channels}",
+        conv_dims=[256] * 4,
+        num_levels=5,
+    ),
+    # One or more, which train and run together; `del model.branches.anchor` leaves one out.
+    branches=L("builtins.dict")(
         anchor=L(AnchorBranch)(
-            in_channels=256,
+            in_channels="${...towers.conv_dims[0]}",
             num_classes="${...num_classes}",
             anchor_generator=L(DefaultAnchorGenerator)(
                 sizes=[[x, x * 2 ** (1 / 3), x * 2 ** (2 / 3)] for x in (32, 64, 128, 256, 512)],
@@ -35,24 +40,21 @@ model = L(OneStageDetector)(
             iou_thresholds=[0.4, 0.5],
             iou_labels=[0, -1, 1],
             smooth_l1_beta=0.0,
-            focal_loss_alpha=0.25,
-            focal_loss_gamma=2.0,
             prior_prob=0.01,
             score_thresh="${...score_thresh}",
             topk_candidates=1000,
         ),
         point=L(PointBranch)(
-            in_channels=256,
+            in_channels="${...towers.conv_dims[0]}",
             num_classes="${...num_classes}",
             strides=[8, 16, 32, 64, 128],
             selection_rule=L(SelectionRule)(
                 effective_scale=0.2, ignore_scale=0.5, level_selection="online", point_offset=0.5
             ),
+            heuristic_steps=0,
             loss_weight=0.5,
             box_normalizer=4.0,
             bbox_bias=0.1,
-            focal_loss_alpha=0.25,
-            focal_loss_gamma=2.0,
             prior_prob=0.01,
             score_thresh="${...score_thresh}",
             topk_candidates=1000,

@@ -9,5 +9,5 @@ model.backbone = L(HRFPN)(
     bottom_up=model.backbone.bottom_up,
     in_features=["res2", "res3", "res4", "res5"],
     out_channels=256,
-    out_strides="${..anchor_generator.strides}",
+    out_strides=[8, 16, 32, 64, 128],
 )

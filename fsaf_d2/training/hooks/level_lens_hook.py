@@ -14,13 +14,13 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..assignment.feature_selection import select_levels_by_size
-from ..assignment.regions import Grid
-from ..detectors.fsaf import PointBranch
-from ..detectors.one_stage import OneStageDetector
-from ..visualization.level_lens import plot_level_lens
-from ..visualization.training_curves import level_shares, read_metrics
-from .validation import undisturbed
+from ...assignment.feature_selection import select_levels_by_size
+from ...assignment.grid import Grid
+from ...detectors.fsaf import PointBranch
+from ...detectors.one_stage import OneStageDetector
+from ...visualization.level_lens import plot_level_lens
+from ...visualization.training_curves import level_shares, read_metrics
+from ..validation import undisturbed
 
 # Edges of the bins of box sizes, sqrt(width * height) in pixels; the outer bins take the rest.
 SIZE_EDGES = [2 ** (exponent / 2) for exponent in range(2, 23)]
@@ -30,9 +30,9 @@ WINDOW, WINDOW_SHARE = 10, 0.2
 
 
 class LevelLens(HookBase):
-    """Looks, at every evaluation, which levels the objects of the same training pictures select.
+    """Looks, at every evaluation, which levels the objects of the same training images select.
 
-    The pictures are as in evaluation (resized, not augmented) and the weights those that are
+    The images are as in evaluation (resized, not augmented) and the weights those that are
     trained, not their average; an object selects as it would in a training step with them, with
     batch norm as in evaluation. An object has flipped if it selects another level than at the
     evaluation before. Training itself is not touched.
@@ -49,7 +49,7 @@ class LevelLens(HookBase):
         """
         Args:
             model: that the lens fits; not wrapped for several processes.
-            batches: of this process; annotated pictures, the same at every evaluation.
+            batches: of this process; annotated images, the same at every evaluation.
             output_dir: where ``metrics.json`` lies and the files are written.
         """
         self._model = model
@@ -60,7 +60,7 @@ class LevelLens(HookBase):
         self._state: dict = {"identity": 0, "levels": [], "evaluations": []}
 
     def observe(self, step: int) -> None:
-        """Look at the pictures, in all processes; log and write in the main one.
+        """Look at the images, in all processes; log and write in the main one.
 
         Args:
             step: so many steps are done.
@@ -93,20 +93,20 @@ class LevelLens(HookBase):
         self._write(_histogram(levels, sizes, len(self._names)))
 
     def _select(self) -> tuple[list, list[int], list[float], list[int]]:
-        """Of this process: pictures, levels of their objects, sizes, and the heuristic's levels."""
-        pictures: list[tuple[str, int]] = []
+        """Of this process: images, levels of their objects, sizes, and the heuristic's levels."""
+        images: list[tuple[str, int]] = []
         levels, boxes = [torch.zeros(0)], [torch.zeros(0, 4)]
         with undisturbed(self._model):
             for batch in self._batches:
                 for x in batch:
-                    pictures.append((x["file_name"], len(x["instances"])))
+                    images.append((x["file_name"], len(x["instances"])))
                     boxes.append(x["instances"].gt_boxes.tensor)
                 self._model.loss_terms(batch)
                 levels.append(self._branch.selected_levels.cpu())
         packed = torch.cat(boxes)
         sizes = (packed[:, 2:] - packed[:, :2]).clamp(min=0).prod(dim=1).sqrt()
         by_size = self._select_by_size(packed)
-        return pictures, torch.cat(levels).tolist(), sizes.tolist(), by_size.tolist()
+        return images, torch.cat(levels).tolist(), sizes.tolist(), by_size.tolist()
 
     def _select_by_size(self, boxes: Tensor) -> Tensor:
         strides, rule = self._branch.strides, self._branch.selection_rule

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import yaml
 from detectron2.config import CfgNode
 
-from ..config import plain_yaml
-from ..config_keys import COMMAND_LINE, derive, given
-from ..data.own import (
+from ...config import plain_yaml
+from ...config_keys import COMMAND_LINE, derive, given
+from ...data.own import (
     EVAL,
     TRAIN,
     VAL,
@@ -21,8 +21,8 @@ from ..data.own import (
     write_evaluation_data,
     write_own_data,
 )
-from ..weights.files import load_file
-from .launch import first_process_first, torchrun_process
+from ...weights.files import load_file
+from ..launch import first_process_first, torchrun_process
 
 
 def use_own_data(

@@ -1,51 +1,19 @@
-"""Hooks about evaluation in a run: when it is due, which one is the best, when to stop for it."""
+"""Evaluation in a run: when it is due, and which one is the best."""
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import logging
 import math
 from collections.abc import Callable, Sequence
 
-from detectron2.config import CfgNode
-from detectron2.engine import HookBase, hooks
+from detectron2.engine import hooks
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
-from ..detectors.contract import ALL_BRANCHES, traits_of
-from .checkpoints import BEST, RunCheckpointer
+from ..checkpoints import BEST, RunCheckpointer
+from ..metrics import lower_is_better, may_be, of_datasets, unknown_metric
 
 _logger = logging.getLogger("detectron2.fsaf_d2.training")
-_SIZES_AND_OVERLAPS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-
-
-class EndOfTraining(BaseException):
-    """The run is over before its last step.
-
-    No Exception, which detectron2 would log as a failure.
-    """
-
-
-def metric_names(cfg: CfgNode, class_names: Sequence[str]) -> list[str]:
-    """What this project's evaluation logs of a data set, see ``TEST.BEST_METRIC``."""
-    names = [f"bbox/{name}" for name in _SIZES_AND_OVERLAPS]
-    # detectron2 leaves them out where a class would be all there is.
-    if len(class_names) > 1:
-        names += [f"bbox/AP-{name}" for name in class_names]
-    traits = traits_of(cfg)
-    alone = [part for part in traits.parts if part != ALL_BRANCHES]
-    names += [f"{part}/{name}" for part in alone for name in _SIZES_AND_OVERLAPS]
-    if cfg.TEST.LOSS:
-        # A detector that does not tell its losses beforehand may have any.
-        losses = traits.loss_names or ("*",)
-        names += [f"validation/{name}" for name in (*losses, "total_loss")]
-    return names
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a metric is a loss, by its name."""
-    return "loss" in metric.rpartition("/")[2]
 
 
 class Evaluation(hooks.EvalHook):
@@ -75,7 +43,8 @@ class Evaluation(hooks.EvalHook):
             patience: after so many evaluations without a better value the run is over; 0: never.
                 Those before the first that is neither NaN nor 0 do not count.
             datasets: that are evaluated.
-            known_metrics: all that ``evaluate`` may give of a data set; None if it is not known.
+            known_metrics: all that ``evaluate`` may give of a data set, see
+                :func:`..metrics.metric_names`; None if it is not known.
             save_final: saves the last checkpoint once more, behind the last evaluation, in all
                 processes.
 
@@ -97,7 +66,8 @@ class Evaluation(hooks.EvalHook):
         self._sign = -1 if lower_is_better(metric) else 1
         self._patience = patience
         self._datasets = list(datasets)
-        self._known = known_metrics
+        known = None if known_metrics is None else of_datasets(known_metrics, self._datasets)
+        self._known = known
         self._save_final = save_final
         self._state = {"evaluated_steps": 0, "metric": metric, **_nothing_yet(self._sign)}
         self._require_possible()
@@ -112,10 +82,8 @@ class Evaluation(hooks.EvalHook):
             )
         if self._known is None or not self._datasets:
             return
-        prefixes = [f"{name}/" for name in self._datasets] if len(self._datasets) > 1 else []
-        known = [prefix + name for prefix in ("", *prefixes) for name in self._known]
-        if not any(fnmatch.fnmatchcase(self._metric, name) for name in known):
-            raise ValueError(_unknown(self._metric, known))
+        if not may_be(self._metric, self._known):
+            raise ValueError(unknown_metric(self._metric, self._known))
 
     @property
     def is_over(self) -> bool:
@@ -173,7 +141,7 @@ class Evaluation(hooks.EvalHook):
         if value is None and len(self._datasets) > 1:
             value = self._results.get(f"{self._datasets[0]}/{self._metric}")
         if value is None and self._results and self._metric not in (self._known or ()):
-            return _unknown(self._metric, list(self._results))
+            return unknown_metric(self._metric, list(self._results))
         # detectron2 gives NaN, or nothing, where nothing at all is found.
         value = math.nan if value is None else float(value)
         if self._sign * value > self._sign * self._state["best"]:
@@ -208,39 +176,3 @@ class Evaluation(hooks.EvalHook):
 
 def _nothing_yet(sign: int) -> dict:
     return {"best": -sign * math.inf, "best_step": 0, "without_improvement": 0}
-
-
-def _unknown(metric: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(metric, known, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    return f"TEST.BEST_METRIC {metric!r} is unknown.{hint} There are: {', '.join(known)}."
-
-
-class EarlyStop(HookBase):
-    """Ends a run that :class:`Evaluation` says is over, in all processes; the last of the hooks."""
-
-    def __init__(self, evaluation: Evaluation, save_final: Callable[[], None]) -> None:
-        """
-        Args:
-            save_final: saves the last checkpoint, in all processes.
-        """
-        self._evaluation = evaluation
-        self._save_final = save_final
-
-    def before_train(self) -> None:
-        """End a resumed run before its first step if it was over, or is after catching up."""
-        if self._evaluation.is_over and self.trainer.start_iter < self.trainer.max_iter:
-            self.trainer.storage.iter = self.trainer.iter = self.trainer.start_iter - 1
-            self._end()
-
-    def after_step(self) -> None:
-        """End the run, unless it ends by itself."""
-        if self._evaluation.is_over and self.trainer.iter + 1 < self.trainer.max_iter:
-            self._end()
-
-    def _end(self) -> None:
-        self._save_final()
-        _logger.info(
-            f"Stopped early behind step {self.trainer.iter + 1}: {self._evaluation.reason()}."
-        )
-        raise EndOfTraining

@@ -1,82 +1,36 @@
-"""Hooks that make a run survive: checkpoints, a log without gaps, signals."""
+"""The log of a run, which has no seam where the run was broken off."""
 
 from __future__ import annotations
 
 import json
-import logging
-import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 from detectron2.engine import HookBase, hooks
-from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter
 
-from .checkpoints import RunCheckpointer
-
-_logger = logging.getLogger("detectron2.fsaf_d2.training")
-# A run that was asked to end, has saved, and can go on with --resume: EX_TEMPFAIL of sysexits.h.
-EXIT_RESUMABLE = 75
-# detectron2's writers write every so many steps, and smooth over so many.
+# detectron2's writers smooth over so many steps; by default the log is written as often.
 WRITER_PERIOD = 20
-# Processes agree on a signal every so many steps.
-AGREE_PERIOD = 10
-
-
-class SaveCheckpoints(HookBase):
-    """Saves a numbered checkpoint every ``period`` steps, and ``model_final`` behind the last."""
-
-    def __init__(self, checkpointer: RunCheckpointer, period: int, *, keep: int = 0) -> None:
-        """
-        Args:
-            keep: so many numbered ones stay; 0 keeps all.
-        """
-        self._checkpointer = checkpointer
-        self._period = period
-        self._keep = keep
-
-    def after_step(self) -> None:
-        """Save if it is time; all processes take part, as each has random numbers of its own."""
-        step = self.trainer.iter + 1
-        if step >= self.trainer.max_iter:
-            self.save_final()
-        elif step % self._period == 0:
-            self.save_now()
-
-    def save_now(self) -> None:
-        """Save a numbered checkpoint behind the present step."""
-        self._save(f"model_{self.trainer.iter:07d}")
-        self._checkpointer.remove_old(self._keep)
-
-    def save_final(self) -> None:
-        """Save ``model_final`` behind the last step, also when all hooks are through with it."""
-        step = self.trainer.iter
-        self.trainer.iter = min(step, self.trainer.max_iter - 1)
-        try:
-            self._save("model_final")
-        finally:
-            self.trainer.iter = step
-
-    def _save(self, name: str) -> None:
-        self.trainer.gather_random_states()
-        self._checkpointer.save(name, iteration=self.trainer.iter, **self.trainer.description())
 
 
 class RegularWriter(hooks.PeriodicWriter):
-    """Writes the log every ``WRITER_PERIOD`` steps and with every evaluation.
+    """Writes the log every so many steps and with every evaluation.
 
     Otherwise one evaluation could replace the values of another before they are written.
     """
 
-    def __init__(self, writers: list[EventWriter], eval_period: int) -> None:
+    def __init__(
+        self, writers: list[EventWriter], eval_period: int, period: int = WRITER_PERIOD
+    ) -> None:
         """
         Args:
             eval_period: steps from one evaluation to the next; 0 for none during training.
+            period: steps from one line to the next.
         """
-        super().__init__(writers, period=WRITER_PERIOD)
+        super().__init__(writers, period=period)
         self.writers = writers
-        self._periods = [WRITER_PERIOD, *([eval_period] if eval_period > 0 else [])]
+        self._periods = [period, *([eval_period] if eval_period > 0 else [])]
+        self._written = -1
 
     def is_due(self, step: int) -> bool:
         """Whether the log is written behind this step, counted from 1."""
@@ -89,8 +43,16 @@ class RegularWriter(hooks.PeriodicWriter):
 
     def write(self) -> None:
         """Write all that is new."""
+        self._written = self.trainer.storage.iter
         for writer in self.writers:
             writer.write()
+
+    def after_train(self) -> None:
+        """Write what is left; the terminal's writer cannot tell the time of no step."""
+        if self.trainer.storage.iter != self._written:
+            self.write()
+        for writer in self.writers:
+            writer.close()
 
 
 class UnbrokenLog(HookBase):
@@ -194,49 +156,3 @@ class UnbrokenLog(HookBase):
     def load_state_dict(self, state_dict: dict) -> None:
         """Restore what :meth:`state_dict` gave, when training begins."""
         self._scalars = state_dict
-
-
-class StopOnSignal(HookBase):
-    """Ends a run that gets SIGTERM or SIGINT behind its step: saved, with exit code 75.
-
-    A second SIGINT ends it at once.
-    """
-
-    def __init__(self, save: Callable[[], None]) -> None:
-        self._save = save
-        self._received: int | None = None
-        self._former: dict[int, object] = {}
-
-    def before_train(self) -> None:
-        """Listen."""
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._former[number] = signal.signal(number, self._note)
-        except ValueError:
-            _logger.warning("Training is not in the main thread: SIGTERM and SIGINT do not save.")
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self._received == signal.SIGINT == number:
-            raise KeyboardInterrupt
-        self._received = number
-
-    def after_step(self) -> None:
-        """End the run if a signal has come, to any of the processes."""
-        received = self._received is not None
-        if comm.get_world_size() > 1:
-            if (self.trainer.iter + 1) % AGREE_PERIOD:
-                return
-            received = any(comm.all_gather(received))
-        if received and self.trainer.iter + 1 < self.trainer.max_iter:
-            self._save()
-            _logger.info(
-                f"Stopped by a signal behind step {self.trainer.iter + 1}, which is saved: "
-                "go on with --resume."
-            )
-            raise SystemExit(EXIT_RESUMABLE)
-
-    def after_train(self) -> None:
-        """Listen no more."""
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
-        self._former.clear()

@@ -1,19 +1,12 @@
-"""Hooks of the training loop."""
+"""Hooks that tell how fast a run is, and what it waits for."""
 
 from __future__ import annotations
 
 import logging
 import time
 
-import torch
 from detectron2.engine import HookBase
-from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from torch import Tensor
-
-from ..assignment.grid import to_device
-from ..detectors.contract import DetectorContract
-from ..evaluation import keep_report
 
 # Within detectron2's, so that its handlers show it.
 _logger = logging.getLogger("detectron2.fsaf_d2.training")
@@ -74,67 +67,6 @@ class DataShare(HookBase):
         if share is not None:
             self.trainer.storage.put_scalar("data_share", share, smoothing_hint=False)
             _logger.info(f"data: {100 * share:.0f} % of the step")
-
-
-class DetectorSteps(HookBase):
-    """Tells the detector the step, and logs what it has counted in it.
-
-    What a GPU has counted is not waited for: a step's values are logged with the next step's.
-    """
-
-    def __init__(self, contract: DetectorContract | None) -> None:
-        """
-        Args:
-            contract: of the model, if it has one.
-        """
-        self._contract = contract
-        self._copied: tuple | None = None
-
-    def before_step(self) -> None:
-        """Tell the step."""
-        if self._contract:
-            self._contract.at_step(self.trainer.iter)
-
-    def after_step(self) -> None:
-        """Log."""
-        counts = self._contract.counts() if self._contract else {}
-        if not counts:
-            return
-        names, devices = list(counts), {value.device for value in counts.values()}
-        device = next((x for x in devices if x.type != "cpu"), torch.device("cpu"))
-        values = torch.stack([to_device(value.float(), device) for value in counts.values()])
-        if device.type == "cpu":
-            self._log(names, values)
-            return
-        if self._copied is not None and self._copied[0].query():
-            self._log(*self._copied[1:])
-        host_values, event = to_device(values, torch.device("cpu")), torch.cuda.Event()
-        event.record()
-        self._copied = event, names, host_values
-
-    def _log(self, names: list[str], values: Tensor) -> None:
-        for name, value in zip(names, values.tolist()):
-            smooth = name.startswith("num_pos")
-            self.trainer.storage.put_scalar(name, value, smoothing_hint=smooth)
-
-
-class KeepReport(HookBase):
-    """Writes ``report.html`` anew behind each evaluation during training."""
-
-    def __init__(self, period: int, output_dir: str) -> None:
-        """
-        Args:
-            period: steps from one evaluation to the next; 0 for none.
-        """
-        self._period = period
-        self._output_dir = output_dir
-
-    def after_step(self) -> None:
-        """Write it if it is time; behind the last step the trainer does, with its advice."""
-        step = self.trainer.iter + 1
-        is_due = self._period > 0 and step % self._period == 0 and step < self.trainer.max_iter
-        if is_due and comm.is_main_process():
-            keep_report(self._output_dir)
 
 
 class ProgressLine(HookBase):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from ..weights.files import WeightsFileError, load_file
-from ..weights.layouts import LAYOUTS, to_own_layout
-from ..weights.report import why_needless
-from .checkpoints import write_atomically
+from .atomic_writing import write_atomically
+from .files import WeightsFileError, load_file
+from .layouts import LAYOUTS, to_own_layout
+from .report import why_needless
 
 
 def convert_file(

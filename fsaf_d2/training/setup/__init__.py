@@ -1,0 +1,7 @@
+"""What has to be right before a run begins."""
+
+from .devices import require_gpus
+from .own_data import saved_classes, use_own_data
+from .prepare import prepare
+
+__all__ = ["prepare", "require_gpus", "saved_classes", "use_own_data"]
