@@ -24,8 +24,8 @@ from .summary import metrics_of, summarize
 from .tables import evaluation_text
 
 _logger = logging.getLogger("detectron2.fsaf_d2.evaluation")
-# The name under which the detections of all branches together are evaluated; those of a branch alone
-# keep the name that the detector gives them.
+# The name under which the detections of all branches together are evaluated; those of a branch
+# alone keep the name that the detector gives them.
 JOINT = "joint"
 
 
@@ -52,8 +52,9 @@ class BoxEvaluator(DatasetEvaluator):
 
     ``evaluate`` gives under "bbox" what detectron2's COCOEvaluator gives and, for a detector that
     tells what each of its branches finds alone (:func:`fsaf_d2.detectors.each_branch`), the same
-    figures under "anchor_branch" and so on. All that is said in docs/evaluation.md goes to the log and to the output folder: ``evaluation.json``, tables as .csv,
-    ``pr_curves.png``, ``confusion.png`` and ``predictions.json``.
+    figures under "anchor_branch" and so on. All that is said in docs/evaluation.md goes to the log
+    and to the output folder: ``evaluation.json``, tables as .csv, ``pr_curves.png``,
+    ``confusion.png`` and ``predictions.json``.
     """
 
     def __init__(

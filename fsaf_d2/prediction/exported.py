@@ -183,8 +183,8 @@ class ExportedModel(nn.Module):
             right &= (numbers >= 0) & (numbers < len(names))
         if not right[there].all():
             raise ValueError(
-                f"'{self._source}' does not fit its sidecar: a box, score, class, level or branch is out "
-                "of range. Export the detector again."
+                f"'{self._source}' does not fit its sidecar: a box, score, class, level or branch "
+                "is out of range. Export the detector again."
             )
         numbers = (field.long() for field in (classes, levels, branches))
         return Candidates(boxes.float(), scores.float(), *numbers)

@@ -20,7 +20,8 @@ class JsonTable:
     """``predictions.json``: a data set in COCO's format, with scores.
 
     Each annotation is also a result as COCO's evaluation takes it, with ``level`` ("p3") and
-    ``branch`` ("point") beside, where the detector tells them. Frames of videos are images with ``frame`` and ``seconds``.
+    ``branch`` ("point") beside, where the detector tells them. Frames of videos are images with
+    ``frame`` and ``seconds``.
     """
 
     def __init__(self, folder: Path, detector: Detector) -> None:
