@@ -21,7 +21,7 @@ TIMM = ["timm>=1.0", "safetensors"]
 
 setup(
     name="fsaf_d2",
-    version="0.1.0",
+    version="0.2.0",
     description="FSAF, the joint anchor-based and anchor-free detector, for Detectron2",
     long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
     long_description_content_type="text/markdown",

@@ -1,7 +1,7 @@
-"""FSAF for Detectron2: the joint anchor-based and anchor-free single-shot detector.
+"""Dense detectors for Detectron2 whose branches, anchor-based and anchor-free, work together.
 
-Importing the package registers its components: the meta architecture ``FSAF`` and the data sets
-named in :mod:`fsaf_d2.data.builtin`.
+Importing the package registers its components: the meta architectures of :mod:`fsaf_d2.detectors`
+and the data sets named in :mod:`fsaf_d2.data.builtin`.
 """
 
 try:
@@ -18,22 +18,16 @@ except ModuleNotFoundError as error:
         "'git+https://github.com/facebookresearch/detectron2.git'"
     ) from None
 
+from . import detectors
 from .config import add_fsaf_config, load_config
 from .data.builtin import register_builtin_datasets
-from .detectors import FSAF, OneStageDetector, register_branch
+from .detectors import *  # noqa: F403
 
 register_builtin_datasets()
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-__all__ = [
-    "FSAF",
-    "OneStageDetector",
-    "add_fsaf_config",
-    "load_config",
-    "load_detector",
-    "register_branch",
-]
+__all__ = [*detectors.__all__, "add_fsaf_config", "load_config", "load_detector"]  # noqa: F405
 
 
 def __getattr__(name: str) -> object:

@@ -1,3 +1,5 @@
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,3 +17,30 @@ def test_without_detectron2_one_error_names_both_ways_to_get_it():
     message = result.stderr[result.stderr.rindex("ImportError: ") :]
     assert "python tools/install_detectron2.py" in message
     assert "pip install" in message and "detectron2.git" in message
+
+
+def test_prediction_does_not_bring_training():
+    code = "import fsaf_d2.prediction, sys; sys.exit('fsaf_d2.training' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def sources(*rooms: str) -> dict[str, str]:
+    """The text of the package's files, by name."""
+    package = ROOT / "fsaf_d2"
+    files = (x for room in rooms or ("",) for x in (package / room).rglob("*.py"))
+    return {file.relative_to(package).as_posix(): file.read_text() for file in files}
+
+
+def test_the_workshop_knows_no_detector_by_name():
+    allowed = ("detectors/", "weights/layouts.py", "config", "model_zoo.py")
+    named = [name for name, text in sources().items() if re.search("FSAF|anchor_free", text)]
+    assert [name for name in named if not name.startswith(allowed)] == []
+
+
+def test_files_and_functions_of_the_models_are_short():
+    rooms = ("detectors", "heads", "assignment", "losses", "inference", "backbones")
+    for name, text in sources(*rooms).items():
+        assert text.count("\n") <= 350, name
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 65, f"{name}: {node.name}"

@@ -94,7 +94,7 @@ def _near_centers(boxes: Tensor, grid: Grid, radius: float, point_offset: float)
 def _distances(
     location: Tensor, boxes: Tensor, grid: Grid, point_offset: float
 ) -> tuple[Tensor, Tensor]:
-    """Distances (P, 4) of locations to the sides of boxes, and (P,) to their centres, in strides."""
+    """Distances (P, 4) to the sides of boxes, in pixels, and (P,) to their centres, in strides."""
     cells = Cells.at(location, grid)
     stride = grid.strides[cells.level].double()
     point = (torch.stack([cells.x, cells.y], dim=1) + point_offset) * stride[:, None]

@@ -6,12 +6,14 @@ of anchors. Boxes are (x0, y0, x1, y1) in pixels of the network's input.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from .anchor_matching import paired_iou
 from .anchors import AnchorKinds
-from .feature_selection import select_levels_by_size, smallest_objects
+from .feature_selection import SelectionRule, select_levels_by_size, smallest_objects
 from .grid import Grid, count_locations
 from .objects import Objects
 from .regions import region_cells
@@ -52,39 +54,30 @@ def best_anchor_ious(
     return torch.cat(best)
 
 
-def count_effective_locations(
-    objects: Objects, effective_scale: float, grid: Grid, *, point_offset: float = 0.5
-) -> Tensor:
-    """Count the locations that objects have on every level: (M, L)."""
-    cells = region_cells(objects.boxes, effective_scale, grid, point_offset=point_offset)
-    return count_locations(cells)
+class LocationCounts(NamedTuple):
+    """How many locations objects have before anything is trained."""
+
+    least: Tensor  # (M,) on any level
+    owned: Tensor  # (M,) on the level that their size chooses
+    kept: Tensor  # (M,) of these, those that no smaller object takes
 
 
-def count_own_locations(
-    objects: Objects,
-    effective_scale: float,
-    grid: Grid,
-    *,
-    num_images: int,
-    canonical_level: int,
-    canonical_box_size: float,
-    point_offset: float = 0.5,
-) -> tuple[Tensor, Tensor]:
-    """Count the locations that objects have, and keep, on the level that their size chooses.
+def count_locations_of(
+    objects: Objects, grid: Grid, num_images: int, *, rule: SelectionRule
+) -> LocationCounts:
+    """Count the locations in the effective regions of objects.
 
-    Where effective regions meet, the smallest object has the location, as in training.
-
-    Returns:
-        (M,) the locations of the regions, and (M,) those that no smaller object takes.
+    Where regions meet, the smallest object has the location, as in training.
     """
-    cells = region_cells(objects.boxes, effective_scale, grid, point_offset=point_offset)
+    cells = region_cells(objects.boxes, rule.effective_scale, grid, point_offset=rule.point_offset)
     levels = select_levels_by_size(
         objects.boxes,
         grid,
-        canonical_level=canonical_level,
-        canonical_box_size=canonical_box_size,
+        canonical_level=rule.canonical_level,
+        canonical_box_size=rule.canonical_box_size,
     )
     owners = smallest_objects(levels, cells, objects, grid, num_images).flatten()
     num_objects = len(objects.boxes)
     kept = torch.bincount(owners, minlength=num_objects + 1)[:num_objects]
-    return count_locations(cells)[torch.arange(num_objects), levels], kept
+    counts = count_locations(cells)
+    return LocationCounts(counts.amin(dim=1), counts[torch.arange(num_objects), levels], kept)

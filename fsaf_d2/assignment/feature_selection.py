@@ -1,4 +1,4 @@
-"""Which locations of which level answer for an object (FSAF, arXiv 1903.00621, Sec. 3.2-3.3).
+"""Which locations of which level answer for an object (arXiv 1903.00621, Sec. 3.2-3.3).
 
 Letters: N images; M objects, those of all images together; L levels; R locations of one image over
 all levels, level after level and row by row within a level; K classes; T listed locations; U pairs
@@ -56,23 +56,20 @@ class SelectionRule:
     def __post_init__(self) -> None:
         if self.level_selection not in ("online", "heuristic"):
             raise ValueError(
-                "MODEL.FSAF.LEVEL_SELECTION must be 'online' or 'heuristic', not "
-                f"{self.level_selection!r}."
+                f"LEVEL_SELECTION must be 'online' or 'heuristic', not {self.level_selection!r}."
             )
         if not 0 < self.effective_scale <= self.ignore_scale <= 1:
             raise ValueError(
-                "MODEL.FSAF.EFFECTIVE_SCALE and MODEL.FSAF.IGNORE_SCALE must satisfy 0 < effective "
+                "EFFECTIVE_SCALE and IGNORE_SCALE must satisfy 0 < effective "
                 f"<= ignore <= 1, not {self.effective_scale} and {self.ignore_scale}."
             )
         if not 0 <= self.point_offset < 1:
             raise ValueError(
-                f"MODEL.FSAF.POINT_OFFSET must be at least 0 and less than 1, not "
-                f"{self.point_offset}."
+                f"POINT_OFFSET must be at least 0 and less than 1, not {self.point_offset}."
             )
         if not 0 < self.canonical_box_size < math.inf:
             raise ValueError(
-                "MODEL.FSAF.CANONICAL_BOX_SIZE must be more than 0 and finite, not "
-                f"{self.canonical_box_size}."
+                f"CANONICAL_BOX_SIZE must be more than 0 and finite, not {self.canonical_box_size}."
             )
 
 
@@ -154,7 +151,7 @@ def level_costs(
     focal_loss_alpha: float,
     focal_loss_gamma: float,
 ) -> Tensor:
-    """Measure what each level would pay for each object (FSAF Eq. 1 and 2).
+    """Measure what each level would pay for each object (Eq. 1 and 2).
 
     The cost is the mean, over the whole effective region, of the focal loss summed over all K
     channels for the object's class plus the IoU loss of the location's box.
@@ -198,14 +195,14 @@ def _num_listed(cells: Tensor) -> Tensor:
 
 
 def select_levels_online(costs: Tensor) -> Tensor:
-    """Choose the level of least cost, the finer one of equals (FSAF Eq. 2): (M, L) -> (M,)."""
+    """Choose the level of least cost, the finer one of equals (Eq. 2): (M, L) -> (M,)."""
     return costs.argmin(dim=1)
 
 
 def select_levels_by_size(
     boxes: Tensor, grid: Grid, *, canonical_level: int, canonical_box_size: float
 ) -> Tensor:
-    """Choose the level by the box's size alone, floor(l0 + log2(sqrt(w h) / size)) (FSAF Eq. 3).
+    """Choose the level by the box's size alone, floor(l0 + log2(sqrt(w h) / size)) (Eq. 3).
 
     Args:
         boxes: (M, 4).
@@ -232,7 +229,7 @@ def assign_points(
     num_images: int,
     num_classes: int,
 ) -> PointTargets:
-    """Turn the objects' levels into targets for every location (FSAF Sec. 3.2).
+    """Turn the objects' levels into targets for every location (Sec. 3.2).
 
     On an object's level its effective region is positive for its class. On that level and the two
     beside it the ignoring region is ignored in the channel of its class alone, save where that

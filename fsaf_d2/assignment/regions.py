@@ -1,4 +1,4 @@
-"""Regions of objects on the levels of a pyramid, in whole cells (FSAF, arXiv 1903.00621, Sec. 3.2).
+"""Regions of objects on the levels of a pyramid, in whole cells (arXiv 1903.00621, Sec. 3.2).
 
 Letters: M objects; L levels. Boxes are (x0, y0, x1, y1) in pixels of the network's input.
 """
@@ -20,7 +20,7 @@ def region_cells(boxes: Tensor, scale: float, grid: Grid, *, point_offset: float
     Args:
         boxes: (M, 4).
         scale: share of the box's width and height (0.2 effective, 0.5 ignoring region).
-        point_offset: where in its cell the point lies, in cells; with 0.5 the squares are the cells.
+        point_offset: where in its cell the point lies; with 0.5 the squares are the cells.
 
     Returns:
         (M, L, 4) int64, the half-open ranges x0 <= x < x1, y0 <= y < y1 in cells. Every range lies

@@ -13,14 +13,11 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import build_anchor_generator
 from torch import Tensor
 
-from ..assignment.anchor_matching import AnchorKinds
-from ..assignment.coverage import (
-    best_anchor_ious,
-    count_effective_locations,
-    count_own_locations,
-)
-from ..assignment.feature_selection import Objects
-from ..assignment.regions import Grid
+from ..assignment.anchors import AnchorKinds
+from ..assignment.coverage import LocationCounts, best_anchor_ious
+from ..assignment.grid import Grid
+from ..assignment.objects import Objects
+from ..detectors.contract import traits_of
 from .check_source import Check, size_groups
 
 # From which on an anchor is an object's (arXiv 1708.02002, Sec. 4).
@@ -48,10 +45,10 @@ def coverage(check: Check, cfg: CfgNode) -> dict:
     Returns:
         ``min_size_test``, ``max_size_test``, ``iou``, and ``groups``: for "all", "small", "medium"
         and "large" a dict of ``objects``; ``no_anchor``, those whose best anchor has a lower IoU;
-        ``mean_best_iou``; ``least_locations``, that any of them has on any level for the
-        anchor-free branch; ``shared``, those that lose locations to smaller objects on the level
-        that their size chooses (FSAF Eq. 3), and ``covered``, those that lose all of them. The
-        mean and the least are None without objects.
+        ``mean_best_iou``; ``least_locations``, that any of them has on any level without anchors;
+        ``shared``, those that lose locations to smaller objects on the level that their size
+        chooses, and ``covered``, those that lose all of them. The mean and the least are None
+        without objects, the last three for detectors that do not count locations beforehand.
 
     Raises:
         ValueError: the config's levels are not those of an FPN (p3, p4, ...).
@@ -63,7 +60,7 @@ def coverage(check: Check, cfg: CfgNode) -> dict:
     padded = -(-resized.sizes // DIVISIBILITY) * DIVISIBILITY
     map_sizes = -(-padded[:, None] // strides[:, None])
     iou = best_anchor_ious(kinds, resized.objects.boxes, strides, map_sizes)
-    least, owned, kept = _locations(resized, strides, cfg)
+    counts = _locations(resized, strides, cfg)
     groups = {"all": torch.ones(len(iou), dtype=torch.bool)}
     groups.update((name, group == index) for index, name in enumerate(("small", "medium", "large")))
     return {
@@ -75,9 +72,7 @@ def coverage(check: Check, cfg: CfgNode) -> dict:
                 "objects": int(mask.sum()),
                 "no_anchor": int((iou[mask] < IOU).sum()),
                 "mean_best_iou": iou[mask].mean().item() if mask.any() else None,
-                "least_locations": int(least[mask].min()) if mask.any() else None,
-                "shared": int((kept < owned)[mask].sum()),
-                "covered": int((kept == 0)[mask].sum()),
+                **_counted(counts, mask),
             }
             for name, mask in groups.items()
         },
@@ -127,18 +122,30 @@ def _stride(name: str) -> int:
 
 def _anchor_kinds(cfg: CfgNode, strides: list[int]) -> AnchorKinds:
     generator = build_anchor_generator(cfg, [ShapeSpec(stride=stride) for stride in strides])
-    cell_anchors = torch.cat([boxes.cpu() for boxes in generator.cell_anchors])
-    return AnchorKinds(cell_anchors, generator.num_anchors[0], generator.offset)
+    return AnchorKinds.of_generator(generator)
 
 
-def _locations(resized: _Resized, strides: Tensor, cfg: CfgNode) -> tuple[Tensor, Tensor, Tensor]:
-    """Count the locations of objects: (M,) the least of any level, of their own level, and kept.
+def _counted(counts: LocationCounts | None, mask: Tensor) -> dict[str, int | None]:
+    if counts is None:
+        return {"least_locations": None, "shared": None, "covered": None}
+    return {
+        "least_locations": int(counts.least[mask].min()) if mask.any() else None,
+        "shared": int((counts.kept < counts.owned)[mask].sum()),
+        "covered": int((counts.kept == 0)[mask].sum()),
+    }
+
+
+def _locations(resized: _Resized, strides: Tensor, cfg: CfgNode) -> LocationCounts | None:
+    """Count the locations of objects, if the detector can.
 
     Pictures are laid on canvases of whole cells of the coarsest level. What a larger canvas adds is
     beyond the picture, where no object's centre is.
     """
+    count = traits_of(cfg).count_locations
+    if count is None:
+        return None
     objects, coarsest = resized.objects, int(strides[-1])
-    least, owned, kept = (torch.zeros(len(objects.boxes), dtype=torch.int64) for _ in range(3))
+    found = LocationCounts(*torch.zeros(3, len(objects.boxes), dtype=torch.int64))
     canvases = -(-resized.sizes // coarsest) * coarsest
     for canvas in torch.unique(canvases, dim=0):
         grid = Grid.of(strides, canvas.flip(0) // strides[:, None], torch.device("cpu"))
@@ -150,14 +157,6 @@ def _locations(resized: _Resized, strides: Tensor, cfg: CfgNode) -> tuple[Tensor
             index = of_canvas[first:last]
             local = image_index[first:last] - image_index[first]
             part = Objects(objects.boxes[index], objects.classes[index], local)
-            scale = cfg.MODEL.FSAF.EFFECTIVE_SCALE
-            least[index] = count_effective_locations(part, scale, grid).amin(dim=1)
-            owned[index], kept[index] = count_own_locations(
-                part,
-                scale,
-                grid,
-                num_images=int(local.max()) + 1,
-                canonical_level=cfg.MODEL.FSAF.CANONICAL_LEVEL,
-                canonical_box_size=cfg.MODEL.FSAF.CANONICAL_BOX_SIZE,
-            )
-    return least, owned, kept
+            for field, values in zip(found, count(part, grid, int(local.max()) + 1)):
+                field[index] = values
+    return found

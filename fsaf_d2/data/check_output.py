@@ -107,8 +107,10 @@ def coverage_text(found: dict) -> str:
                 f"{x['no_anchor']} ({100 * x['no_anchor'] / total:.1f} %)",
                 "n/a" if x["mean_best_iou"] is None else f"{x['mean_best_iou']:.2f}",
                 "n/a" if x["least_locations"] is None else x["least_locations"],
-                f"{x['shared']} ({100 * x['shared'] / total:.1f} %)",
-                f"{x['covered']} ({100 * x['covered'] / total:.1f} %)",
+                *(
+                    "n/a" if x[key] is None else f"{x[key]} ({100 * x[key] / total:.1f} %)"
+                    for key in ("shared", "covered")
+                ),
             ]
         )
     headers = [

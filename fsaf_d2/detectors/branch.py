@@ -14,11 +14,13 @@ from typing import NamedTuple
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from ..assignment.coverage import LocationCounts
 from ..assignment.grid import Grid
 from ..assignment.objects import Objects
 from ..inference.candidates import Candidates
-from .contract import LossTerm
+from .contract import LossTerm, Traits
 
+LocationCounter = Callable[[Objects, Grid, int], LocationCounts]
 # The kinds of branches by the names that MODEL.BRANCHES gives them.
 BRANCHES: dict[str, type[Branch]] = {}
 
@@ -95,6 +97,11 @@ class Branch(nn.Module, abc.ABC):
         """Add the keys that this kind of branch reads beside RetinaNet's."""
 
     @classmethod
+    def location_counter(cls, cfg: CfgNode) -> LocationCounter | None:
+        """What counts the locations of objects before anything is trained, if that can be."""
+        return None
+
+    @classmethod
     def notes(cls, cfg: CfgNode) -> list[str]:
         """Sentences on what a config, as it is, will not do."""
         return []
@@ -132,6 +139,40 @@ def kinds_of_branches(names: Sequence[str]) -> dict[str, type[Branch]]:
     if len(set(names)) < len(names):
         raise ValueError(f"MODEL.BRANCHES {list(names)} names a branch twice.")
     return {name: BRANCHES[name] for name in names}
+
+
+def traits_of_branches(
+    num_classes: int,
+    score_thresh: float,
+    level_names: Sequence[str],
+    branches: Mapping[str, Branch | type[Branch]],
+    cfg: CfgNode | None = None,
+) -> Traits:
+    """What is known of a detector with such branches.
+
+    Args:
+        num_classes: K.
+        score_thresh: below which nothing is given.
+        level_names: of the levels, finest first.
+        branches: by name, built or their classes.
+        cfg: of the detector; without it, what follows from a config alone is left out.
+    """
+    kinds = branches.values()
+    return Traits(
+        num_classes=num_classes,
+        class_keys=("MODEL.RETINANET.NUM_CLASSES",),
+        score_threshold_key="MODEL.RETINANET.SCORE_THRESH_TEST",
+        score_threshold=score_thresh,
+        level_names=tuple(level_names),
+        branch_names=tuple(branches),
+        loss_names=tuple(name for kind in kinds for name in kind.loss_names),
+        section="MODEL.RETINANET",
+        step_keys=tuple(key for kind in kinds for key in kind.step_keys),
+        notes=tuple(note for kind in kinds for note in kind.notes(cfg)) if cfg else (),
+        count_locations=next(filter(None, (x.location_counter(cfg) for x in kinds)), None)
+        if cfg
+        else None,
+    )
 
 
 def require(condition: bool, key: str, allowed: str, value: object) -> None:

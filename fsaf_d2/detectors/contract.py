@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from detectron2.config import CfgNode
@@ -18,6 +18,9 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from ..assignment.coverage import LocationCounts
+    from ..assignment.grid import Grid
+    from ..assignment.objects import Objects
     from ..inference.candidates import Candidates
     from ..inference.suppression import Suppression
 
@@ -57,6 +60,8 @@ class Traits:
         section: the part of the config, such as ``MODEL.RETINANET``, that the detector reads.
         step_keys: config keys that count steps of training.
         notes: sentences on what the config, as it is, will not do.
+        count_locations: counts, for objects on a grid in so many images, the locations that answer
+            for them; None if that is not known beforehand.
     """
 
     num_classes: int | None = None
@@ -69,6 +74,7 @@ class Traits:
     section: str = ""
     step_keys: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    count_locations: Callable[[Objects, Grid, int], LocationCounts] | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -115,7 +121,7 @@ class DetectorContract(abc.ABC):
         """The parts that torch.compile is for."""
         return list(self.observed().values())
 
-    def at_step(self, step: int) -> None:
+    def at_step(self, step: int) -> None:  # noqa: B027
         """Take note that a step of training begins, which are counted from 0.
 
         Schedules follow it. Without it a detector is as behind the last step.
@@ -147,8 +153,8 @@ class DetectorContract(abc.ABC):
         return type(self).__name__
 
     def lacks(self, what: str) -> str:
-        """Say that it does not offer something."""
-        return f"{self.name} has no {what} that this project can reach."
+        """Say that it does not offer something, as the end of a sentence about it."""
+        return f"it has no {what} that this project can reach."
 
 
 def traits_of(cfg: CfgNode) -> Traits:

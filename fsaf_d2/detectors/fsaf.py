@@ -7,6 +7,7 @@ classes. Boxes are (x0, y0, x1, y1) in pixels of the network's input.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..assignment.anchors import AnchorKinds
+from ..assignment.coverage import count_locations_of
 from ..assignment.feature_selection import SelectionRule, label_points, point_box_transform
 from ..assignment.grid import Grid, to_device
 from ..assignment.objects import Objects
@@ -25,7 +27,14 @@ from ..heads.towers import init_conv
 from ..inference.candidates import Candidates
 from ..inference.decode import decode_levels
 from ..losses import background_loss_sums, point_loss_sums
-from .branch import Branch, register_branch, require, require_positive, require_weight
+from .branch import (
+    Branch,
+    LocationCounter,
+    register_branch,
+    require,
+    require_positive,
+    require_weight,
+)
 from .contract import LossTerm
 from .one_stage import OneStageDetector
 
@@ -79,10 +88,8 @@ class PointBranch(Branch):
             loss_weight: lambda.
             box_normalizer: S, strides that a predicted distance of 1 is.
             bbox_bias: initial value of the four distances.
-            focal_loss_alpha, focal_loss_gamma: see :func:`fsaf_d2.losses.sparse_focal_loss_sum`.
-            prior_prob: initial score of every class.
-            score_thresh: only scores above it count.
-            topk_candidates: how many of a level are decoded at the most.
+            focal_loss_alpha, focal_loss_gamma, prior_prob, score_thresh, topk_candidates: as of
+                :class:`fsaf_d2.detectors.retinanet.AnchorBranch`.
 
         Raises:
             ValueError: an argument is out of its range; the message has the config key's name.
@@ -111,35 +118,25 @@ class PointBranch(Branch):
     def add_config(cls, cfg: CfgNode) -> None:
         """Add ``MODEL.FSAF``; sections are those of the paper."""
         fsaf = cfg.MODEL.FSAF = CfgNode()
-
-        # Sec. 3.2. Sides of the effective and of the ignoring region, as shares of the object's box.
-        fsaf.EFFECTIVE_SCALE = 0.2
-        fsaf.IGNORE_SCALE = 0.5
+        # Sec. 3.2. Sides of the effective and the ignoring region, as shares of the object's box.
+        fsaf.EFFECTIVE_SCALE, fsaf.IGNORE_SCALE = 0.2, 0.5
         # Sec. 3.2. S: a predicted distance of 1 is S strides of the level, in image pixels.
         fsaf.BOX_NORMALIZER = 4.0
         # Where in its cell a location lies, in cells: its pixel is (x + POINT_OFFSET) * stride.
         fsaf.POINT_OFFSET = 0.5
-
         # Sec. 3.3. "online": the level of least loss; "heuristic": by box size, Eq. 3.
         fsaf.LEVEL_SELECTION = "online"
-        # Eq. 3: a box with sqrt(width * height) = CANONICAL_BOX_SIZE pixels belongs to CANONICAL_LEVEL
+        # Eq. 3: a box with sqrt(width * height) = CANONICAL_BOX_SIZE pixels is CANONICAL_LEVEL's
         # (5 is the level of stride 2^5).
-        fsaf.CANONICAL_LEVEL = 5
-        fsaf.CANONICAL_BOX_SIZE = 224
-        # So many first steps of training select by box size in any case: the losses of a network that
-        # has learnt little say little about levels. Not in the paper.
+        fsaf.CANONICAL_LEVEL, fsaf.CANONICAL_BOX_SIZE = 5, 224
+        # So many first steps of training select by box size in any case: the losses of a network
+        # that has learnt little say little about levels. Not in the paper.
         fsaf.HEURISTIC_STEPS = 0
-
-        # Sec. 3.4. lambda: weight of the anchor-free losses beside the anchor branch's.
-        fsaf.LOSS_WEIGHT = 0.5
-        # Sec. 3.4. Initial value of the four predicted distances, in units of S strides.
-        fsaf.BBOX_BIAS = 0.1
-
-        # One that is False is left out of MODEL.BRANCHES, or of the two that stand for none: it has
-        # no layers, no losses and no detections.
-        fsaf.ANCHOR_BRANCH = True
-        fsaf.ANCHOR_FREE_BRANCH = True
-
+        # Sec. 3.4. lambda, the losses' weight beside the anchor branch's; and the initial value of
+        # the four predicted distances, in units of S strides.
+        fsaf.LOSS_WEIGHT, fsaf.BBOX_BIAS = 0.5, 0.1
+        # One that is False is left out of MODEL.BRANCHES, or of the two that stand for none.
+        fsaf.ANCHOR_BRANCH, fsaf.ANCHOR_FREE_BRANCH = True, True
         # Suppress within each level of each branch before all levels are merged and suppressed.
         fsaf.NMS_PER_LEVEL = False
 
@@ -151,14 +148,7 @@ class PointBranch(Branch):
             "in_channels": input_shape[0].channels,
             "num_classes": retinanet.NUM_CLASSES,
             "strides": [shape.stride for shape in input_shape],
-            "selection_rule": SelectionRule(
-                effective_scale=fsaf.EFFECTIVE_SCALE,
-                ignore_scale=fsaf.IGNORE_SCALE,
-                level_selection=fsaf.LEVEL_SELECTION,
-                canonical_level=fsaf.CANONICAL_LEVEL,
-                canonical_box_size=fsaf.CANONICAL_BOX_SIZE,
-                point_offset=fsaf.POINT_OFFSET,
-            ),
+            "selection_rule": _selection_rule(cfg),
             "heuristic_steps": fsaf.HEURISTIC_STEPS,
             "loss_weight": fsaf.LOSS_WEIGHT,
             "box_normalizer": fsaf.BOX_NORMALIZER,
@@ -169,6 +159,11 @@ class PointBranch(Branch):
             "score_thresh": retinanet.SCORE_THRESH_TEST,
             "topk_candidates": retinanet.TOPK_CANDIDATES_TEST,
         }
+
+    @classmethod
+    def location_counter(cls, cfg: CfgNode) -> LocationCounter:
+        """Counts the cells of effective regions."""
+        return functools.partial(count_locations_of, rule=_selection_rule(cfg))
 
     @classmethod
     def notes(cls, cfg: CfgNode) -> list[str]:
@@ -201,10 +196,9 @@ class PointBranch(Branch):
         )
         deltas, device = deltas.transpose(1, 2), logits.device
         points = self._points(grid, device)
-        rule = self.selection_rule
-        if self._selects_by_size:
-            rule = dataclasses.replace(rule, level_selection="heuristic")
-        focal_args = {f"focal_loss_{name}": value for name, value in self.focal_loss.items()}
+        by_size = {"level_selection": "heuristic"} if self._selects_by_size else {}
+        rule = dataclasses.replace(self.selection_rule, **by_size)
+        focal_args = {f"focal_loss_{name}": x for name, x in self.focal_loss.items()}
         background_losses = background_loss_sums(logits, **self.focal_loss)
         levels, targets = label_points(
             logits.transpose(1, 2),
@@ -227,10 +221,13 @@ class PointBranch(Branch):
             background_losses=background_losses,
             **focal_args,
         )
-        # Deviates from the paper: a location in two effective regions counts once, as it has one
-        # target; and the batch is that of all processes, whatever their number.
+        # Deviates from the paper: a location in two effective regions counts once, and the batch
+        # is that of all processes.
         count = positive.sum().float()
-        self._note(levels, count / len(logits), len(grid.strides))
+        each_level = torch.arange(len(grid.strides), device=levels.device)
+        num_objects = (levels[:, None] == each_level).sum(dim=0)
+        self.counted = {"num_pos_points": count / len(logits), "num_objects": num_objects}
+        self.selected_levels = levels
         return {
             "loss_point_cls": LossTerm(focal_loss, count, self.loss_weight),
             "loss_point_box_reg": LossTerm(iou_loss, count, self.loss_weight),
@@ -241,14 +238,6 @@ class PointBranch(Branch):
         device_grid = Grid(*to_device(torch.stack(grid), device))
         index = torch.arange(grid.num_locations, device=device)
         return self.kinds.to(device).boxes(index, device_grid)
-
-    def _note(self, levels: Tensor, num_points: Tensor, num_levels: int) -> None:
-        each_level = torch.arange(num_levels, device=levels.device)
-        self.selected_levels = levels
-        self.counted = {
-            "num_pos_points": num_points,
-            "num_objects": (levels[:, None] == each_level).sum(dim=0),
-        }
 
     def decode(self, predictions: PointPredictions, grid: Grid) -> list[Candidates]:
         """Decode the best locations of each level."""
@@ -269,18 +258,13 @@ class FSAF(OneStageDetector):
 
     @classmethod
     def branch_names(cls, cfg: CfgNode) -> list[str]:
-        """Both branches, unless ``MODEL.BRANCHES`` or a switch of FSAF's says otherwise.
-
-        Raises:
-            ValueError: all are switched off.
-        """
+        """Both, unless ``MODEL.BRANCHES`` or a switch says otherwise."""
         fsaf = cfg.MODEL.FSAF
         switches = {"anchor": fsaf.ANCHOR_BRANCH, "point": fsaf.ANCHOR_FREE_BRANCH}
         names = [x for x in cfg.MODEL.BRANCHES or switches if switches.get(x, True)]
         if not names:
             raise ValueError(
-                f"MODEL.FSAF.ANCHOR_BRANCH {fsaf.ANCHOR_BRANCH} and MODEL.FSAF.ANCHOR_FREE_BRANCH "
-                f"{fsaf.ANCHOR_FREE_BRANCH} leave no branch of {list(cfg.MODEL.BRANCHES)}: "
+                "MODEL.FSAF.ANCHOR_BRANCH and MODEL.FSAF.ANCHOR_FREE_BRANCH leave no branch on: "
                 "a detector needs one."
             )
         return names
@@ -293,6 +277,21 @@ class FSAF(OneStageDetector):
             args["suppression"], nms_per_level=cfg.MODEL.FSAF.NMS_PER_LEVEL
         )
         return {**args, "suppression": suppression}
+
+
+def _selection_rule(cfg: CfgNode) -> SelectionRule:
+    fsaf = cfg.MODEL.FSAF
+    try:
+        return SelectionRule(
+            effective_scale=fsaf.EFFECTIVE_SCALE,
+            ignore_scale=fsaf.IGNORE_SCALE,
+            level_selection=fsaf.LEVEL_SELECTION,
+            canonical_level=fsaf.CANONICAL_LEVEL,
+            canonical_box_size=fsaf.CANONICAL_BOX_SIZE,
+            point_offset=fsaf.POINT_OFFSET,
+        )
+    except ValueError as error:
+        raise ValueError(f"MODEL.FSAF.{error}") from error
 
 
 def _target_deltas(points: Tensor, objects: Objects, object_index: Tensor) -> Tensor:

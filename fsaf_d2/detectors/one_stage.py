@@ -22,7 +22,7 @@ from ..backbones.fpn import require_known_pyramid
 from ..heads.towers import ConvTowers
 from ..inference.candidates import NONE, Candidates, clip_to_images, of_each_image, resized
 from ..inference.suppression import Suppression
-from .branch import Branch, kinds_of_branches
+from .branch import Branch, kinds_of_branches, traits_of_branches
 from .contract import ALL_BRANCHES, BRANCH_ENDING, DetectorContract, LossTerm, Traits
 
 
@@ -124,14 +124,15 @@ class OneStageDetector(DetectorContract, nn.Module):
         """
         kinds = kinds_of_branches(cls.branch_names(cfg))
         retinanet = cfg.MODEL.RETINANET
-        return _traits(
+        return traits_of_branches(
             retinanet.NUM_CLASSES, retinanet.SCORE_THRESH_TEST, retinanet.IN_FEATURES, kinds, cfg
         )
 
     @property
     def traits(self) -> Traits:
         """What is known of it."""
-        return _traits(self.num_classes, self.score_thresh, self.head_in_features, self.branches)
+        levels, branches = self.head_in_features, self.branches
+        return traits_of_branches(self.num_classes, self.score_thresh, levels, branches)
 
     @property
     def device(self) -> torch.device:
@@ -268,7 +269,7 @@ class OneStageDetector(DetectorContract, nn.Module):
     ) -> list[Candidates]:
         """Clip all candidates of the images in which a branch that asks for it has any."""
         # RetinaNet clips last. Boxes of two branches that agree on an object at the border differ
-        # beyond it, so they are clipped first; where anchors alone answer the result is RetinaNet's.
+        # beyond it, so they are clipped first; where anchors alone answer, it is as in RetinaNet.
         parts = [part for of_branch in decoded.values() for part in of_branch]
         found = [
             (part.scores != NONE).any(dim=1)
@@ -305,28 +306,6 @@ class OneStageDetector(DetectorContract, nn.Module):
             for result, size, detections in zip(results, wanted, found):
                 result[name] = _instances(size, detections)
         return results
-
-
-def _traits(
-    num_classes: int,
-    score_thresh: float,
-    level_names: Sequence[str],
-    branches: Mapping[str, Branch | type[Branch]],
-    cfg: CfgNode | None = None,
-) -> Traits:
-    kinds = branches.values()
-    return Traits(
-        num_classes=num_classes,
-        class_keys=("MODEL.RETINANET.NUM_CLASSES",),
-        score_threshold_key="MODEL.RETINANET.SCORE_THRESH_TEST",
-        score_threshold=score_thresh,
-        level_names=tuple(level_names),
-        branch_names=tuple(branches),
-        loss_names=tuple(name for kind in kinds for name in kind.loss_names),
-        section="MODEL.RETINANET",
-        step_keys=tuple(key for kind in kinds for key in kind.step_keys),
-        notes=tuple(note for kind in kinds for note in kind.notes(cfg)) if cfg else (),
-    )
 
 
 def _shapes_of(backbone: Backbone, cfg: CfgNode) -> list[ShapeSpec]:

@@ -53,8 +53,8 @@ class BoxEvaluator(DatasetEvaluator):
     ``evaluate`` gives under "bbox" what detectron2's COCOEvaluator gives and, for a detector that
     tells what each of its branches finds alone (:func:`fsaf_d2.detectors.each_branch`), the same
     figures under "anchor_branch" and so on. All that is said in docs/evaluation.md goes to the log
-    and to the output folder: ``evaluation.json``, tables as .csv, ``pr_curves.png``,
-    ``confusion.png`` and ``predictions.json``.
+    and to the output folder: ``evaluation.json``, tables as .csv,
+    ``pr_curves.png``, ``confusion.png`` and ``predictions.json``.
     """
 
     def __init__(

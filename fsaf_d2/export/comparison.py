@@ -12,7 +12,7 @@ from ..prediction.detector import Detector
 
 # In pixels of the network's input, or of the picture where that is smaller: in a larger one the
 # rounding of float32 is larger, too.
-BOX_TOLERANCE = 1e-3
+BOX_TOLERANCE = 5e-3
 # Runtimes add in another order. Scores closer than this may change places.
 SCORE_TOLERANCE = 1e-4
 

@@ -59,8 +59,9 @@ class AugmentedDetector(nn.Module):
         super().__init__()
         contract = contract_of(model)
         if contract is None or contract.suppression is None:
-            lack = contract.lacks("suppression") if contract else "The model is a stranger's."
-            raise ValueError(f"TEST.AUG.ENABLED must be False: {lack}")
+            name = contract.name if contract else type(model).__name__
+            lack = contract.lacks("suppression") if contract else "nothing is known of it here."
+            raise ValueError(f"TEST.AUG.ENABLED must be False for {name}: {lack}")
         if not min_sizes or not all(type(size) is int and size > 0 for size in min_sizes):
             raise ValueError(
                 f"TEST.AUG.MIN_SIZES must be whole numbers above 0, such as (640, 800), not "

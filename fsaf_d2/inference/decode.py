@@ -97,8 +97,8 @@ def decode_level(
         scores = combine(scores, quality[:, :, None][place].float().sigmoid())
     scores = scores.flatten(1)
     scores = scores.masked_fill(~(scores > score_thresh), NONE)
-    # Deviates from the paper: FSAF keeps the best 1000 locations of a level, not (location, class)
-    # pairs; RetinaNet's anchors are cut by pairs, and all branches are treated alike.
+    # Deviates from the paper of anchor-free branches: it keeps the best 1000 locations of a level,
+    # not (location, class) pairs; RetinaNet's anchors are cut by pairs, and all are treated alike.
     scores, pair = stable_topk(scores, topk_candidates)
 
     index, classes = index.gather(1, pair // num_classes), pair % num_classes

@@ -9,7 +9,7 @@ MIN_IOU = 1e-7
 
 
 def point_iou_loss(pred_distances: Tensor, target_distances: Tensor) -> Tensor:
-    """-ln(IoU) of two boxes around the same point (UnitBox, arXiv 1608.01471; FSAF Sec. 3.2).
+    """-ln(IoU) of two boxes around the same point (UnitBox, arXiv 1608.01471).
 
     The loss does not depend on the unit. It is computed in float32, and IoU is at least 1e-7.
 

@@ -21,7 +21,9 @@ def point_loss_sums(
     focal_loss_alpha: float,
     focal_loss_gamma: float,
 ) -> tuple[Tensor, Tensor]:
-    """Sum the focal loss over all not ignored and the IoU loss over positives (FSAF Sec. 3.2).
+    """Sum the focal loss over all not ignored and the IoU loss over positives.
+
+    From arXiv 1903.00621, Sec. 3.2.
 
     Args:
         logits: (N, K, R) float32, contiguous.

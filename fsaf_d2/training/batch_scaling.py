@@ -26,7 +26,7 @@ def scale_to_batch(cfg: CfgNode) -> list[str]:
     What was given on the command line or in Python stays as it is, and so does what stands in the
     file that gives ``IMS_PER_BATCH``, or in one that builds on it: it is for that batch, unless the
     file gives ``REFERENCE_BATCH`` as well. Where ``MAX_ITER`` stays, warm-up grows to a tenth of it
-    at most, the detector's steps to a fifth. Afterwards the reference is the batch, so that a config
+    at most, the detector's steps to a fifth. Afterwards the reference is the batch, so that one
     which was scaled is not scaled again. 0 switches all of it off, as does
     ``SOLVER.REFERENCE_WORLD_SIZE``, by which detectron2 scales in its own way.
 

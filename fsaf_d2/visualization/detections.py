@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 LEVEL_COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 TRUTH_COLOR = "#40FF40"
-# Of the first branch, the second and so on: lengths of dashes and gaps in px, none for a solid
-# line.
+# Of the first branch, the second and so on: lengths of dashes and gaps, in px; none if solid.
 LINES = ((), (7.0, 4.0), (2.0, 3.0), (9.0, 3.0, 2.0, 3.0))
 CANVAS_COLOR = "#303030"
 DPI = 100

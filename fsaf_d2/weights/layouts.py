@@ -83,8 +83,8 @@ def to_own_layout(weights: Mapping[str, Tensor | np.ndarray]) -> Conversion:
     return Conversion(converted, old_names, layout)
 
 
-# Beginnings of names in version 0.1 and in detectron2's RetinaNet, and what they are in a detector of
-# towers and branches; the first that fits counts.
+# Beginnings of names in version 0.1 and in detectron2's RetinaNet, and what they are in a detector
+# of towers and branches; the first that fits counts.
 _FORMER_NAMES = (
     ("head.cls_subnet.", "towers.cls_subnet."),
     ("head.bbox_subnet.", "towers.bbox_subnet."),

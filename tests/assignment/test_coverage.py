@@ -9,9 +9,9 @@ from detectron2.structures import Boxes, pairwise_iou
 from fsaf_d2.assignment.anchors import AnchorKinds
 from fsaf_d2.assignment.coverage import (
     best_anchor_ious,
-    count_effective_locations,
-    count_own_locations,
+    count_locations_of,
 )
+from fsaf_d2.assignment.feature_selection import SelectionRule
 from fsaf_d2.assignment.grid import Grid
 from fsaf_d2.assignment.objects import Objects
 
@@ -69,9 +69,6 @@ def test_locations_that_smaller_objects_take():
     boxes = [[24, 24, 56, 56], [34, 34, 38, 38], [34, 34, 38, 38], [33, 33, 39, 39]]
     images = torch.tensor([0, 0, 1, 0])
     objects = Objects(torch.tensor(boxes).float(), torch.zeros(4, dtype=torch.int64), images)
-    every_level = count_effective_locations(objects, 0.2, grid)
-    assert every_level[:, 0].tolist() == [4, 1, 1, 1] and every_level.min() == 1
-    owned, kept = count_own_locations(
-        objects, 0.2, grid, num_images=2, canonical_level=5, canonical_box_size=224
-    )
-    assert owned.tolist() == [4, 1, 1, 1] and kept.tolist() == [3, 1, 1, 0]
+    found = count_locations_of(objects, grid, 2, rule=SelectionRule())
+    assert found.least.tolist() == [1, 1, 1, 1]
+    assert found.owned.tolist() == [4, 1, 1, 1] and found.kept.tolist() == [3, 1, 1, 0]

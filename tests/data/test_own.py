@@ -165,7 +165,8 @@ def test_a_number_on_the_command_line_must_be_the_datas(tmp_path):
 
 @pytest.mark.parametrize("in_base", [False, True])
 def test_a_number_in_a_file_must_be_the_datas(tmp_path, in_base):
-    (tmp_path / "base.yaml").write_text("MODEL:\n  RETINANET:\n    NUM_CLASSES: 80\n  META_ARCHITECTURE: FSAF\n")
+    base = "MODEL:\n  RETINANET:\n    NUM_CLASSES: 80\n  META_ARCHITECTURE: FSAF\n"
+    (tmp_path / "base.yaml").write_text(base)
     (tmp_path / "leaf.yaml").write_text("_BASE_: base.yaml\nSEED: 1\n")
     file = tmp_path / ("leaf.yaml" if in_base else "base.yaml")
     cfg = load_config(file, ["OUTPUT_DIR", str(tmp_path)])
@@ -355,3 +356,23 @@ def test_data_without_boxes_are_nothing_to_learn(tmp_path):
     (root / "annotations/train.json").write_text(json.dumps(data))
     with pytest.raises(ValueError, match="nothing to learn"):
         use(config(tmp_path), root)
+
+
+def rcnn_config(output, *overrides: str):
+    return load_config("", ["OUTPUT_DIR", str(output), *overrides])
+
+
+def test_every_detector_has_the_number_in_its_own_key(tmp_path):
+    """GeneralizedRCNN is detectron2's default."""
+    cfg = rcnn_config(tmp_path)
+    lines = use(cfg, write_coco(tmp_path / "own"))
+    assert "MODEL.ROI_HEADS.NUM_CLASSES: 80 -> 3, as in data set 'own_train'." in lines
+    assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.RETINANET.NUM_CLASSES) == (3, 80)
+    with pytest.raises(ValueError, match=r"MODEL\.ROI_HEADS\.NUM_CLASSES is 80.*has 3 classes"):
+        use(rcnn_config(tmp_path, "MODEL.ROI_HEADS.NUM_CLASSES", "80"), tmp_path / "own")
+
+
+def test_a_detector_that_does_not_tell_its_key_is_refused(tmp_path):
+    cfg = rcnn_config(tmp_path, "MODEL.META_ARCHITECTURE", "SemanticSegmentor")
+    with pytest.raises(ValueError, match=r"'SemanticSegmentor' does not say which key"):
+        use(cfg, write_coco(tmp_path / "own"))

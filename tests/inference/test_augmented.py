@@ -149,5 +149,6 @@ def test_wrong_keys_are_named(model, key, value, words):
 
 def test_other_detectors_are_named():
     other = build_model(tiny_cfg("MODEL.META_ARCHITECTURE", "RetinaNet"))
-    with pytest.raises(ValueError, match=r"must be False: detectron2's RetinaNet has no"):
+    words = "must be False for detectron2's RetinaNet: it has no suppression"
+    with pytest.raises(ValueError, match=words):
         AugmentedDetector(tiny_cfg(), other)

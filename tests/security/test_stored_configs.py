@@ -142,3 +142,21 @@ def test_a_config_that_builds_no_detector_is_named(tmp_path, line, message):
     torch.save({"model": {}, "config": text.replace(line, message)}, file)
     with pytest.raises(ValueError, match=rf"The config of '{file}' builds"):
         load_detector(file)
+
+
+@pytest.mark.parametrize("name", ["GeneralizedRCNN", "FSAF", "RetinaNet", "OneStageDetector"])
+def test_a_detectors_own_keys_come_back_and_those_of_others_do_not_disturb(name):
+    """Three classes in StandardROIHeads came back as Res5ROIHeads with 80."""
+    words = ["MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_HEADS.NUM_CLASSES", "3"]
+    words += ["MODEL.RPN.NMS_THRESH", "0.6", "MODEL.BRANCHES", "['fcos']"]
+    cfg = load_config("", ["MODEL.META_ARCHITECTURE", name, *words])
+    text = cfg.dump()
+    section = "RETINANET" if name == "GeneralizedRCNN" else "ROI_BOX_HEAD"
+    text = text.replace(f"  {section}:", f"  {section}:\n    OF_ANOTHER_VERSION: 3")
+    heads = load_stored_config(text, "a.pth").MODEL.ROI_HEADS
+    expected = ("StandardROIHeads", 3) if name == "GeneralizedRCNN" else ("Res5ROIHeads", 80)
+    assert expected == (heads.NAME, heads.NUM_CLASSES)
+    section = "ROI_HEADS" if name == "GeneralizedRCNN" else "RETINANET"
+    text = cfg.dump().replace(f"  {section}:", f"  {section}:\n    NUM_CLASES: 3")
+    with pytest.raises(ValueError, match=rf"Did you mean MODEL\.{section}\.NUM_CLASSES"):
+        load_stored_config(text, "a.pth")

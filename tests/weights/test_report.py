@@ -72,7 +72,8 @@ def test_every_tensor_is_in_exactly_one_list(tmp_path):
     load_weights(checkpointer, save(tmp_path, weights), resume=False)
     report = checkpointer.report
     assert report.missing == ["towers.cls_subnet.0.bias"]
-    assert report.at_default == ["branches.anchor.loss_normalizer"] and report.unexpected == ["other.weight"]
+    assert report.at_default == ["branches.anchor.loss_normalizer"]
+    assert report.unexpected == ["other.weight"]
     assert list(report.needless) == ["pixel_mean"]
     mine = [*report.loaded, *report.converted, *report.missing, *report.at_default]
     mine += [item.name for item in report.misshapen]
@@ -84,7 +85,8 @@ def test_every_tensor_is_in_exactly_one_list(tmp_path):
     first, *lines = (tmp_path / "out/loaded_weights.txt").read_text().splitlines()
     assert first == report.summary() and len(lines) == len({*mine, *theirs})
     assert "at default  branches.anchor.loss_normalizer  not in the file, nor needed" in lines
-    assert any(re.fullmatch(r"other shape +branches\.anchor\.cls_score\.weight .*", line) for line in lines)
+    pattern = r"other shape +branches\.anchor\.cls_score\.weight .*"
+    assert any(re.fullmatch(pattern, line) for line in lines)
 
 
 def test_a_run_starts_from_a_part_and_evaluation_needs_all(tmp_path):
@@ -104,7 +106,8 @@ def test_what_one_branch_has_is_evaluated_alone(tmp_path, name):
     of_other = tiny_model("MODEL.BRANCHES", f"['{name}']")
     file = save(tmp_path, {name: weights[name] for name in of_other.state_dict()})
     whole = SafeCheckpointer(tiny_model())
-    with pytest.raises(ValueError, match=rf"4 start fresh.* MODEL\.BRANCHES \"\['{name}'\]\" evaluates"):
+    words = rf"4 start fresh.* MODEL\.BRANCHES \"\['{name}'\]\" evaluates"
+    with pytest.raises(ValueError, match=words):
         load_weights(whole, file, resume=False, complete=True)
     load_weights(SafeCheckpointer(of_other), file, resume=False, complete=True)
 
