@@ -207,7 +207,8 @@ def test_decoding_finds_what_headers_do_not_say(folder):
 
 def test_config_gives_the_limit_of_pixels_and_what_is_reached(folder, capsys):
     config = folder / "config.yaml"
-    config.write_text("INPUT: {MAX_PIXELS: 3000, MIN_SIZE_TEST: 48}\nMODEL: {META_ARCHITECTURE: FSAF}\n")
+    text = "INPUT: {MAX_PIXELS: 3000, MIN_SIZE_TEST: 48}\nMODEL: {META_ARCHITECTURE: FSAF}\n"
+    config.write_text(text)
     code, report = run(folder, sound_data(), "--config-file", str(config))
     assert code == 1 and list(report["findings"]) == ["huge image"]
     groups = report["coverage"]["groups"]
