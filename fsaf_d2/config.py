@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import math
 import os
 from collections.abc import Sequence
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from .config_keys import flat, meant_key, record
+from .config_keys import flat, meant_key, record, unread
 from .detectors.branch import BRANCHES
-from .detectors.contract import traits_of
+from .plain_yaml import plain_yaml
 
-# What the aliases of a config file may unfold to; a whole config has less than a thousandth of it.
-MAX_NODES = 1 << 20
 # Of a config that lies in a checkpoint: what builds a detector and says how it reads pictures.
 _SECTIONS_TO_PREDICT = ("MODEL", "INPUT", "TEST")
-# Parts of detectors of two stages and of one, which also differ between versions: they are read
-# where the stored detector does.
-_TWO_STAGES = ("ROI_", "RPN", "PROPOSAL_GENERATOR", "SEM_SEG_HEAD", "PANOPTIC_FPN")
-_ONE_STAGE = ("RETINANET", "SEM_SEG_HEAD", "PANOPTIC_FPN")
 # For whoever runs the model to say, not for whoever trained it.
 _NOT_OF_A_CHECKPOINT = {"MODEL": ("WEIGHTS", "COMPILE"), "INPUT": ("MAX_PIXELS",)}
 
@@ -113,6 +106,7 @@ def load_config(config_file: str | os.PathLike[str], overrides: Sequence[str] = 
     cfg = get_cfg()
     add_fsaf_config(cfg)
     files = _merge_file(cfg, os.fspath(config_file)) if config_file else []
+    record(cfg, files, [])
     _merge_overrides(cfg, overrides)
     record(cfg, files, overrides[::2])
     return cfg
@@ -121,9 +115,10 @@ def load_config(config_file: str | os.PathLike[str], overrides: Sequence[str] = 
 def load_stored_config(text: str, source: str, overrides: Sequence[str] = ()) -> CfgNode:
     """Read the YAML text of a config that lies in another file, to run a model that is trained.
 
-    Nothing is executed, opened or fetched. Only ``MODEL``, ``INPUT`` and ``TEST`` are read, so that
-    settings of a training cannot stand in the way. ``MODEL.WEIGHTS``, ``MODEL.COMPILE`` and
-    ``INPUT.MAX_PIXELS`` keep their defaults.
+    Nothing is executed, opened or fetched. Only ``MODEL``, ``INPUT`` and ``TEST`` are read, and of
+    ``MODEL`` what the stored detector reads: neither settings of a training nor keys that another
+    detectron2 has for other detectors can stand in the way. ``MODEL.WEIGHTS``, ``MODEL.COMPILE``
+    and ``INPUT.MAX_PIXELS`` keep their defaults.
 
     Args:
         text: what :meth:`CfgNode.dump` gave.
@@ -168,31 +163,33 @@ def _read_stored(text: str, source: str) -> dict:
 
 def _parts_to_predict(content: dict) -> dict:
     sections = {name: content[name] for name in _SECTIONS_TO_PREDICT if name in content}
-    others = _parts_of_others(content.get("MODEL"))
     for section, values in sections.items():
         if not isinstance(values, dict):
             raise ValueError(f"{section} must be a mapping of keys to values.")
         left_out = _NOT_OF_A_CHECKPOINT.get(section, ())
-        sections[section] = {
+        sections[section] = {key: value for key, value in values.items() if key not in left_out}
+    if "MODEL" in sections:
+        others = _unread(sections["MODEL"])
+        sections["MODEL"] = {
             key: value
-            for key, value in values.items()
-            if key not in left_out and not str(key).startswith(others)
+            for key, value in sections["MODEL"].items()
+            # Sections are known by a dot behind them.
+            if not f"MODEL.{key}{'.' * isinstance(value, dict)}".startswith(others)
         }
     return sections
 
 
-def _parts_of_others(model: object) -> tuple[str, ...]:
-    """Beginnings of the keys below MODEL that the stored detector does not read."""
+def _unread(model: dict) -> tuple[str, ...]:
+    """Beginnings of the keys that the detector of a stored ``MODEL`` does not read."""
     cfg = get_cfg()
     add_fsaf_config(cfg)
-    name = model.get("META_ARCHITECTURE") if isinstance(model, dict) else None
-    cfg.MODEL.META_ARCHITECTURE = str(name)
+    cfg.MODEL.META_ARCHITECTURE = str(model.get("META_ARCHITECTURE"))
+    cfg.MODEL.BRANCHES = model.get("BRANCHES") or []
     try:
-        two_stages = traits_of(cfg).section == "MODEL.ROI_HEADS"
-    except ValueError:
-        # It is for the branches that the config names.
-        two_stages = False
-    return _ONE_STAGE if two_stages else _TWO_STAGES
+        return unread(cfg)
+    except (ValueError, TypeError, KeyError):
+        # What is wrong with the branches is said where they are built.
+        return ()
 
 
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
@@ -281,35 +278,6 @@ def _read_plain(config_file: str, above: tuple[str, ...] = ()) -> list[tuple[str
         files += _read_plain(base, (*above, name))
     keys = [key for key, _ in flat(content)] if isinstance(content, dict) else []
     return [*files, (f"'{config_file}'", keys)]
-
-
-def plain_yaml(text: str, file: str) -> object:
-    """Read YAML of strangers: no tags that run code, no aliases that unfold without end.
-
-    Args:
-        text: the YAML.
-        file: that it comes from, for the message.
-
-    Raises:
-        yaml.YAMLError: it is not plain YAML.
-        ValueError: its aliases unfold to more than :data:`MAX_NODES` values.
-    """
-    if _unfolded_size(yaml.compose(text, yaml.SafeLoader), {}) > MAX_NODES:
-        raise ValueError(
-            f"'{file}' unfolds its YAML aliases (*name) to more than {MAX_NODES} values."
-        )
-    return yaml.safe_load(text)
-
-
-def _unfolded_size(node: yaml.Node | None, known: dict[int, float]) -> float:
-    """Count the values of a YAML tree in which a value may stand in several places."""
-    if not isinstance(node, yaml.CollectionNode):
-        return 1
-    if id(node) not in known:
-        known[id(node)] = math.inf  # should it hold itself
-        children = [x for child in node.value for x in (child if type(child) is tuple else [child])]
-        known[id(node)] = 1 + sum(_unfolded_size(child, known) for child in children)
-    return known[id(node)]
 
 
 def _message(error: Exception, cfg: CfgNode) -> str:

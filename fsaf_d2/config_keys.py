@@ -7,8 +7,9 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 
+from .detectors.branch import BRANCHES
 from .detectors.contract import traits_of
 
 COMMAND_LINE = "the command line"
@@ -18,40 +19,45 @@ _LAST = 1 << 30
 # Beside yacs' own marks in the node, so that copies and other processes have it too.
 _RECORD = "__fsaf_d2_given__"
 
-_RETINANET = "MODEL.RETINANET."
+_RETINANET, _ROI_HEADS = "MODEL.RETINANET.", "MODEL.ROI_HEADS."
+_OF_SEGMENTATION = ("MODEL.SEM_SEG_HEAD.", "MODEL.PANOPTIC_FPN.")
 _OF_TWO_STAGES = (
-    *("MODEL.PROPOSAL_GENERATOR.", "MODEL.RPN.", "MODEL.ROI_", "MODEL.SEM_SEG_HEAD."),
-    *("MODEL.PANOPTIC_FPN.", "MODEL.MASK_ON", "MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS"),
-    *("DATASETS.PROPOSAL_FILES_", "DATASETS.PRECOMPUTED_PROPOSAL_"),
+    *("MODEL.PROPOSAL_GENERATOR.", "MODEL.RPN.", "MODEL.ROI_", "MODEL.MASK_ON"),
+    *("MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS", "DATASETS.PROPOSAL_FILES_"),
+    *("DATASETS.PRECOMPUTED_PROPOSAL_", *_OF_SEGMENTATION),
 )
-# Sections and switches that a detector does not read, by the section that it does read.
-_DEAD = {
-    "MODEL.RETINANET": _OF_TWO_STAGES,
-    "MODEL.ROI_HEADS": (_RETINANET, "MODEL.BRANCHES"),
-}
-# What does the job of a dead key of one-stage detectors, by the key's last word.
-_INSTEAD_OF_TWO_STAGES = {
-    "NUM_CLASSES": _RETINANET + "NUM_CLASSES",
-    "SCORE_THRESH_TEST": _RETINANET + "SCORE_THRESH_TEST",
-    "NMS_THRESH_TEST": _RETINANET + "NMS_THRESH_TEST",
-    "NMS_THRESH": _RETINANET + "NMS_THRESH_TEST",
-    "IOU_THRESHOLDS": _RETINANET + "IOU_THRESHOLDS",
-    "IOU_LABELS": _RETINANET + "IOU_LABELS",
-    "IN_FEATURES": _RETINANET + "IN_FEATURES",
-    "PRE_NMS_TOPK_TEST": _RETINANET + "TOPK_CANDIDATES_TEST",
-    "POST_NMS_TOPK_TEST": "TEST.DETECTIONS_PER_IMAGE",
-    "BBOX_REG_WEIGHTS": _RETINANET + "BBOX_REG_WEIGHTS",
-    "BBOX_REG_LOSS_TYPE": _RETINANET + "BBOX_REG_LOSS_TYPE",
-    "SMOOTH_L1_BETA": _RETINANET + "SMOOTH_L1_LOSS_BETA",
-    "NUM_CONV": _RETINANET + "NUM_CONVS",
-    "CONV_DIMS": _RETINANET + "NUM_CONVS",
-    "NORM": _RETINANET + "NORM",
-}
+# What does the job of a dead key, by the key's last word, for those who read a section.
 _INSTEAD = {
-    "MODEL.RETINANET": _INSTEAD_OF_TWO_STAGES,
-    "MODEL.ROI_HEADS": {
-        name: f"MODEL.ROI_HEADS.{name}"
-        for name in ("NUM_CLASSES", "SCORE_THRESH_TEST", "NMS_THRESH_TEST")
+    _RETINANET: {
+        "NUM_CLASSES": _RETINANET + "NUM_CLASSES",
+        "SCORE_THRESH_TEST": _RETINANET + "SCORE_THRESH_TEST",
+        "NMS_THRESH_TEST": _RETINANET + "NMS_THRESH_TEST",
+        "NMS_THRESH": _RETINANET + "NMS_THRESH_TEST",
+        "IOU_THRESHOLDS": _RETINANET + "IOU_THRESHOLDS",
+        "IOU_LABELS": _RETINANET + "IOU_LABELS",
+        "IN_FEATURES": _RETINANET + "IN_FEATURES",
+        "PRE_NMS_TOPK_TEST": _RETINANET + "TOPK_CANDIDATES_TEST",
+        "POST_NMS_TOPK_TEST": "TEST.DETECTIONS_PER_IMAGE",
+        "BBOX_REG_WEIGHTS": _RETINANET + "BBOX_REG_WEIGHTS",
+        "BBOX_REG_LOSS_TYPE": _RETINANET + "BBOX_REG_LOSS_TYPE",
+        "SMOOTH_L1_BETA": _RETINANET + "SMOOTH_L1_LOSS_BETA",
+        "NUM_CONV": _RETINANET + "NUM_CONVS",
+        "CONV_DIMS": _RETINANET + "NUM_CONVS",
+        "NORM": _RETINANET + "NORM",
+    },
+    _ROI_HEADS: {
+        "NUM_CLASSES": _ROI_HEADS + "NUM_CLASSES",
+        "SCORE_THRESH_TEST": _ROI_HEADS + "SCORE_THRESH_TEST",
+        "NMS_THRESH_TEST": _ROI_HEADS + "NMS_THRESH_TEST",
+        "IOU_THRESHOLDS": _ROI_HEADS + "IOU_THRESHOLDS",
+        "IOU_LABELS": _ROI_HEADS + "IOU_LABELS",
+        "IN_FEATURES": _ROI_HEADS + "IN_FEATURES",
+        "TOPK_CANDIDATES_TEST": "MODEL.RPN.PRE_NMS_TOPK_TEST",
+        "BBOX_REG_WEIGHTS": "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS",
+        "BBOX_REG_LOSS_TYPE": "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE",
+        "SMOOTH_L1_LOSS_BETA": "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA",
+        "NUM_CONVS": "MODEL.ROI_BOX_HEAD.NUM_CONV",
+        "NORM": "MODEL.ROI_BOX_HEAD.NORM",
     },
 }
 # What people mean by last words that no key has, or that keys have elsewhere.
@@ -152,23 +158,49 @@ def flat(node: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield f"{prefix}{key}", value
 
 
+def unread(cfg: CfgNode) -> tuple[str, ...]:
+    """Beginnings of the keys that the detector of a config does not read; none of a stranger.
+
+    Raises:
+        ValueError: the config names branches that there are not.
+    """
+    traits, name = traits_of(cfg), cfg.MODEL.META_ARCHITECTURE
+    of_branches = () if traits.branch_names else ("MODEL.BRANCHES", *_sections_of_branches())
+    if traits.section == "MODEL.RETINANET":
+        return *_OF_TWO_STAGES, *of_branches
+    if traits.section == "MODEL.ROI_HEADS":
+        # detectron2's PanopticFPN is a GeneralizedRCNN, too.
+        of_others = _OF_SEGMENTATION if name == "GeneralizedRCNN" else ()
+        return _RETINANET, *of_branches, *of_others
+    return ()
+
+
+def _sections_of_branches() -> list[str]:
+    """The sections that branches add to detectron2's."""
+    cfg = get_cfg()
+    before = set(cfg.MODEL)
+    for kind in BRANCHES.values():
+        kind.add_config(cfg)
+    return [f"MODEL.{name}." for name in cfg.MODEL if name not in before]
+
+
 def warnings_of_dead_keys(cfg: CfgNode, defaults: CfgNode) -> list[str]:
     """A sentence for each key that was given but does nothing for the detector.
 
     Those of a file that have the default's value are left out: a config that a run has written has
     all keys.
     """
-    section = traits_of(cfg).section
-    if section not in _DEAD:
+    dead = unread(cfg)
+    if not dead:
         return []
     lines = _lines_of_trunk(cfg, defaults)
     for key, value in flat(cfg):
-        if not key.startswith(_DEAD[section]):
+        if not key.startswith(dead):
             continue
         place = given(cfg, key)
         if place is None or (not place.is_last and _same(value, value_of(defaults, key))):
             continue
-        instead = _INSTEAD[section].get(key.rpartition(".")[2])
+        instead = _INSTEAD[f"{traits_of(cfg).section}."].get(key.rpartition(".")[2])
         remedy = f"{instead} does that here." if instead else "Nothing here does that."
         lines.append(
             f"{key} ({place.place}) does nothing for {cfg.MODEL.META_ARCHITECTURE}: {remedy}"
@@ -203,19 +235,40 @@ def _same(one: object, other: object) -> bool:
 
 
 def meant_key(unknown: str, cfg: CfgNode) -> str | None:
-    """The key that a name which is none may stand for; a section for a name without dots."""
+    """The key that a name which is none may stand for; a section for a name without dots.
+
+    Keys of the same section come first, then those that people mean by such a word, then all that
+    are near.
+    """
     unknown = unknown.upper()
     section, _, last = unknown.rpartition(".")
-    if unknown.startswith(_OF_TWO_STAGES):
-        # Who names such a section means it.
-        siblings = [key for key, _ in flat(cfg) if key.rpartition(".")[0] == section]
-        near = difflib.get_close_matches(unknown, siblings, n=1, cutoff=0.8)
+    keys = [key for key, _ in flat(cfg)]
+    sections = {key.rpartition(".")[0] for key in keys}
+    if section and section not in sections:
+        # One that is misspelt; a whole one that is missing does not come near another.
+        section = next(iter(difflib.get_close_matches(section, sections, n=1, cutoff=0.85)), "")
+    siblings = [key.rpartition(".")[2] for key in keys if section == key.rpartition(".")[0]]
+    meant = _MEANT.get(last)
+    words = [last, meant.rpartition(".")[2]] if meant else [last]
+    for word in words if section and section.count(".") else ():
+        near = difflib.get_close_matches(word, siblings, n=1, cutoff=0.75)
         if near:
-            return near[0]
-    if last in _MEANT:
-        return _MEANT[last]
-    keys = [key for key, _ in flat(cfg) if not key.startswith(_OF_TWO_STAGES)]
+            return f"{section}.{near[0]}"
+    if meant:
+        return _of_this_detector(meant, cfg)
+    keys = [key for key in keys if not key.startswith(_OF_TWO_STAGES)]
     keys += list(cfg) if last == unknown else []
     same_word = [key for key in keys if key.rpartition(".")[2] == last]
     near = same_word if len(same_word) == 1 else difflib.get_close_matches(unknown, keys, n=1)
     return near[0] if near else None
+
+
+def _of_this_detector(key: str, cfg: CfgNode) -> str:
+    """What does a key's job for the detector of a config, if a config has named that already."""
+    if not key.startswith(_RETINANET) or given(cfg, "MODEL.META_ARCHITECTURE") is None:
+        return key
+    try:
+        section = f"{traits_of(cfg).section}."
+    except ValueError:
+        return key
+    return _INSTEAD.get(section, {}).get(key.rpartition(".")[2], key)

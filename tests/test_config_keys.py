@@ -2,9 +2,17 @@ import pickle
 
 import pytest
 from detectron2.config import get_cfg
+from models import ROOT
 
 from fsaf_d2 import add_fsaf_config, load_config
-from fsaf_d2.config_keys import derive, given, meant_key, warnings_of_dead_keys
+from fsaf_d2.config_keys import (
+    _INSTEAD,
+    derive,
+    flat,
+    given,
+    meant_key,
+    warnings_of_dead_keys,
+)
 
 
 @pytest.fixture
@@ -103,6 +111,42 @@ def test_detectors_that_read_these_keys_give_no_warning():
     assert warnings_of_dead_keys(cfg, load_config("")) == []
 
 
+TWO_STAGES = ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"]
+DETECTRON2 = ["MODEL.META_ARCHITECTURE", "RetinaNet"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "key", "value", "remedy"),
+    [
+        (TWO_STAGES, "MODEL.RETINANET.NUM_CLASSES", "3", "MODEL.ROI_HEADS.NUM_CLASSES does that"),
+        (TWO_STAGES, "MODEL.RETINANET.TOPK_CANDIDATES_TEST", "9", "MODEL.RPN.PRE_NMS_TOPK_TEST"),
+        (TWO_STAGES, "MODEL.FSAF.LOSS_WEIGHT", "1.0", "Nothing here does that"),
+        (TWO_STAGES, "MODEL.FCOS.CENTER_RADIUS", "2.5", "Nothing here does that"),
+        (TWO_STAGES, "MODEL.BRANCHES", "['anchor']", "Nothing here does that"),
+        (TWO_STAGES, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3", "MODEL.ROI_HEADS.NUM_CLASSES does"),
+        (DETECTRON2, "MODEL.FSAF.LOSS_WEIGHT", "1.0", "Nothing here does that"),
+        (DETECTRON2, "MODEL.BRANCHES", "['anchor']", "Nothing here does that"),
+        (DETECTRON2, "MODEL.RPN.NMS_THRESH", "0.6", "MODEL.RETINANET.NMS_THRESH_TEST does that"),
+    ],
+)
+def test_what_does_nothing_depends_on_the_detector(architecture, key, value, remedy):
+    cfg = load_config("", [*architecture, key, value])
+    (line,) = warnings_of_dead_keys(cfg, load_config(""))
+    assert line.startswith(f"{key} (") and f"does nothing for {architecture[1]}: {remedy}" in line
+
+
+def test_what_is_said_to_do_the_job_of_a_key_is_a_key():
+    keys = dict(flat(load_config("")))
+    assert all(key in keys for section in _INSTEAD.values() for key in section.values())
+
+
+def test_no_config_of_the_project_has_keys_that_do_nothing():
+    defaults = load_config("")
+    files = sorted((ROOT / "configs").rglob("*.yaml"))
+    found = {file.stem: warnings_of_dead_keys(load_config(file), defaults) for file in files}
+    assert len(found) > 20 and not any(found.values()), found
+
+
 @pytest.mark.parametrize(
     ("wrong", "right"),
     [
@@ -115,6 +159,13 @@ def test_detectors_that_read_these_keys_give_no_warning():
         ("MODEL.ROI_HEADS.NUM_CLASES", "MODEL.ROI_HEADS.NUM_CLASSES"),
         ("MODEL.ROI_HEADS.SCORE_TRESH_TEST", "MODEL.ROI_HEADS.SCORE_THRESH_TEST"),
         ("MODEL.RPN.NMS_TRESH", "MODEL.RPN.NMS_THRESH"),
+        ("MODEL.ROI_HEADS.CLASSES", "MODEL.ROI_HEADS.NUM_CLASSES"),
+        ("MODEL.ROI_HEADS.NC", "MODEL.ROI_HEADS.NUM_CLASSES"),
+        ("MODEL.ROI_HEADS.CONF", "MODEL.ROI_HEADS.SCORE_THRESH_TEST"),
+        ("MODEL.ROI_HEAD.NUM_CLASSES", "MODEL.ROI_HEADS.NUM_CLASSES"),
+        ("MODEL.ROI_BOX_HEAD.NUM_CONVS", "MODEL.ROI_BOX_HEAD.NUM_CONV"),
+        ("MODEL.RPN.IN_FEATURE", "MODEL.RPN.IN_FEATURES"),
+        ("MODEL.RETINANET.NUM_CONV", "MODEL.RETINANET.NUM_CONVS"),
         ("MODEL.RETINANET.SCORE_THRESH", "MODEL.RETINANET.SCORE_THRESH_TEST"),
         ("MODEL.FSAF.LOSS_WEIGTH", "MODEL.FSAF.LOSS_WEIGHT"),
         ("DATASETS.VAL", "DATASETS.TEST"),
@@ -129,3 +180,11 @@ def test_the_key_that_a_wrong_name_means(wrong, right):
     words = rf"{wrong}\. Did you mean {right}\?" if right else rf"{wrong}$"
     with pytest.raises(ValueError, match=words):
         load_config("", [wrong, "1"])
+
+
+def test_a_word_without_its_section_means_the_key_that_the_detector_reads(tmp_path):
+    file = tmp_path / "c.yaml"
+    for name, section in (("FSAF", "RETINANET"), ("GeneralizedRCNN", "ROI_HEADS")):
+        file.write_text(f"MODEL: {{META_ARCHITECTURE: {name}}}")
+        with pytest.raises(ValueError, match=rf"Did you mean MODEL\.{section}\.NUM_CLASSES\?"):
+            load_config(file, ["MODEL.NUM_CLASSES", "3"])

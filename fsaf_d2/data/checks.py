@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from .annotation_files import read_head, read_json
 from .builtin import SOURCES, data_root
 from .check_entries import check_entries
 
@@ -96,8 +96,7 @@ def read_annotations(annotation_file: str | os.PathLike[str]) -> object:
         OSError: it cannot be read.
     """
     try:
-        with open(annotation_file, encoding="utf-8") as file:
-            return json.load(file)
+        return read_json(annotation_file)
     except (ValueError, RecursionError) as error:
         raise AnnotationFileError(
             f"Annotation file '{os.fspath(annotation_file)}' is not JSON "
@@ -141,8 +140,7 @@ def class_names(name: str) -> list[str] | None:
     if path is None:
         return None
     try:
-        with open(path, encoding="utf-8") as file:
-            categories = json.load(file)["categories"]
+        categories = read_head(path)["categories"]
         return [category["name"] for category in sorted(categories, key=lambda x: x["id"])]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

@@ -26,6 +26,7 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .annotation_files import let_go
 from .mapper import build_mapper
 
 _logger = logging.getLogger("detectron2.fsaf_d2.data")
@@ -166,6 +167,7 @@ def build_training_loader(cfg: CfgNode) -> TrainingLoader:
         ValueError: the sampler is unknown, or no picture is left to train on.
     """
     dataset_dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    let_go()
     dataset_dicts = choose_records(
         dataset_dicts, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     )

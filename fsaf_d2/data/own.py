@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import collections
 import functools
-import json
+import logging
 import os
 import shlex
 from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+from detectron2.structures import BoxMode
 
 from ..config_keys import derive, given, value_of
 from ..detectors.contract import traits_of
+from .annotation_files import hold, let_go, read_head, read_json
 from .canonical import canonical_coco, match_categories, write_json
 from .check_output import error_text
 from .check_source import check_source
@@ -26,6 +27,7 @@ from .formats.source import Source
 from .sources import open_source
 
 TRAIN, VAL, EVAL = "own_train", "own_val", "own_eval"
+_logger = logging.getLogger("detectron2.fsaf_d2.data")
 # Below OUTPUT_DIR.
 FILES = {TRAIN: "data/train.json", VAL: "data/val.json", EVAL: "data/eval.json"}
 
@@ -67,7 +69,7 @@ def write_own_data(
         files[own_file(cfg, VAL)] = canonical_coco(val, classes, ids)
         lines += more
     for file, content in files.items():
-        write_json(file, content)
+        _write(file, content)
     if val_data is None and os.path.exists(own_file(cfg, VAL)):
         os.remove(own_file(cfg, VAL))
     return lines
@@ -89,8 +91,13 @@ def write_evaluation_data(
     if classes is None:
         lines.append("The weights do not say their classes: those of the data are taken, by id.")
     ids = match_categories(classes or own, own, val_data)
-    write_json(own_file(cfg, EVAL), canonical_coco(val, classes or own, ids))
+    _write(own_file(cfg, EVAL), canonical_coco(val, classes or own, ids))
     return lines
+
+
+def _write(file: str, data: dict) -> None:
+    write_json(file, data)
+    hold(file, data)
 
 
 def set_own_data(cfg: CfgNode, train: str | None, test: str | None) -> list[str]:
@@ -226,7 +233,7 @@ def _changes(file: str, data: dict) -> list[str]:
     """How training data differ from those that a run began with."""
     if not os.path.isfile(file):
         return []
-    before = _load(file)
+    before = read_json(file)
     if before["categories"] != data["categories"]:
         raise ValueError(
             f"The classes are not those that the run began with, in '{file}': "
@@ -244,13 +251,8 @@ def _names(data: dict) -> str:
     return ", ".join(str(category["name"]) for category in data["categories"])
 
 
-def _load(file: str) -> dict:
-    with open(file, encoding="utf-8") as text:
-        return json.load(text)
-
-
 def _register(name: str, file: str) -> None:
-    data = _load(file)
+    data = read_head(file)
     categories = sorted(data["categories"], key=lambda category: category["id"])
     ids = {category["id"]: index for index, category in enumerate(categories)}
     image_root = data["info"]["image_root"]
@@ -269,9 +271,27 @@ def _register(name: str, file: str) -> None:
 
 
 def _load_dicts(file: str, image_root: str, ids: Mapping[int, int]) -> list[dict]:
-    # Without the name of a data set: with it, ids such as YOLO's, which begin at 0, give a warning.
-    dicts = load_coco_json(file, image_root)
-    for record in dicts:
-        for annotation in record["annotations"]:
-            annotation["category_id"] = ids[annotation["category_id"]]
-    return dicts
+    """The records of a file that :func:`canonical_coco` made, as detectron2 makes them."""
+    data = read_json(file)
+    objects: dict[int, list[dict]] = {image["id"]: [] for image in data["images"]}
+    for entry in data["annotations"]:
+        objects[entry["image_id"]].append(
+            {
+                "iscrowd": entry["iscrowd"],
+                "bbox": list(entry["bbox"]),
+                "category_id": ids[entry["category_id"]],
+                "bbox_mode": BoxMode.XYWH_ABS,
+            }
+        )
+    let_go()
+    _logger.info(f"Loaded {len(objects)} images from '{file}'.")
+    return [
+        {
+            "file_name": os.path.join(image_root, image["file_name"]),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["id"],
+            "annotations": objects[image["id"]],
+        }
+        for image in sorted(data["images"], key=lambda image: image["id"])
+    ]

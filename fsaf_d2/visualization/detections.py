@@ -83,23 +83,26 @@ def draw_detections(
     detections = instances.to("cpu")
     boxes = detections.pred_boxes.tensor.numpy() * scale
     order = detections.scores.argsort().tolist()
-    levels, branches = (
-        detections.get(name).tolist() if detections.has(name) and names else [0] * len(boxes)
-        for name, names in (("pred_levels", level_names), ("pred_branches", branch_names))
-    )
+    levels = _told(detections, "pred_levels", level_names)
+    branches = _told(detections, "pred_branches", branch_names)
+    colors = [level_color(level or 0) for level in levels]
     for i in order:
-        line = LINES[branches[i] % len(LINES)]
-        _draw_box(axes, boxes[i], level_color(levels[i]), width=2.0, line=line)
+        _draw_box(axes, boxes[i], colors[i], width=2.0, line=LINES[(branches[i] or 0) % len(LINES)])
     taken: list[tuple[float, float, float, float]] = []
     # The surest detection has the first choice of a place for its label.
     for i in reversed(order):
-        name = class_names[int(detections.pred_classes[i])]
-        words = [name, f"{float(detections.scores[i]):.2f}"]
-        words += [level_names[levels[i]].upper()] if level_names else []
-        words += [branch_names[branches[i]]] if len(branch_names) > 1 else []
-        label = " ".join(words)
-        taken.append(_draw_label(axes, label, boxes[i], level_color(levels[i]), taken))
+        words = [class_names[int(detections.pred_classes[i])], f"{float(detections.scores[i]):.2f}"]
+        words += [level_names[levels[i]].upper()] if levels[i] is not None else []
+        has_others = branches[i] is not None and len(branch_names) > 1
+        words += [branch_names[branches[i]]] if has_others else []
+        taken.append(_draw_label(axes, " ".join(words), boxes[i], colors[i], taken))
     return _drawn(axes)
+
+
+def _told(detections: Instances, field: str, names: Sequence[str]) -> list[int | None]:
+    """Of each detection, the index into the names; None where it, or the names, do not tell."""
+    is_told = detections.has(field) and len(names) > 0
+    return detections.get(field).tolist() if is_told else [None] * len(detections)
 
 
 def draw_truth(

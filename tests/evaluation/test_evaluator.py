@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from toy_sets import coco_set, perfect, prediction, random_set
 
 from fsaf_d2.evaluation import BoxEvaluator
+from fsaf_d2.evaluation.tables import evaluation_text
 
 LEVELS = ["p3", "p4", "p5"]
 
@@ -56,7 +57,7 @@ def instances(data: dict, found: list[dict], *, with_source: bool = True) -> Ins
     result.pred_classes = torch.tensor(classes, dtype=torch.int64)
     if with_source:
         result.pred_levels = torch.arange(len(found)) % len(LEVELS)
-        result.pred_branches = torch.arange(len(found)) % 2 == 1
+        result.pred_branches = torch.arange(len(found)) % 2
     return result
 
 
@@ -138,6 +139,41 @@ def test_branches_are_evaluated_beside(register, tmp_path):
         assert overall["joint" if key == "bbox" else key]["AP50"] == results[key]["AP50"]
 
 
+def test_three_branches_are_evaluated_beside_and_named(register, tmp_path):
+    data, predictions = random_set()
+    name = register(data)
+    branches = ["anchor", "fcos", "point"]
+    evaluator = BoxEvaluator(name, tmp_path, level_names=LEVELS, branch_names=branches)
+    evaluator.reset()
+    for image in data["images"]:
+        of_image = [x for x in predictions if x["image_id"] == image["id"]]
+        found = instances(data, of_image)
+        found.pred_branches = torch.arange(len(found)) % 3
+        alone = {f"{x}_branch": found[found.pred_branches == i] for i, x in enumerate(branches)}
+        evaluator.process([{"image_id": image["id"]}], [{"instances": found, **alone}])
+    results = evaluator.evaluate()
+    assert list(results) == ["bbox", "anchor_branch", "fcos_branch", "point_branch"]
+    evaluation = read(tmp_path)
+    assert list(evaluation["overall"]) == ["joint", *list(results)[1:]]
+    text = evaluation_text(evaluation)
+    for row in ("all branches", *(f"{x} branch alone" for x in branches)):
+        assert f"| {row} " in text
+    saved = json.loads((tmp_path / "predictions.json").read_text())
+    assert {x["branch"] for x in saved} == {*branches}
+
+
+def test_the_key_of_too_few_classes_is_the_detectors(register):
+    data, predictions = random_set()
+    keys = ("MODEL.ROI_HEADS.NUM_CLASSES",)
+    evaluator = BoxEvaluator(register(data), class_keys=keys)
+    evaluator.reset()
+    found = instances(data, predictions[:1])
+    found.pred_classes[:] = 79
+    evaluator.process([{"image_id": predictions[0]["image_id"]}], [{"instances": found}])
+    with pytest.raises(ValueError, match=r"3 classes: set MODEL\.ROI_HEADS\.NUM_CLASSES to it"):
+        evaluator.evaluate()
+
+
 def test_files_and_what_is_in_them(register, tmp_path):
     data, predictions = random_set(most=30, num_images=30)
     name = register(data)
@@ -196,7 +232,10 @@ def test_detectors_without_levels(register, tmp_path):
     run(BoxEvaluator(name, tmp_path), data, predictions, with_source=False)
     assert read(tmp_path)["levels"] == []
     assert read(tmp_path)["false_alarms"][0]["level"] is None
-    assert "level" not in json.loads((tmp_path / "predictions.json").read_text())[0]
+    assert read(tmp_path)["false_alarms"][0]["branch"] is None
+    saved = json.loads((tmp_path / "predictions.json").read_text())
+    assert not any({"level", "branch"} & x.keys() for x in saved)
+    assert "| all detections " in evaluation_text(read(tmp_path))
 
 
 def test_pictures_without_annotations_give_predictions_alone(register, tmp_path):

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+import yaml
 from models import tiny_cfg
 
 from fsaf_d2 import load_config, load_detector
@@ -75,6 +76,48 @@ def test_only_what_describes_the_model_is_taken():
     for section, key in (("INPUT", "MAX_PIXELS"), ("DATALOADER", "NUM_WORKERS")):
         assert found[section][key] == default[section][key]
     assert found.OUTPUT_DIR == default.OUTPUT_DIR
+
+
+RCNN = [
+    *("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
+    *("MODEL.ROI_HEADS.NUM_CLASSES", "3", "MODEL.RPN.POST_NMS_TOPK_TEST", "77"),
+]
+
+
+def test_a_detector_of_two_stages_keeps_what_it_reads():
+    found = load_stored_config(tiny_cfg(*RCNN).dump(), "a.pth").MODEL
+    assert (found.ROI_HEADS.NAME, found.ROI_HEADS.NUM_CLASSES) == ("StandardROIHeads", 3)
+    assert found.RPN.POST_NMS_TOPK_TEST == 77
+
+
+@pytest.mark.parametrize(
+    ("overrides", "section", "is_read"),
+    [
+        ([], "RETINANET", True),
+        ([], "ROI_HEADS", False),
+        ([], "SEM_SEG_HEAD", False),
+        (["MODEL.META_ARCHITECTURE", "RetinaNet"], "RETINANET", True),
+        (["MODEL.META_ARCHITECTURE", "RetinaNet"], "FSAF", False),
+        (["MODEL.META_ARCHITECTURE", "RetinaNet"], "RPN", False),
+        (RCNN, "RETINANET", False),
+        (RCNN, "FSAF", False),
+        (RCNN, "PANOPTIC_FPN", False),
+        (RCNN, "ROI_HEADS", True),
+        (RCNN, "RPN", True),
+        (RCNN, "ROI_BOX_HEAD", True),
+    ],
+)
+def test_keys_of_another_detectron2_stand_in_the_way_only_where_they_are_read(
+    overrides, section, is_read
+):
+    content = yaml.safe_load(tiny_cfg(*overrides).dump())
+    content["MODEL"][section]["OF_ANOTHER_VERSION"] = 1
+    text = yaml.safe_dump(content)
+    if is_read:
+        with pytest.raises(ValueError, match=rf"MODEL\.{section}\.OF_ANOTHER_VERSION"):
+            load_stored_config(text, "a.pth")
+    else:
+        load_stored_config(text, "a.pth")
 
 
 def test_overrides_go_over_it():

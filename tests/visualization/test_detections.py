@@ -81,9 +81,7 @@ def label_texts(instances, monkeypatch, **options):
 
 
 def test_label_tells_class_score_level_and_branch(monkeypatch):
-    instances = make_instances(
-        [BOX, [0, 0, 20, 20]], [0.6, 0.834], [1, 4], [1, 0], classes=[7, 0]
-    )
+    instances = make_instances([BOX, [0, 0, 20, 20]], [0.6, 0.834], [1, 4], [1, 0], classes=[7, 0])
     texts = label_texts(instances, monkeypatch)
     assert texts == ["0 0.83 P7 anchor", "7 0.60 P4 point"]
 
@@ -98,6 +96,47 @@ def test_labels_leave_out_what_detections_do_not_tell(monkeypatch):
     instances.remove("pred_levels")
     instances.remove("pred_branches")
     assert label_texts(instances, monkeypatch, level_names=[], branch_names=[]) == ["7 0.60"]
+    # Names alone tell nothing of a detection.
+    assert label_texts(instances, monkeypatch) == ["7 0.60"]
+
+
+THREE = ["anchor", "fcos", "point"]
+
+
+def test_each_of_three_branches_has_its_line_and_its_name(monkeypatch):
+    edges = []
+    for branch in range(3):
+        instances = make_instances([BOX], [0.8], [2], [branch])
+        edge = is_color(draw(instances, branch_names=THREE), level_color(2))[165:315, 359:361]
+        edges.append(edge.all(axis=1))
+        (text,) = label_texts(instances, monkeypatch, branch_names=THREE)
+        monkeypatch.undo()
+        assert text == f"7 0.80 P5 {THREE[branch]}"
+    # A solid line, and two of different dashes.
+    assert edges[0].mean() > 0.95 > max(edges[1].mean(), edges[2].mean())
+    changes = [np.count_nonzero(edge[1:] != edge[:-1]) for edge in edges[1:]]
+    assert 0 < changes[0] < changes[1]
+
+
+def test_the_legend_names_every_branch_where_there_are_several(monkeypatch):
+    from matplotlib.figure import Figure
+
+    shown = []
+    legend = Figure.legend
+
+    def noted(self, *args, **kwargs):
+        shown.append([handle.get_label() for handle in kwargs["handles"]])
+        return legend(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "legend", noted)
+    picture = np.zeros((60, 500, 3), dtype=np.uint8)
+    detection_grid([picture], level_names=["p3"], branch_names=THREE)
+    assert shown[-1] == ["P3", "anchor branch", "fcos branch", "point branch"]
+    detection_grid([picture], level_names=["p3"], branch_names=["fcos"])
+    assert shown[-1] == ["P3"]
+    # A detector that tells neither has a grid without a legend.
+    count = len(shown)
+    assert detection_grid([picture]).shape[0] == 60 + 8 and len(shown) == count
 
 
 def test_class_name_with_dollars_is_drawn_as_it_is():

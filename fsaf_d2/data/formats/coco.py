@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 from collections.abc import Iterable
 
+from ..annotation_files import read_json
 from ..image_folder import ImageFolder
 from .files import find_entry, list_files
 from .source import Candidate, Source, SourceError, split_of
@@ -67,7 +67,7 @@ def read(annotation_file: str, image_root: str | None = None) -> Source:
         format="roboflow" if os.path.basename(annotation_file) == ROBOFLOW else "coco",
         annotation_file=annotation_file,
         image_root=image_root or _find_images(annotation_file, data["images"]),
-        data={name: data[name] for name in _LISTS},
+        data={name: list(data[name]) for name in _LISTS},
     )
     if source.format == "roboflow":
         _leave_out_supercategory(source)
@@ -76,8 +76,7 @@ def read(annotation_file: str, image_root: str | None = None) -> Source:
 
 def _load(path: str) -> dict:
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            data = json.load(file)
+        data = read_json(path, encoding="utf-8-sig")
     except (ValueError, RecursionError) as error:
         raise SourceError(f"'{path}' is not JSON ({type(error).__name__}: {error}).") from error
     if not isinstance(data, dict):
