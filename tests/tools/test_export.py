@@ -1,6 +1,5 @@
 """The command: what it writes, when it refuses, and that predict runs what it wrote."""
 
-import importlib.util
 import json
 import re
 import sys
@@ -15,6 +14,7 @@ import torch
 from exports import KINDS
 from models import ROOT
 from predictions import MORE, content_of, photo
+from programs import load_script
 
 from fsaf_d2 import load_detector
 from fsaf_d2.export import command
@@ -23,14 +23,6 @@ from fsaf_d2.prediction.sidecar import ENTRY
 
 DOCS = ROOT / "docs" / "export.md"
 OUTPUTS = ["boxes", "scores", "classes", "levels", "anchor_free"]
-
-
-def tool(name: str):
-    """By its path: detectron2 has a package of the name tools as well."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +42,7 @@ def call(tmp_path, monkeypatch, weights, capsys):
         cv2.imwrite(f"photos/{seed}.png", photo(*size, seed))
 
     def run(*words: object) -> tuple[int, str, str]:
-        parser = tool("export").argument_parser()
+        parser = load_script("export").argument_parser()
         code = command.run(parser.parse_args(["--weights", str(weights), *map(str, words)]))
         return code, *capsys.readouterr()
 
@@ -72,7 +64,7 @@ def test_predict_finds_the_same_with_an_exported_file(call, tmp_path, weights, k
     for path in (weights, file):
         words = ["--weights", path, "--input", "photos", "--output", f"found{len(found)}"]
         words += ["--save", "json"] + (["--trust-weights"] if kind == "torchscript" else [])
-        parser = tool("predict").argument_parser()
+        parser = load_script("predict").argument_parser()
         assert program.run(parser.parse_args(list(map(str, words)))) == 0
         text = (tmp_path / f"found{len(found)}" / "predictions.json").read_text()
         found.append(json.loads(text))
@@ -188,7 +180,7 @@ def test_missing_packages_are_named_with_the_remedy(call, tmp_path, monkeypatch,
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
             words = ["--weights", "model_final.onnx", "--input", "photos", "--output", "found"]
-            assert program.run(tool("predict").argument_parser().parse_args(words)) == 1
+            assert program.run(load_script("predict").argument_parser().parse_args(words)) == 1
             errors = capsys.readouterr().err
             assert f"{package} " in errors and "pip install onnx onnxruntime" in errors
     (tmp_path / "model_final.onnx").unlink()

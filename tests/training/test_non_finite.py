@@ -1,7 +1,6 @@
 import math
-import subprocess
-import sys
 
+import programs
 import pytest
 import torch
 from models import ROOT
@@ -118,15 +117,8 @@ def test_the_step_can_be_replayed(digits, tmp_path):
         trainer.model.backbone.fpn_lateral3.weight.fill_(3e38)
     with pytest.raises(NonFinite):
         trainer.train()
-    result = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "tools" / "replay_step.py"),
-            tmp_path / "non_finite_0000000.pth",
-        ],
-        capture_output=True,
-        text=True,
-    )
+    script = ROOT / "tools" / "replay_step.py"
+    result = programs.run(script, tmp_path / "non_finite_0000000.pth")
     assert result.returncode == 0, result.stderr
     assert "Now: 'backbone.fpn_lateral3" in result.stdout
     assert "not finite" in result.stdout and ".jpg" in result.stdout
