@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -30,6 +31,17 @@ def weights(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     torch.save({**content_of(folder), **MORE}, folder / "model_final.pth")
     return folder / "model_final.pth"
+
+
+@pytest.fixture(scope="module")
+def exported(weights, tmp_path_factory) -> Path:
+    """A folder with what the command writes as TorchScript."""
+    folder = tmp_path_factory.mktemp("exported")
+    words = ["--weights", weights, "--format", "torchscript"]
+    words += ["--output", folder / "model_final.torchscript"]
+    parser = load_script("export").argument_parser()
+    assert command.run(parser.parse_args(list(map(str, words)))) == 0
+    return folder
 
 
 @pytest.fixture
@@ -91,9 +103,8 @@ def test_an_onnx_file_runs_without_this_project(call, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_torchscript_file_runs_without_this_project(call):
-    assert call("--format", "torchscript")[0] == 0
-    model = torch.jit.load("model_final.torchscript")
+def test_a_torchscript_file_runs_without_this_project(exported):
+    model = torch.jit.load(str(exported / "model_final.torchscript"))
     outputs = model(torch.rand(2, 3, 70, 99) * 255, torch.tensor([[70, 99], [50, 99]]))
     assert outputs[0].shape == (2, 100, 4) and not outputs[0].requires_grad
 
@@ -139,7 +150,7 @@ def test_a_check_that_proves_nothing_fails(call, tmp_path):
     assert code == 1 and "no picture in what --check names" in errors
 
 
-def test_mistakes_end_in_one_sentence(call, tmp_path, weights):
+def test_mistakes_end_in_one_sentence(call, tmp_path, weights, exported):
     code, _, errors = call("--format", "onnx", "MODEL.RETINANET.NMS_THRESH_TEST", "1.5")
     assert code == 1 and "nms_thresh must be a number from 0 to 1, not 1.5" in errors
     code, _, errors = call("--format", "onnx", "--output", tmp_path)
@@ -150,7 +161,7 @@ def test_mistakes_end_in_one_sentence(call, tmp_path, weights):
     assert weights.read_bytes() == before
     code, _, errors = call("--format", "onnx", "--check", "nowhere.jpg")
     assert code == 1 and "'nowhere.jpg' does not exist" in errors
-    assert call("--format", "torchscript")[0] == 0
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
     again = ["--weights", "model_final.torchscript", "--format", "onnx", "--trust-weights"]
     code, _, errors = call(*again)
     assert code == 1 and "cannot be exported again" in errors
@@ -190,12 +201,12 @@ def test_missing_packages_are_named_with_the_remedy(call, tmp_path, monkeypatch,
     assert files(tmp_path) == {"model_final.onnx.json"}
 
 
-def test_nothing_is_asked_of_an_exported_detector_that_it_cannot_do(call, monkeypatch):
-    assert call("--format", "torchscript")[0] == 0
+def test_nothing_is_asked_of_an_exported_detector_that_it_cannot_do(exported, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def refused(**options) -> str:
         with pytest.raises(ValueError) as error:
-            load_detector("model_final.torchscript", trust=True, **options)
+            load_detector(exported / "model_final.torchscript", trust=True, **options)
         return str(error.value)
 
     for key, value in (

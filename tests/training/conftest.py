@@ -24,8 +24,8 @@ def digits(tmp_path_factory):
     return root
 
 
-@pytest.fixture(autouse=True)
-def quick_to_write(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def quick_to_write():
     """Without what takes longer than such a run: drawing, a template's compilation, the disk.
 
     What a run draws is shown by tests of the program, and each drawing has tests of its own.
@@ -34,9 +34,11 @@ def quick_to_write(monkeypatch):
     def plot(_, output, **__):
         cv2.imwrite(str(output), np.zeros((9, 9, 3), np.uint8))
 
-    monkeypatch.setattr(report, "plot_training", plot)
-    monkeypatch.setattr(files, "plot_precision_recall", plot)
-    monkeypatch.setattr(files, "plot_confusion", plot)
-    monkeypatch.setattr(level_lens, "plot_level_lens", plot)
-    monkeypatch.setattr(report, "_environment", environment)
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(report, "plot_training", plot)
+        patches.setattr(files, "plot_precision_recall", plot)
+        patches.setattr(files, "plot_confusion", plot)
+        patches.setattr(level_lens, "plot_level_lens", plot)
+        patches.setattr(report, "_environment", environment)
+        patches.setattr(os, "fsync", lambda _: None)
+        yield
