@@ -20,8 +20,9 @@ READY := $(VENV)/.fsaf_d2-ready-$(shell printf '%s' '$(CURDIR)' | cksum | cut -d
 SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 CANDIDATES := $(if $(PYTHON),'$(PYTHON)',python3.13 python3.12 python3.11 python3.10 python3 python)
 PIP_INSTALL := $(PY) -m pip install --no-build-isolation
-# Tests are small: a second thread makes them slower, many times slower on a busy machine.
-PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest
+# Tests are small: a second thread makes them slower, many times slower on a busy machine. So two
+# processes share them instead; a debugger needs PYTEST_ARGS='-n 0 --pdb'.
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n 2 --dist worksteal
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MPLBACKEND ?= Agg

@@ -46,7 +46,7 @@ setup(
     ],
     extras_require={
         "demo": DEMO,
-        "dev": [*DEMO, *EXPORT, *TIMM, "pytest", "ruff"],
+        "dev": [*DEMO, *EXPORT, *TIMM, "pytest", "pytest-xdist", "ruff"],
         "export": EXPORT,
         "opencv": ["opencv-python-headless"],
         "timm": TIMM,

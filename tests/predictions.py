@@ -13,11 +13,19 @@ from runs import run_cfg
 from fsaf_d2.training import Trainer
 
 NAMES = ["cat", "dog", "bird"]
+# Deep enough for random weights to tell places of a picture apart.
+RESNET = {
+    "MODEL__BACKBONE__NAME": "build_resnet_fpn_p6p7_backbone",
+    "MODEL__RESNETS__STEM_OUT_CHANNELS": 8,
+    "MODEL__RESNETS__RES2_OUT_CHANNELS": 16,
+    "MODEL__RESNETS__WIDTH_PER_GROUP": 4,
+    "MODEL__RESNETS__NORM": "BN",
+}
 
 
 def tiny_run(output: Path, **overrides: object) -> CfgNode:
     """The config of a small model of three classes."""
-    options = {"MODEL__RETINANET__NUM_CLASSES": 3, **overrides}
+    options = {**RESNET, "MODEL__RETINANET__NUM_CLASSES": 3, **overrides}
     return run_cfg(output, **options)
 
 

@@ -21,12 +21,12 @@ from fsaf_d2.training.random_state import random_state, set_random_state
 OVERRIDES = {
     "MODEL.DEVICE": "cpu",
     "MODEL.WEIGHTS": "",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
+    # A tenth of the tensors of R-50, as to save and load them takes most of the time.
+    "MODEL.BACKBONE.NAME": "build_timm_fpn_backbone",
+    "MODEL.TIMM.NAME": "test_resnet",
     "MODEL.FPN.OUT_CHANNELS": 16,
     # Batch norm has more state, which a run can lose, than group norm.
-    "MODEL.RESNETS.NORM": "BN",
+    "MODEL.TIMM.NORM": "BN",
     "MODEL.FPN.NORM": "BN",
     "MODEL.RETINANET.NORM": "BN",
     "MODEL.CHANNELS_LAST": True,

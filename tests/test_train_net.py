@@ -1,10 +1,10 @@
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from formats import CLASSES, WRITERS, write_coco, write_yolo
@@ -26,13 +26,7 @@ def data_root(tmp_path_factory) -> Path:
 
 
 def run(data_root: Path, *args: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "train_net.py"), *map(str, args)],
-        env={**os.environ, "DETECTRON2_DATASETS": str(data_root), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return programs.run(ROOT / "train_net.py", *args, env={"DETECTRON2_DATASETS": str(data_root)})
 
 
 def train(data_root: Path, output: Path, steps: int, *args: str) -> subprocess.CompletedProcess:
@@ -76,6 +70,7 @@ def test_trains_evaluates_and_resumes(data_root, tmp_path):
         *("MODEL.WEIGHTS", tmp_path / "model_final.pth", "OUTPUT_DIR", tmp_path / "evaluated"),
     )
     assert evaluated.returncode == 0, evaluated.stderr
+    assert (tmp_path / "report.html").exists() and (tmp_path / "training.png").exists()
     assert (tmp_path / "evaluated/inference/digits_val/predictions.json").exists()
 
     def ap_line(stdout: str) -> str:
@@ -116,8 +111,20 @@ def test_the_log_has_losses_levels_and_positives(data_root, tmp_path):
     } <= set(record)
 
 
+@pytest.mark.slow
+def test_it_starts_in_an_interpreter_of_its_own():
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "train_net.py")], capture_output=True, text=True, timeout=300
+    )
+    assert "--config-file is missing" in refusal(result)
+
+
 def refused(data_root: Path, *args) -> str:
-    result = run(data_root, *args)
+    return refusal(run(data_root, *args))
+
+
+def refusal(result: subprocess.CompletedProcess) -> str:
+    """The one sentence."""
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     # A library may have warned before.
@@ -140,7 +147,6 @@ def test_missing_data_set_is_named_with_the_remedy(data_root, tmp_path):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ([], ["--config-file"]),
         (["--config-file", "nowhere.yaml"], ["nowhere.yaml"]),
         (["MODEL.FSAF.LOSS_WEIGTH", "1"], ["LOSS_WEIGTH"]),
         (["MODEL.WEIGHTS", "nowhere.pth"], ["nowhere.pth", "MODEL.WEIGHTS"]),
@@ -152,9 +158,9 @@ def test_missing_data_set_is_named_with_the_remedy(data_root, tmp_path):
     ],
 )
 def test_mistakes_end_in_one_sentence(data_root, tmp_path, args, words):
-    config = [] if args[:1] == ["--config-file"] or not args else ["--config-file"]
+    config = [] if args[:1] == ["--config-file"] else ["--config-file"]
     config = config and [*config, ROOT / "configs/demo/digits.yaml"]
-    output = ["OUTPUT_DIR", tmp_path] if args and args[0] != "--num-gpus" else []
+    output = ["OUTPUT_DIR", tmp_path] if args[0] != "--num-gpus" else []
     message = refused(data_root, *config, *args, *output)
     assert all(word in message for word in words), message
 

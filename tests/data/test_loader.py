@@ -9,6 +9,8 @@ import torch
 from fsaf_d2 import load_config
 from fsaf_d2.data.loader import TrainingLoader, UnreadableData, choose_records
 
+LOADERS: list[TrainingLoader] = []
+
 
 class InOrder(torch.utils.data.Sampler):
     """All indices in a random order, again and again."""
@@ -31,11 +33,20 @@ def mapper(sample: dict) -> dict:
     return {**sample, "drawn": (random.random(), np.random.rand(), torch.rand(1).item())}
 
 
+@pytest.fixture(autouse=True)
+def ended():
+    """Workers end with the test, not when garbage is collected, which then waits for them."""
+    yield
+    while LOADERS:
+        one = LOADERS.pop()
+        one.load_state_dict(one.state_dict())
+
+
 def loader(*, count=7, batch_size=2, seed=3, extra=None, **kwargs) -> TrainingLoader:
     dicts = [
         {"id": i, "width": 20 if i % 3 else 10, "height": 15, **(extra or {})} for i in range(count)
     ]
-    return TrainingLoader(
+    one = TrainingLoader(
         dicts,
         lambda seed: InOrder(count, seed),
         mapper,
@@ -43,6 +54,8 @@ def loader(*, count=7, batch_size=2, seed=3, extra=None, **kwargs) -> TrainingLo
         seed=seed,
         **kwargs,
     )
+    LOADERS.append(one)
+    return one
 
 
 def take(batches: TrainingLoader, count: int) -> list:

@@ -4,10 +4,9 @@ import json
 import os
 import pickle
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -75,22 +74,13 @@ def test_code_in_weights_is_run_only_if_trusted(tmp_path, mode, trusted):
     else:
         weights = tmp_path / "weights.pkl"
         weights.write_bytes(pickle.dumps(content))
-    result = subprocess.run(
-        [
-            *(sys.executable, str(ROOT / "train_net.py"), mode),
-            *("--config-file", str(ROOT / "configs/demo/digits.yaml")),
-            *(["--trust-weights"] if trusted else []),
-            *("OUTPUT_DIR", str(output), "DATALOADER.NUM_WORKERS", "0"),
-            *([] if mode == "--resume" else ["MODEL.WEIGHTS", str(weights)]),
-        ],
-        env={
-            **os.environ,
-            "DETECTRON2_DATASETS": str(tmp_path / "data"),
-            "CUDA_VISIBLE_DEVICES": "",
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
+    result = programs.run(
+        *(ROOT / "train_net.py", mode),
+        *("--config-file", ROOT / "configs/demo/digits.yaml"),
+        *(["--trust-weights"] if trusted else []),
+        *("OUTPUT_DIR", output, "DATALOADER.NUM_WORKERS", "0"),
+        *([] if mode == "--resume" else ["MODEL.WEIGHTS", weights]),
+        env={"DETECTRON2_DATASETS": str(tmp_path / "data")},
     )
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert f"{weights.name}' could not be loaded" in result.stderr

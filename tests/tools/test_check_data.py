@@ -3,11 +3,13 @@
 import json
 import re
 
+import programs
 import pytest
 from broken_data import BREAKS, sound_data, write_pictures, write_source
 
 from fsaf_d2.data.findings import KINDS
-from tools import check_data
+
+check_data = programs.load_script("check_data")
 
 
 @pytest.fixture

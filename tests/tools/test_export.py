@@ -1,8 +1,8 @@
 """The command: what it writes, when it refuses, and that predict runs what it wrote."""
 
-import importlib.util
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch
 from exports import KINDS
 from models import ROOT
 from predictions import MORE, content_of, photo
+from programs import load_script
 
 from fsaf_d2 import load_detector
 from fsaf_d2.export import command
@@ -25,19 +26,22 @@ DOCS = ROOT / "docs" / "export.md"
 OUTPUTS = ["boxes", "scores", "classes", "levels", "anchor_free"]
 
 
-def tool(name: str):
-    """By its path: detectron2 has a package of the name tools as well."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     torch.save({**content_of(folder), **MORE}, folder / "model_final.pth")
     return folder / "model_final.pth"
+
+
+@pytest.fixture(scope="module")
+def exported(weights, tmp_path_factory) -> Path:
+    """A folder with what the command writes as TorchScript."""
+    folder = tmp_path_factory.mktemp("exported")
+    words = ["--weights", weights, "--format", "torchscript"]
+    words += ["--output", folder / "model_final.torchscript"]
+    parser = load_script("export").argument_parser()
+    assert command.run(parser.parse_args(list(map(str, words)))) == 0
+    return folder
 
 
 @pytest.fixture
@@ -50,7 +54,7 @@ def call(tmp_path, monkeypatch, weights, capsys):
         cv2.imwrite(f"photos/{seed}.png", photo(*size, seed))
 
     def run(*words: object) -> tuple[int, str, str]:
-        parser = tool("export").argument_parser()
+        parser = load_script("export").argument_parser()
         code = command.run(parser.parse_args(["--weights", str(weights), *map(str, words)]))
         return code, *capsys.readouterr()
 
@@ -72,7 +76,7 @@ def test_predict_finds_the_same_with_an_exported_file(call, tmp_path, weights, k
     for path in (weights, file):
         words = ["--weights", path, "--input", "photos", "--output", f"found{len(found)}"]
         words += ["--save", "json"] + (["--trust-weights"] if kind == "torchscript" else [])
-        parser = tool("predict").argument_parser()
+        parser = load_script("predict").argument_parser()
         assert program.run(parser.parse_args(list(map(str, words)))) == 0
         text = (tmp_path / f"found{len(found)}" / "predictions.json").read_text()
         found.append(json.loads(text))
@@ -99,9 +103,8 @@ def test_an_onnx_file_runs_without_this_project(call, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_torchscript_file_runs_without_this_project(call):
-    assert call("--format", "torchscript")[0] == 0
-    model = torch.jit.load("model_final.torchscript")
+def test_a_torchscript_file_runs_without_this_project(exported):
+    model = torch.jit.load(str(exported / "model_final.torchscript"))
     outputs = model(torch.rand(2, 3, 70, 99) * 255, torch.tensor([[70, 99], [50, 99]]))
     assert outputs[0].shape == (2, 100, 4) and not outputs[0].requires_grad
 
@@ -147,7 +150,7 @@ def test_a_check_that_proves_nothing_fails(call, tmp_path):
     assert code == 1 and "no picture in what --check names" in errors
 
 
-def test_mistakes_end_in_one_sentence(call, tmp_path, weights):
+def test_mistakes_end_in_one_sentence(call, tmp_path, weights, exported):
     code, _, errors = call("--format", "onnx", "MODEL.RETINANET.NMS_THRESH_TEST", "1.5")
     assert code == 1 and "nms_thresh must be a number from 0 to 1, not 1.5" in errors
     code, _, errors = call("--format", "onnx", "--output", tmp_path)
@@ -158,7 +161,7 @@ def test_mistakes_end_in_one_sentence(call, tmp_path, weights):
     assert weights.read_bytes() == before
     code, _, errors = call("--format", "onnx", "--check", "nowhere.jpg")
     assert code == 1 and "'nowhere.jpg' does not exist" in errors
-    assert call("--format", "torchscript")[0] == 0
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
     again = ["--weights", "model_final.torchscript", "--format", "onnx", "--trust-weights"]
     code, _, errors = call(*again)
     assert code == 1 and "cannot be exported again" in errors
@@ -188,7 +191,7 @@ def test_missing_packages_are_named_with_the_remedy(call, tmp_path, monkeypatch,
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
             words = ["--weights", "model_final.onnx", "--input", "photos", "--output", "found"]
-            assert program.run(tool("predict").argument_parser().parse_args(words)) == 1
+            assert program.run(load_script("predict").argument_parser().parse_args(words)) == 1
             errors = capsys.readouterr().err
             assert f"{package} " in errors and "pip install onnx onnxruntime" in errors
     (tmp_path / "model_final.onnx").unlink()
@@ -198,12 +201,12 @@ def test_missing_packages_are_named_with_the_remedy(call, tmp_path, monkeypatch,
     assert files(tmp_path) == {"model_final.onnx.json"}
 
 
-def test_nothing_is_asked_of_an_exported_detector_that_it_cannot_do(call, monkeypatch):
-    assert call("--format", "torchscript")[0] == 0
+def test_nothing_is_asked_of_an_exported_detector_that_it_cannot_do(exported, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def refused(**options) -> str:
         with pytest.raises(ValueError) as error:
-            load_detector("model_final.torchscript", trust=True, **options)
+            load_detector(exported / "model_final.torchscript", trust=True, **options)
         return str(error.value)
 
     for key, value in (

@@ -1,7 +1,6 @@
 """The command: what it does with a folder of all kinds of files, what it says, how it ends."""
 
 import csv
-import importlib.util
 import json
 import os
 import re
@@ -12,6 +11,7 @@ import zlib
 
 import cv2
 import numpy as np
+import programs
 import pytest
 import torch
 from models import ROOT
@@ -21,10 +21,7 @@ from predictions import MORE, NAMES, content_of, photo, write_video
 from fsaf_d2.prediction import program
 from fsaf_d2.prediction import run as run_module
 
-# By its path: detectron2 has a package of the name tools as well.
-SPEC = importlib.util.spec_from_file_location("predict", ROOT / "tools" / "predict.py")
-predict = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(predict)
+predict = programs.load_script("predict")
 
 
 @pytest.fixture(scope="module")

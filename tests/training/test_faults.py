@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from models import ROOT
@@ -51,24 +52,15 @@ def command(output: Path, *options: str, **overrides: object) -> list[str]:
     }
     words = [str(word) for pair in values.items() for word in pair]
     config = str(ROOT / "configs/demo/digits.yaml")
-    program = [sys.executable, str(ROOT / "train_net.py"), "--config-file", config]
-    return [*program, *options, *words]
+    return [str(ROOT / "train_net.py"), "--config-file", config, *options, *words]
 
 
-def run(words: list[str], data_root: Path, **environment: object) -> tuple[int, str]:
+def run(words: list[str], data_root: Path) -> tuple[int, str]:
+    return outcome(programs.run(*words, env={"DETECTRON2_DATASETS": str(data_root)}))
+
+
+def outcome(result: subprocess.CompletedProcess) -> tuple[int, str]:
     """Exit code, and the sentence at the end if there is one."""
-    result = subprocess.run(
-        words,
-        env={
-            **os.environ,
-            "DETECTRON2_DATASETS": str(data_root),
-            "CUDA_VISIBLE_DEVICES": "",
-            **{name: str(value) for name, value in environment.items()},
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
     last = result.stderr.rstrip().rpartition("\n")[2]
     return result.returncode, last if "error: " in last else result.stderr
 
@@ -82,8 +74,15 @@ def on_a_small_disk(
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     shell = ["unshare", "-rm", "sh", "-c", MOUNT, "sh", f"size={mib}m", str(disk), filler, ro]
-    status, message = run([*shell, *words], data_root, OUT=disk, KEPT=kept)
-    return status, message, kept
+    places = {"DETECTRON2_DATASETS": data_root, "OUT": disk, "KEPT": kept}
+    result = subprocess.run(
+        [*shell, sys.executable, *words],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **{k: str(x) for k, x in places.items()}},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return *outcome(result), kept
 
 
 def model_of(file: Path) -> dict[str, torch.Tensor]:

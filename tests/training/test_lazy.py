@@ -1,12 +1,11 @@
 """Python configs build, train and evaluate what the YAML configs of the same names do."""
 
-import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
@@ -124,13 +123,7 @@ def test_pictures_are_those_of_the_yaml_config(name, data_root):
 
 
 def tool(data_root: Path, *args: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(TOOL), *map(str, args)],
-        env={**os.environ, "DETECTRON2_DATASETS": str(data_root), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return programs.run(TOOL, *args, env={"DETECTRON2_DATASETS": str(data_root)})
 
 
 @pytest.mark.slow

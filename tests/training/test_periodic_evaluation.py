@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -164,10 +165,19 @@ class Killed(BaseException):
     pass
 
 
+@pytest.fixture(scope="module")
+def stopped_early(digits, tmp_path_factory):
+    """The folder of a run that nothing disturbs and that ends itself."""
+    folder = tmp_path_factory.mktemp("whole")
+    trainer_with(folder, WORSE, TEST__PATIENCE=2).train()
+    return folder
+
+
 @pytest.mark.parametrize("evaluations_before", [2, 3])
-def test_the_count_goes_on_after_a_kill(digits, tmp_path, monkeypatch, evaluations_before):
+def test_the_count_goes_on_after_a_kill(
+    digits, tmp_path, monkeypatch, evaluations_before, stopped_early
+):
     """Killed in the evaluation behind step 6, which does not improve, or in that which ends it."""
-    trainer_with(tmp_path / "whole", WORSE, TEST__PATIENCE=2).train()
     cut = trainer_with(tmp_path / "cut", WORSE, TEST__PATIENCE=2)
     values = iter(WORSE[:evaluations_before])
 
@@ -187,13 +197,13 @@ def test_the_count_goes_on_after_a_kill(digits, tmp_path, monkeypatch, evaluatio
     assert trainer.start_iter == 2 * evaluations_before + 2
     trainer.train()
     assert saved(tmp_path / "cut")["iteration"] == 7
-    assert str(state_of(tmp_path / "cut")) == str(state_of(tmp_path / "whole"))
-    assert same(saved(tmp_path / "cut")["model"], saved(tmp_path / "whole")["model"])
-    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    assert str(state_of(tmp_path / "cut")) == str(state_of(stopped_early))
+    assert same(saved(tmp_path / "cut")["model"], saved(stopped_early)["model"])
+    assert lines(tmp_path / "cut") == lines(stopped_early)
 
 
-def test_a_run_that_was_over_ends_at_once_and_goes_on_with_more_patience(digits, tmp_path):
-    trainer_with(tmp_path, WORSE, TEST__PATIENCE=2).train()
+def test_a_run_that_was_over_ends_at_once_and_goes_on_with_more_patience(tmp_path, stopped_early):
+    shutil.copytree(stopped_early, tmp_path, dirs_exist_ok=True)
     before, log = str(state_of(tmp_path)), lines(tmp_path)
     options = {"SOLVER__MAX_ITER": 2 * len(WORSE)}
     again = trainer_with(tmp_path, [], resume=True, TEST__PATIENCE=2, **options)

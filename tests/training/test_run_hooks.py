@@ -21,11 +21,16 @@ class At(HookBase):
             self.action()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_has_its_own_exit_code(digits, tmp_path, number):
-    whole = run_trainer(run_cfg(tmp_path / "whole"))
-    whole.train()
+@pytest.fixture(scope="module")
+def weights_of_6_steps(digits, tmp_path_factory):
+    """Those of a run that nothing disturbs."""
+    trainer = run_trainer(run_cfg(tmp_path_factory.mktemp("whole")))
+    trainer.train()
+    return weights_of(trainer)
 
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_has_its_own_exit_code(digits, tmp_path, number, weights_of_6_steps):
     trainer = run_trainer(run_cfg(tmp_path / "cut", SOLVER__CHECKPOINT_PERIOD=100))
     trainer._hooks.insert(0, hook := At(3, lambda: os.kill(os.getpid(), number)))
     hook.trainer = trainer
@@ -37,7 +42,7 @@ def test_a_signal_saves_and_has_its_own_exit_code(digits, tmp_path, number):
     rest = run_trainer(run_cfg(tmp_path / "cut"), resume=True)
     assert rest.start_iter == 3
     rest.train()
-    assert same(weights_of(rest), weights_of(whole))
+    assert same(weights_of(rest), weights_of_6_steps)
 
 
 def lines(folder) -> list[dict]:
@@ -46,8 +51,19 @@ def lines(folder) -> list[dict]:
     return [{k: v for k, v in json.loads(x).items() if k not in times} for x in text]
 
 
+OF_24_STEPS = {"SOLVER__MAX_ITER": 24, "SOLVER__CHECKPOINT_PERIOD": 20, "TEST__EVAL_PERIOD": 20}
+
+
+@pytest.fixture(scope="module")
+def log_of_24_steps(digits, tmp_path_factory):
+    """What a run logs that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_trainer(run_cfg(folder, **OF_24_STEPS)).train()
+    return lines(folder)
+
+
 @pytest.mark.parametrize("killed_at", [20, 22])
-def test_the_log_of_a_broken_run_has_no_seam(digits, tmp_path, killed_at):
+def test_the_log_of_a_broken_run_has_no_seam(digits, tmp_path, killed_at, log_of_24_steps):
     """Ended behind step 22, the run resumes behind 20: lines are neither lost nor doubled."""
 
     class Killed(BaseException):
@@ -56,13 +72,7 @@ def test_the_log_of_a_broken_run_has_no_seam(digits, tmp_path, killed_at):
     def kill():
         raise Killed
 
-    options = {
-        "SOLVER__MAX_ITER": 24,
-        "SOLVER__CHECKPOINT_PERIOD": 20,
-        "TEST__EVAL_PERIOD": 20,
-    }
-    run_trainer(run_cfg(tmp_path / "whole", **options)).train()
-    cut = run_trainer(run_cfg(tmp_path / "cut", **options))
+    cut = run_trainer(run_cfg(tmp_path / "cut", **OF_24_STEPS))
     hook = At(killed_at, kill)
     hook.trainer = cut
     # Behind the checkpoint, before evaluation and writers.
@@ -71,8 +81,8 @@ def test_the_log_of_a_broken_run_has_no_seam(digits, tmp_path, killed_at):
     with pytest.raises(Killed):
         cut.train()
     (tmp_path / "cut" / "metrics.json").open("a").write('{"iteration": 21, "total_l')
-    run_trainer(run_cfg(tmp_path / "cut", **options), resume=True).train()
-    whole, mended = lines(tmp_path / "whole"), lines(tmp_path / "cut")
+    run_trainer(run_cfg(tmp_path / "cut", **OF_24_STEPS), resume=True).train()
+    whole, mended = log_of_24_steps, lines(tmp_path / "cut")
     assert [line["iteration"] for line in whole] == [19, 23, 24]
     assert str(mended) == str(whole)  # as text, since NaN is not itself
 

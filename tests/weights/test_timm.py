@@ -1,5 +1,6 @@
 """Weights of timm's networks: every tensor accounted for, in torch's format and in safetensors'."""
 
+import functools
 import json
 import logging
 import struct
@@ -20,9 +21,12 @@ NETS = ["cspresnet50", "hrnet_w18_small", "resnet18", "mobilenetv3_small_050"]
 
 def config(name: str, *words: str):
     file = ROOT / "configs/timm/Base-timm-FPN.yaml"
-    return load_config(file, ["MODEL.DEVICE", "cpu", "MODEL.TIMM.NAME", name, *words])
+    # Narrow behind the trunk, which is all that these weights are of.
+    narrow = ["MODEL.FPN.OUT_CHANNELS", "16", "MODEL.RETINANET.NUM_CONVS", "1"]
+    return load_config(file, ["MODEL.DEVICE", "cpu", "MODEL.TIMM.NAME", name, *narrow, *words])
 
 
+@functools.cache
 def make(name: str) -> torch.nn.Module:
     """A whole network with random statistics of batch norm."""
     net = timm.create_model(name).eval()
@@ -87,7 +91,7 @@ def test_pictures_that_the_weights_are_not_for_are_named_by_key(tmp_path, caplog
 
 
 def test_the_tag_says_what_pictures_weights_are_for():
-    cfg = config("mobilenetv3_large_100.miil_in21k", "MODEL.FPN.OUT_CHANNELS", "16")
+    cfg = config("mobilenetv3_large_100.miil_in21k")
     keys = build_model(cfg).backbone.bottom_up.pretrained_keys()
     assert keys["MODEL.PIXEL_MEAN"] == [0, 0, 0] and keys["MODEL.PIXEL_STD"] == [255, 255, 255]
 
