@@ -42,7 +42,7 @@ def test_rounding_is_no_difference():
 @pytest.mark.parametrize(
     "found",
     [
-        [(0.9, 0.002, 1), *ROWS[1:]],
+        [(0.9, 0.006, 1), *ROWS[1:]],
         [(0.9003, 0.0, 1), *ROWS[1:]],
         [(0.9, 0.0, 0), *ROWS[1:]],
         ROWS[1:],

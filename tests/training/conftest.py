@@ -11,7 +11,7 @@ from fsaf_d2.data.digits import make_digits
 
 report = importlib.import_module("fsaf_d2.evaluation.report")
 files = importlib.import_module("fsaf_d2.evaluation.files")
-level_lens = importlib.import_module("fsaf_d2.training.level_lens")
+level_lens = importlib.import_module("fsaf_d2.training.hooks.level_lens_hook")
 environment = functools.cache(report._environment)
 
 
