@@ -135,7 +135,7 @@ class DetectorContract(abc.ABC):
         """What a training goes on with that is neither a parameter nor a buffer, by name."""
         return {}
 
-    def load_extra_state(self, state: Mapping[str, float | Tensor]) -> None:
+    def load_extra_state(self, state: Mapping[str, float | Tensor]) -> None:  # noqa: B027
         """Restore what :meth:`extra_state` gave."""
 
     def detect_each_branch(self, wanted: bool) -> bool:

@@ -137,8 +137,7 @@ def test_trains_evaluates_and_resumes(data_root, tmp_path):
         *("dataloader.test.mapper.augmentations.0.short_edge_length=[128]",),
         *("model.backbone.bottom_up.name=hrnet_w18_small", "model.backbone.out_channels=32"),
         *("model.towers.conv_dims=[32]", "model.backbone.bottom_up.norm=GN"),
-        f"train.output_dir={tmp_path}",
-        f"dataloader.evaluator.output_dir={tmp_path}/inference",
+        *(f"train.output_dir={tmp_path}", "train.best_metric=validation/total_loss"),
     ]
     config = tmp_path / "tiny.py"
     config.write_text(
@@ -149,8 +148,10 @@ def test_trains_evaluates_and_resumes(data_root, tmp_path):
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("No GPU found: running on the CPU.\n")
     assert "AP50" in first.stdout + first.stderr
+    assert (tmp_path / "inference/digits_val/evaluation.json").is_file()
+    assert (tmp_path / "report.html").is_file() and (tmp_path / "model_best.pth").is_file()
     saved = torch.load(tmp_path / "model_final.pth", weights_only=True)
-    assert saved["trainer"]["iteration"] == 1 and saved["trainer"]["optimizer"]["state"]
+    assert saved["trainer"]["iteration"] == 1 and saved["trainer"]["_trainer"]["optimizer"]["state"]
     again = tool(data_root, "--config-file", config, "--resume", *words, "train.max_iter=3")
     assert again.returncode == 0, again.stderr
     resumed = torch.load(tmp_path / "model_final.pth", weights_only=True)
