@@ -17,6 +17,7 @@ from ..assignment.anchors import AnchorKinds
 from ..assignment.coverage import LocationCounts, best_anchor_ious
 from ..assignment.grid import Grid
 from ..assignment.objects import Objects
+from ..config_keys import value_of
 from ..detectors.contract import traits_of
 from .check_source import Check, size_groups
 
@@ -54,7 +55,7 @@ def coverage(check: Check, cfg: CfgNode) -> dict:
         ValueError: the config's levels are not those of an FPN (p3, p4, ...).
     """
     resized, group = _resize(check, cfg)
-    strides = [_stride(name) for name in cfg.MODEL.RETINANET.IN_FEATURES]
+    strides = _strides(cfg)
     kinds = _anchor_kinds(cfg, strides)
     strides = torch.tensor(strides)
     padded = -(-resized.sizes // DIVISIBILITY) * DIVISIBILITY
@@ -111,13 +112,19 @@ def _new_size(width: float, height: float, cfg: CfgNode) -> tuple[int, int]:
     return max(new_width, 1), max(new_height, 1)
 
 
-def _stride(name: str) -> int:
-    if not re.fullmatch(r"p\d", name):
-        raise ValueError(
-            f"MODEL.RETINANET.IN_FEATURES has {name!r}, of which the stride is not known: levels "
-            "of an FPN are named p3, p4 and so on."
-        )
-    return 2 ** int(name[1:])
+def _strides(cfg: CfgNode) -> list[int]:
+    """Of the levels that have anchors."""
+    # Of detectors of two stages proposals have anchors, also on a map of the ResNet's own.
+    of_proposals = traits_of(cfg).section == "MODEL.ROI_HEADS"
+    key = "MODEL.RPN.IN_FEATURES" if of_proposals else "MODEL.RETINANET.IN_FEATURES"
+    names = value_of(cfg, key)
+    for name in names:
+        if not re.fullmatch(r"(p|res)\d" if of_proposals else r"p\d", name):
+            raise ValueError(
+                f"{key} has {name!r}, of which the stride is not known: levels of an FPN are named "
+                "p3, p4 and so on."
+            )
+    return [2 ** int(name[-1]) for name in names]
 
 
 def _anchor_kinds(cfg: CfgNode, strides: list[int]) -> AnchorKinds:

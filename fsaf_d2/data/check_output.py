@@ -97,22 +97,20 @@ def _cut(text: str, *, keep_end: bool = False) -> str:
 
 def coverage_text(found: dict) -> str:
     """Say what :func:`.check_coverage.coverage` found, beginning with how pictures are resized."""
+    has_locations = found["groups"]["all"]["shared"] is not None
     rows = []
     for name, x in found["groups"].items():
-        total = max(x["objects"], 1)
-        rows.append(
-            [
-                name,
-                x["objects"],
-                f"{x['no_anchor']} ({100 * x['no_anchor'] / total:.1f} %)",
-                "n/a" if x["mean_best_iou"] is None else f"{x['mean_best_iou']:.2f}",
-                "n/a" if x["least_locations"] is None else x["least_locations"],
-                *(
-                    "n/a" if x[key] is None else f"{x[key]} ({100 * x[key] / total:.1f} %)"
-                    for key in ("shared", "covered")
-                ),
-            ]
-        )
+        iou, least = x["mean_best_iou"], x["least_locations"]
+        row = [
+            name,
+            x["objects"],
+            _with_share(x, "no_anchor"),
+            "n/a" if iou is None else f"{iou:.2f}",
+        ]
+        if has_locations:
+            row += ["n/a" if least is None else least]
+            row += [_with_share(x, "shared"), _with_share(x, "covered")]
+        rows.append(row)
     headers = [
         "objects\n(by area in\nthe file)",
         "\n\nnumber",
@@ -121,14 +119,21 @@ def coverage_text(found: dict) -> str:
         "locations on\nany level,\nat least",
         "loses locations\nto smaller ones\non its own level",
         "loses all\nof them\nthere",
-    ]
-    return (
+    ][: len(rows[0])]
+    what = "the anchors\nand the locations without anchors" if has_locations else "the anchors"
+    text = (
         f"With pictures resized to a short side of {found['min_size_test']} (long side up to "
-        f"{found['max_size_test']}), the anchors\nand the anchor-free locations reach:\n\n"
+        f"{found['max_size_test']}), {what} reach:\n\n"
         f"{tabulate(rows, headers, disable_numparse=True)}\n\n"
-        "An object that no anchor reaches is learnt from its best anchor alone. Its own level is "
-        "the one that its\nsize chooses; online selection may choose any."
+        "An object that no anchor reaches is learnt from its best anchor alone."
     )
+    if has_locations:
+        text += " Its own level is the one that its\nsize chooses; online selection may choose any."
+    return text
+
+
+def _with_share(group: dict, key: str) -> str:
+    return f"{group[key]} ({100 * group[key] / max(group['objects'], 1):.1f} %)"
 
 
 def fixed_text(fixed: Fixed, path: str) -> str:

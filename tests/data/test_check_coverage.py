@@ -83,3 +83,20 @@ def test_levels_of_unknown_stride(tmp_path):
     cfg = config("MODEL.RETINANET.IN_FEATURES", "['res3']")
     with pytest.raises(ValueError, match="IN_FEATURES has 'res3'"):
         coverage(check(tmp_path, [[0, 0, 20, 20]]), cfg)
+
+
+def test_a_detector_of_two_stages_has_the_anchors_of_its_proposals(tmp_path):
+    sound = check(tmp_path, [[124, 92, 32, 32]])
+    words = ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"]
+    words += ["[[1.0]]", "MODEL.ANCHOR_GENERATOR.SIZES", "[[32]]", "INPUT.MIN_SIZE_TEST", "0"]
+    # The object's centre is (140, 108): on the grid of stride 4, 4 pixels from that of stride 8.
+    for levels, no_offset in (("['p2']", 1.0), ("['p3']", (28 * 28) / (2 * 1024 - 28 * 28))):
+        cfg = config(*words, "MODEL.RPN.IN_FEATURES", levels)
+        found = coverage(sound, cfg)
+        assert found["groups"]["all"]["mean_best_iou"] == pytest.approx(no_offset)
+    # It counts no locations, of which nothing is said.
+    text = coverage_text(found)
+    assert "the anchors reach:" in text and "location" not in text and "n/a" in text
+    cfg = config(*words, "MODEL.RPN.IN_FEATURES", "['x']")
+    with pytest.raises(ValueError, match=r"MODEL\.RPN\.IN_FEATURES has 'x'"):
+        coverage(sound, cfg)

@@ -2,11 +2,16 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import cv2
 import pytest
 import torch
+from formats import CLASSES, write_coco
+from models import ROOT
 from predictions import MORE, NAMES, photo, tiny_run
+from runs import OVERRIDES
 
 from fsaf_d2 import load_detector
 from fsaf_d2.detectors.building import build_detector
@@ -105,3 +110,46 @@ def test_the_number_of_classes_is_that_of_the_detectors_own_key(tmp_path, overri
     words = rf"2 class names .* has 3 classes \(MODEL\.{key}\.NUM_CLASSES\)"
     with pytest.raises(ValueError, match=words):
         load_detector(weights, device="cpu")
+
+
+@pytest.mark.slow
+def test_faster_rcnn_goes_from_own_data_to_predictions_by_commands(tmp_path):
+    def run(*words):
+        command = [sys.executable, *map(str, words)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+    own, output = write_coco(tmp_path / "own"), tmp_path / "out"
+    of_data = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.ROI_HEADS.NUM_CLASSES")
+    of_others = ("MODEL.RETINANET", "MODEL.FSAF")
+    values = {**OVERRIDES, **{key.replace("__", "."): value for key, value in RCNN.items()}}
+    values = {k: v for k, v in values.items() if k not in of_data and not k.startswith(of_others)}
+    values.update({"OUTPUT_DIR": output, "SOLVER.MAX_ITER": 2})
+    keys = [str(word) for pair in values.items() for word in pair]
+    config = ROOT / "configs/Base-FSAF-small.yaml"
+    data = ("--train-data", own, "--val-data", own)
+    result = run("train_net.py", "--config-file", config, *data, *keys)
+    assert result.returncode == 0, result.stderr
+    assert "MODEL.ROI_HEADS.NUM_CLASSES: 80 -> 3, as in data set 'own_train'." in result.stdout
+    weights = output / "model_final.pth"
+    command = (
+        "--weights",
+        weights,
+        "--recursive",
+        "--input",
+        own / "images",
+        "--output",
+        tmp_path / "found",
+    )
+    result = run("tools/predict.py", *command, "--min-score", "0")
+    assert result.returncode == 0, result.stderr
+    assert load_detector(weights).class_names == [*CLASSES]
+    data = json.loads((tmp_path / "found/predictions.json").read_text())
+    assert [x["name"] for x in data["categories"]] == [*CLASSES] and data["annotations"]
+    result = run("tools/export.py", "--weights", weights, "--format", "onnx")
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "detectron2's GeneralizedRCNN cannot be exported" in result.stderr
+    augmented = ("MODEL.WEIGHTS", weights, "TEST.AUG.ENABLED", "True", "OUTPUT_DIR", tmp_path / "e")
+    evaluation = ("--eval-only", "--val-data", own, *keys, *augmented)
+    result = run("train_net.py", "--config-file", config, *evaluation)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "TEST.AUG.ENABLED must be False for detectron2's GeneralizedRCNN" in result.stderr
