@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from ..config import differences
 from ..detectors.contract import Traits, contract_of
 from ..evaluation import keep_report
-from ..weights.atomic_writing import REMEDY, UnwritableOutput, why_unwritable
+from ..weights.atomic_writing import raise_if_unwritable
 from ..weights.checkpointer import load_weights
 from ..weights.layouts import Conversion, to_current_names
 from .advice import write_advice
@@ -149,7 +149,7 @@ class GuardedRun:
             except EndOfTraining:
                 break
             except OSError as error:
-                self._raise_if_unwritable(error)
+                raise_if_unwritable(self.settings.output_dir, error)
                 raise
         settings, steps = self.settings, min(self.iter + 1, self.max_iter)
         advice = write_advice(settings, steps=steps, num_images=self.data_loader.num_pictures)
@@ -158,15 +158,6 @@ class GuardedRun:
         if advice:
             _logger.info(settings.in_its_words(advice))
         return self._last_eval_results or None
-
-    def _raise_if_unwritable(self, error: OSError) -> None:
-        # Those who write the log say neither where nor what to do.
-        folder = self.settings.output_dir
-        reason = why_unwritable(folder)
-        if reason and not isinstance(error, UnwritableOutput):
-            raise UnwritableOutput(
-                f"Nothing can be written to OUTPUT_DIR '{folder}' any more ({reason}). {REMEDY}"
-            ) from error
 
     def after_train(self) -> None:
         """Run the hooks; a run that was complete when it was resumed ends at the same step."""

@@ -69,6 +69,21 @@ def why_unwritable(folder: str | os.PathLike[str]) -> str | None:
     return None
 
 
+def raise_if_unwritable(folder: str, error: OSError) -> None:
+    """Say that a run's folder is why there was an error, if so; else do nothing.
+
+    Those who write the log say neither where nor what to do.
+
+    Raises:
+        UnwritableOutput: it is.
+    """
+    reason = why_unwritable(folder)
+    if reason and not isinstance(error, UnwritableOutput):
+        raise UnwritableOutput(
+            f"Nothing can be written to OUTPUT_DIR '{folder}' any more ({reason}). {REMEDY}"
+        ) from error
+
+
 class named_errors:
     """Turn errors of writing into one that names the file and the remedy."""
 
