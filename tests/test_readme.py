@@ -56,7 +56,8 @@ def write_pictures(folder: Path) -> None:
 @pytest.mark.slow
 def test_own_data_trains_as_shown(tmp_path, monkeypatch):
     code, use = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    code = code.replace("MAX_ITER 2000", "MAX_ITER 2 DATALOADER.NUM_WORKERS 0")
+    sizes = "INPUT.MIN_SIZE_TRAIN (96,) INPUT.MIN_SIZE_TEST 96"
+    code = code.replace("MAX_ITER 2000", f"MAX_ITER 2 DATALOADER.NUM_WORKERS 0 {sizes}")
     write_pictures(tmp_path / "my")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
@@ -88,7 +89,8 @@ def test_own_data_pass_through_the_commands_as_shown(tmp_path):
     shutil.copy(folder / "val" / "0.png", tmp_path / "photos")
     block = README[README.index("## Your own data") :]
     block = re.search(r"((?:^    .*\n)+)", block, flags=re.MULTILINE).group(1)
-    small = "SOLVER.MAX_ITER 4 DATALOADER.NUM_WORKERS 0"
+    small = "SOLVER.MAX_ITER 2 DATALOADER.NUM_WORKERS 0"
+    small += " INPUT.MIN_SIZE_TRAIN (96,) INPUT.MIN_SIZE_TEST 96"
     block = block.replace("SOLVER.MAX_ITER 2000", small)
     for line in block.replace("\\\n", "").strip().splitlines():
         program, script, *args = line.split()
