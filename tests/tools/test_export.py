@@ -23,7 +23,7 @@ from fsaf_d2.prediction import program
 from fsaf_d2.prediction.sidecar import ENTRY
 
 DOCS = ROOT / "docs" / "export.md"
-OUTPUTS = ["boxes", "scores", "classes", "levels", "anchor_free"]
+OUTPUTS = ["boxes", "scores", "classes", "levels", "branches"]
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_program_that_differs_is_not_written(call, tmp_path, monkeypatch, kind
     write = command.write_program
 
     def write_another(detector, *args, **options):
-        bias = detector.model.head.bbox_pred.bias
+        bias = detector.model.branches.point.bbox_pred.bias
         bias.data[0] += 0.01
         write(detector, *args, **options)
         bias.data[0] -= 0.01

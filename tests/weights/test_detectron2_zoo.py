@@ -77,9 +77,9 @@ def test_detections_are_detectron2s(name, tmp_path):
 
 @pytest.mark.slow
 def test_training_starts_from_it_with_four_fresh_tensors(tmp_path):
-    cfg = load_config(ROOT / "configs/zoo/retinanet_R_50_FPN_1x.yaml", CPU)
+    theirs = [*CPU, "MODEL.META_ARCHITECTURE", "RetinaNet"]
+    cfg = load_config(ROOT / "configs/zoo/retinanet_R_50_FPN_1x.yaml", theirs)
     weights = {k: v.numpy() for k, v in build_model(cfg).state_dict().items()}
-    del weights["loss_normalizer"]
     # Of files from before they were derived from the config.
     weights["anchor_generator.cell_anchors.0"] = weights["head.bbox_pred.bias"]
     (tmp_path / "net.pkl").write_bytes(pickle.dumps({"model": weights, "__author__": "zoo"}))
@@ -88,15 +88,18 @@ def test_training_starts_from_it_with_four_fresh_tensors(tmp_path):
     checkpointer.load(str(tmp_path / "net.pkl"))
     report = checkpointer.report
     assert sorted(report.missing) == sorted(
-        f"head.anchor_free_{layer}.{field}"
+        f"branches.point.{layer}.{field}"
         for layer in ("cls_score", "bbox_pred")
         for field in ("weight", "bias")
     )
-    assert not (report.unexpected or report.misshapen or report.converted)
-    assert len(report.loaded) == len(weights) - 1 and report.at_default == ["loss_normalizer"]
+    assert not (report.unexpected or report.misshapen)
+    count = len(weights) - 1
+    assert len(report.loaded) + len(report.converted) == count
+    assert set(report.converted.values()) == {x for x in weights if x.startswith("head.")}
+    assert report.at_default == ["branches.anchor.loss_normalizer"]
     assert list(report.needless) == ["anchor_generator.cell_anchors.0"]
     assert report.summary() == (
-        f"'{tmp_path / 'net.pkl'}': {len(report.loaded)} of the model's {len(report.loaded) + 4} "
+        f"'{tmp_path / 'net.pkl'}': {count} of the model's {count + 4} "
         "tensors are loaded; 4 start fresh: branches.point.cls_score.{bias,weight}, "
         "branches.point.bbox_pred.{bias,weight}."
     )

@@ -42,6 +42,7 @@ def test_outputs_and_detections_are_those_of_the_original(name, tmp_path):
     state = model.state_dict()
     assert sum(x.numel() for k, x in state.items() if "running_" not in k) == num_parameters
 
+    torch.manual_seed(3)
     image = picture(120, 172)
     exact = {key: value.double() for key, value in weights.items()}
     groups = options.get("groups", 1)
@@ -50,8 +51,7 @@ def test_outputs_and_detections_are_those_of_the_original(name, tmp_path):
         instances = model([{"image": image}])[0]["instances"]
         model.double()
         images = model.preprocess_image([{"image": image.double()}])
-        pyramid = model.backbone(images.tensor)
-        predictions = model.head([pyramid[level] for level in model.head_in_features])
+        predictions = model._predict(images.tensor)[0]["point"]
 
     for logits, distances, mine, my_distances in zip(
         *expected, predictions.point_logits, predictions.point_deltas
