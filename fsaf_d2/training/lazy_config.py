@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 
 import torch
@@ -65,12 +66,16 @@ def load_lazy_config(config_file: str, overrides: list[str]) -> DictConfig:
             f"Overrides of a Python config are written key=value, as in train.max_iter=100, unlike "
             f"'{wrong[0]}'."
         )
+    importing = builtins.__import__
     try:
         cfg = LazyConfig.load(config_file)
     except (ImportError, SyntaxError, AssertionError) as error:
         raise ValueError(
             f"Config file '{config_file}' cannot be run ({type(error).__name__}: {error})."
         ) from error
+    finally:
+        # Where a config fails, detectron2 leaves its own in place.
+        builtins.__import__ = importing
     if isinstance(cfg.get("train"), DictConfig):
         cfg.train = OmegaConf.merge(DEFAULTS, cfg.train)
     for word in overrides:

@@ -1,6 +1,7 @@
 """A run of a Python config is as well guarded, looked at and kept as one of train_net.py."""
 
 import argparse
+import builtins
 import json
 import math
 import os
@@ -194,3 +195,12 @@ def test_a_record_is_replayed_with_the_python_config(digits, tmp_path, capsys):
         f"model = dict(_target_='{__name__}.small_model')\n"
     )
     assert "is the first to overflow" in replay(capsys, record, "--config-file", own)
+
+
+def test_a_config_that_fails_leaves_python_as_it_was(tmp_path):
+    """Its imports went through detectron2's from then on, which setuptools refuses."""
+    (tmp_path / "broken.py").write_text("import torch\nassert False, 'no'\n")
+    importing = builtins.__import__
+    with pytest.raises(ValueError, match=r"broken\.py' cannot be run \(AssertionError: no\)"):
+        load_lazy_config(str(tmp_path / "broken.py"), [])
+    assert builtins.__import__ is importing
