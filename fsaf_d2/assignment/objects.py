@@ -6,9 +6,11 @@ in pixels of the network's input.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from detectron2.structures import Instances
 from torch import Tensor
 
 
@@ -18,6 +20,14 @@ class Objects(NamedTuple):
     boxes: Tensor  # (M, 4)
     classes: Tensor  # (M,) in 0..K-1
     image_index: Tensor  # (M,) in 0..N-1
+
+    @classmethod
+    def of(cls, ground_truths: Sequence[Instances]) -> Objects:
+        """Pack the ``gt_boxes`` and ``gt_classes`` of each image."""
+        boxes = torch.cat([x.gt_boxes.tensor.cpu() for x in ground_truths])
+        classes = torch.cat([x.gt_classes.cpu() for x in ground_truths])
+        counts = torch.tensor([len(x) for x in ground_truths])
+        return cls(boxes, classes, torch.repeat_interleave(counts))
 
 
 def smallest_first(objects: Objects) -> Tensor:

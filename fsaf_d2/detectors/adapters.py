@@ -12,7 +12,7 @@ from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from .contract import DetectorContract, LossTerm, Traits
+from .contract import DetectorContract, LossTerm, Traits, keep_modes
 
 # In evaluation they go on working as such while the losses are computed.
 _WITH_MODES = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
@@ -24,23 +24,10 @@ def traits_of_detectron2(known: object, cfg: CfgNode) -> Traits | None:
         return None
     if issubclass(known, GeneralizedRCNN):
         heads = cfg.MODEL.ROI_HEADS
-        return Traits(
-            num_classes=heads.NUM_CLASSES,
-            class_keys=("MODEL.ROI_HEADS.NUM_CLASSES",),
-            score_threshold_key="MODEL.ROI_HEADS.SCORE_THRESH_TEST",
-            score_threshold=heads.SCORE_THRESH_TEST,
-            section="MODEL.ROI_HEADS",
-        )
+        return _traits_of_rcnn(heads.NUM_CLASSES, heads.SCORE_THRESH_TEST)
     if issubclass(known, (RetinaNet, FCOS)):
         retinanet = cfg.MODEL.RETINANET
-        return Traits(
-            num_classes=retinanet.NUM_CLASSES,
-            class_keys=("MODEL.RETINANET.NUM_CLASSES",),
-            score_threshold_key="MODEL.RETINANET.SCORE_THRESH_TEST",
-            score_threshold=retinanet.SCORE_THRESH_TEST,
-            loss_names=_dense_losses(known),
-            section="MODEL.RETINANET",
-        )
+        return _traits_of_dense(known, retinanet.NUM_CLASSES, retinanet.SCORE_THRESH_TEST)
     return None
 
 
@@ -53,10 +40,26 @@ def adapt(model: nn.Module) -> DetectorContract | None:
     return None
 
 
-def _dense_losses(known: type) -> tuple[str, ...]:
+def _traits_of_rcnn(num_classes: int, score_threshold: float | None) -> Traits:
+    return Traits(
+        num_classes=num_classes,
+        class_keys=("MODEL.ROI_HEADS.NUM_CLASSES",),
+        score_threshold=score_threshold,
+        section="MODEL.ROI_HEADS",
+    )
+
+
+def _traits_of_dense(known: type, num_classes: int, score_threshold: float) -> Traits:
+    losses = ("loss_cls", "loss_box_reg")
     if issubclass(known, FCOS):
-        return ("loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr")
-    return ("loss_cls", "loss_box_reg")
+        losses = ("loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr")
+    return Traits(
+        num_classes=num_classes,
+        class_keys=("MODEL.RETINANET.NUM_CLASSES",),
+        score_threshold=score_threshold,
+        loss_names=losses,
+        section="MODEL.RETINANET",
+    )
 
 
 class _Adapted(DetectorContract):
@@ -84,17 +87,13 @@ class AdaptedDense(_Adapted):
     @property
     def traits(self) -> Traits:
         model = self.model
-        return Traits(
-            num_classes=model.num_classes,
-            class_keys=("MODEL.RETINANET.NUM_CLASSES",),
-            score_threshold_key="MODEL.RETINANET.SCORE_THRESH_TEST",
-            score_threshold=model.test_score_thresh,
-            loss_names=_dense_losses(type(model)),
-            section="MODEL.RETINANET",
-        )
+        return _traits_of_dense(type(model), model.num_classes, model.test_score_thresh)
 
     def observed(self) -> dict[str, nn.Module]:
         return {"head": self.model.head}
+
+    def compiled(self) -> list[nn.Module]:
+        return [self.model.backbone, self.model.head]
 
     def extra_state(self) -> dict[str, float | Tensor]:
         # The running mean of the positives, which is a plain attribute.
@@ -130,13 +129,8 @@ class AdaptedRCNN(_Adapted):
 
     @property
     def traits(self) -> Traits:
-        heads = self.model.roi_heads
-        return Traits(
-            num_classes=heads.num_classes,
-            class_keys=("MODEL.ROI_HEADS.NUM_CLASSES",),
-            score_threshold_key="MODEL.ROI_HEADS.SCORE_THRESH_TEST",
-            section="MODEL.ROI_HEADS",
-        )
+        # Each kind of heads keeps its threshold elsewhere.
+        return _traits_of_rcnn(self.model.roi_heads.num_classes, None)
 
     def observed(self) -> dict[str, nn.Module]:
         parts = self.model.proposal_generator, self.model.roi_heads
@@ -148,7 +142,7 @@ class AdaptedRCNN(_Adapted):
         return found
 
     def compiled(self) -> list[nn.Module]:
-        return []
+        return [self.model.backbone]
 
     def _terms(self, batched_inputs: list[dict]) -> dict[str, LossTerm]:
         # Proposals and RoIs are sampled: always the same ones, whatever else is drawn.
@@ -163,13 +157,9 @@ class AdaptedRCNN(_Adapted):
 @contextlib.contextmanager
 def _computing_losses(model: nn.Module) -> Iterator[None]:
     """Have a model's forward pass give its losses, with batch norm and dropout as in evaluation."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
-    for module, _ in modes:
-        if isinstance(module, _WITH_MODES):
-            module.training = False
-    try:
+    with keep_modes(model):
+        model.train()
+        for module in model.modules():
+            if isinstance(module, _WITH_MODES):
+                module.training = False
         yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

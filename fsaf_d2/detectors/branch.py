@@ -161,7 +161,6 @@ def traits_of_branches(
     return Traits(
         num_classes=num_classes,
         class_keys=("MODEL.RETINANET.NUM_CLASSES",),
-        score_threshold_key="MODEL.RETINANET.SCORE_THRESH_TEST",
         score_threshold=score_thresh,
         level_names=tuple(level_names),
         branch_names=tuple(branches),

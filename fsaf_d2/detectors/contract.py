@@ -50,8 +50,7 @@ class Traits:
     Attributes:
         num_classes: K; None if it is not known.
         class_keys: the config keys that hold K; all of them must be set to it.
-        score_threshold_key: the key of the score below which nothing is given, "" for none.
-        score_threshold: that score.
+        score_threshold: the score below which nothing is given; None if there is none.
         level_names: of the levels that detections name by ``pred_levels``, the finest first; empty
             if they do not.
         branch_names: of the branches that detections name by ``pred_branches``; empty if they do
@@ -66,7 +65,6 @@ class Traits:
 
     num_classes: int | None = None
     class_keys: tuple[str, ...] = ()
-    score_threshold_key: str = ""
     score_threshold: float | None = None
     level_names: tuple[str, ...] = ()
     branch_names: tuple[str, ...] = ()
@@ -104,7 +102,8 @@ class DetectorContract(abc.ABC):
     def loss_terms(self, batched_inputs: list[dict]) -> dict[str, LossTerm]:
         """Compute the losses of annotated images, and change nothing.
 
-        Layers such as batch norm work as in evaluation, and other processes have no part in it.
+        Layers such as batch norm work as in evaluation, whatever mode the model is in, and other
+        processes have no part in it.
 
         Args:
             batched_inputs: as for training.
@@ -117,9 +116,9 @@ class DetectorContract(abc.ABC):
     def observed(self) -> dict[str, nn.Module]:
         """The modules whose outputs tell most of a step that is not finite, by name."""
 
+    @abc.abstractmethod
     def compiled(self) -> Sequence[nn.Module]:
         """The parts that torch.compile is for."""
-        return list(self.observed().values())
 
     def at_step(self, step: int) -> None:  # noqa: B027
         """Take note that a step of training begins, which are counted from 0.
@@ -181,6 +180,17 @@ def contract_of(model: nn.Module) -> DetectorContract | None:
 
     model = getattr(model, "module", model)
     return model if isinstance(model, DetectorContract) else adapt(model)
+
+
+@contextlib.contextmanager
+def keep_modes(model: nn.Module) -> Iterator[None]:
+    """Whatever the body sets to training or evaluation, all modules are as before after it."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import ImageList, Instances
 from detectron2.utils import comm
 from torch import Tensor, nn
 
@@ -20,10 +20,17 @@ from ..assignment.grid import Grid, to_device
 from ..assignment.objects import Objects
 from ..backbones.fpn import require_known_pyramid
 from ..heads.towers import ConvTowers
-from ..inference.candidates import NONE, Candidates, clip_to_images, of_each_image, resized
+from ..inference.candidates import NONE, Candidates, clip_to_images, resized, to_instances
 from ..inference.suppression import Suppression
 from .branch import Branch, kinds_of_branches, traits_of_branches
-from .contract import ALL_BRANCHES, BRANCH_ENDING, DetectorContract, LossTerm, Traits
+from .contract import (
+    ALL_BRANCHES,
+    BRANCH_ENDING,
+    DetectorContract,
+    LossTerm,
+    Traits,
+    keep_modes,
+)
 
 
 @META_ARCH_REGISTRY.register()
@@ -188,7 +195,7 @@ class OneStageDetector(DetectorContract, nn.Module):
             if "instances" not in x:
                 name = x.get("file_name", "an image")
                 raise ValueError(f"{name} has no 'instances' to train with; model.eval() detects.")
-        objects = _pack([x["instances"] for x in batched_inputs])
+        objects = Objects.of([x["instances"] for x in batched_inputs])
         return {
             name: branch.losses(_in_float32(predictions[name]), objects, grid)
             for name, branch in self.branches.items()
@@ -215,8 +222,10 @@ class OneStageDetector(DetectorContract, nn.Module):
     @torch.no_grad()
     def loss_terms(self, batched_inputs: list[dict]) -> dict[str, LossTerm]:
         """Compute the losses of annotated images, and change nothing; see the contract."""
-        predictions, grid = self._predict(self.preprocess_image(batched_inputs).tensor)
-        terms = self._terms(predictions, grid, batched_inputs)
+        with keep_modes(self):
+            self.eval()
+            predictions, grid = self._predict(self.preprocess_image(batched_inputs).tensor)
+            terms = self._terms(predictions, grid, batched_inputs)
         return {name: term for of_part in terms.values() for name, term in of_part.items()}
 
     def observed(self) -> dict[str, nn.Module]:
@@ -302,9 +311,9 @@ class OneStageDetector(DetectorContract, nn.Module):
         results: list[dict[str, Instances]] = [{} for _ in batched_inputs]
         for name, share in shares.items():
             found = self.suppression(self._clipped(share, sizes))
-            found = of_each_image(resized(found, sizes, wanted_sizes))
-            for result, size, detections in zip(results, wanted, found):
-                result[name] = _instances(size, detections)
+            found = to_instances(resized(found, sizes, wanted_sizes), wanted)
+            for result, instances in zip(results, found):
+                result[name] = instances
         return results
 
 
@@ -322,24 +331,3 @@ def _shapes_of(backbone: Backbone, cfg: CfgNode) -> list[ShapeSpec]:
 
 def _in_float32(predictions: tuple) -> tuple:
     return type(predictions)(*([x.float() for x in levels] for levels in predictions))
-
-
-def _instances(size: tuple[int, int], found: Candidates) -> Instances:
-    return Instances(
-        size,
-        pred_boxes=Boxes(found.boxes),
-        scores=found.scores,
-        pred_classes=found.classes,
-        pred_levels=found.levels,
-        pred_branches=found.branches,
-    )
-
-
-def _pack(gt_instances: list[Instances]) -> Objects:
-    cpu = torch.device("cpu")
-    counts = torch.tensor([len(instances) for instances in gt_instances])
-    return Objects(
-        torch.cat([instances.gt_boxes.tensor.to(cpu) for instances in gt_instances]),
-        torch.cat([instances.gt_classes.to(cpu) for instances in gt_instances]),
-        torch.repeat_interleave(counts),
-    )

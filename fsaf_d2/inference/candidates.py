@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 # The score of a place without a candidate.
@@ -95,6 +96,21 @@ def resized(found: Candidates, sizes: Tensor, wanted: Tensor) -> Candidates:
     boxes = found.boxes * scale.flip(1)[:, None].repeat(1, 1, 2)
     everywhere = torch.ones(len(sizes), dtype=torch.bool, device=boxes.device)
     return clip_to_images(found._replace(boxes=boxes), wanted, everywhere)
+
+
+def to_instances(found: Candidates, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+    """What was found, in detectron2's format; sizes are height and width of each image."""
+    return [
+        Instances(
+            size,
+            pred_boxes=Boxes(each.boxes),
+            scores=each.scores,
+            pred_classes=each.classes,
+            pred_levels=each.levels,
+            pred_branches=each.branches,
+        )
+        for size, each in zip(sizes, of_each_image(found))
+    ]
 
 
 def of_each_image(found: Candidates) -> list[Candidates]:

@@ -13,10 +13,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..inference.candidates import NONE, Candidates, of_each_image, resized
+from ..inference.candidates import NONE, Candidates, resized, to_instances
 from ..inference.suppression import Suppression
 from .detector import Detector
 from .sidecar import ENTRY, MAX_BYTES, Sidecar, read_sidecar, sidecar_file
@@ -141,11 +140,8 @@ class ExportedModel(nn.Module):
         outputs = self._checked(self._program(batch, torch.tensor(sizes)), len(images))
         wanted = [(given["height"], given["width"]) for given in batched_inputs]
         found = self._detections(outputs)
-        found = of_each_image(resized(found, torch.tensor(sizes), torch.tensor(wanted)))
-        return [
-            {"instances": Instances(size, **_fields(detections))}
-            for size, detections in zip(wanted, found)
-        ]
+        found = resized(found, torch.tensor(sizes), torch.tensor(wanted))
+        return [{"instances": instances} for instances in to_instances(found, wanted)]
 
     def _detections(self, outputs: Candidates) -> Candidates:
         sidecar = self._sidecar
@@ -188,16 +184,6 @@ class ExportedModel(nn.Module):
             )
         numbers = (field.long() for field in (classes, levels, branches))
         return Candidates(boxes.float(), scores.float(), *numbers)
-
-
-def _fields(found: Candidates) -> dict:
-    return {
-        "pred_boxes": Boxes(found.boxes),
-        "scores": found.scores,
-        "pred_classes": found.classes,
-        "pred_levels": found.levels,
-        "pred_branches": found.branches,
-    }
 
 
 def _open_onnx(path: str, _: bool) -> tuple[Program, str]:

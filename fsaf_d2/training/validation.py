@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..detectors.contract import LossTerm, contract_of
+from ..detectors.contract import LossTerm, contract_of, keep_modes
 from .random_state import random_state, set_random_state
 
 
@@ -36,15 +36,12 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
     Gradients are off.
     """
-    modes = [(module, module.training) for module in model.modules()]
     state = random_state()
-    model.eval()
     try:
-        with torch.no_grad():
+        with keep_modes(model), torch.no_grad():
+            model.eval()
             yield
     finally:
-        for module, mode in modes:
-            module.training = mode
         set_random_state(state)
 
 

@@ -7,7 +7,7 @@ from fsaf_d2.assignment import anchor_matching
 from fsaf_d2.assignment.anchor_matching import match_anchors
 from fsaf_d2.assignment.anchors import AnchorKinds
 from fsaf_d2.assignment.grid import Grid
-from fsaf_d2.detectors.one_stage import _pack
+from fsaf_d2.assignment.objects import Objects
 
 SIZES = [(40, 50), (20, 25), (10, 13), (5, 7), (3, 4)]
 IMAGE = (320, 400)
@@ -23,7 +23,7 @@ def labels_of(model, ground_truths, sizes=SIZES) -> tuple[torch.Tensor, torch.Te
     """Dense labels (N, R * A) as RetinaNet's, and the boxes of those that are positive."""
     generator = model.anchor_generator
     anchors = Boxes.cat(generator([torch.zeros(1, 1, *size) for size in sizes])).tensor
-    objects = _pack(ground_truths)
+    objects = Objects.of(ground_truths)
     matches = match_anchors(
         kinds(model),
         objects,
@@ -100,7 +100,7 @@ def test_other_thresholds(model):
     ground_truths = [random_instances(30, IMAGE)]
     other = tiny_model(*RETINANET, "MODEL.RETINANET.IOU_THRESHOLDS", "[0.3, 0.6]")
     dense, _ = other.label_anchors(anchors, ground_truths)
-    inputs = (kinds(model), _pack(ground_truths))
+    inputs = (kinds(model), Objects.of(ground_truths))
     matches = match_anchors(
         *inputs,
         Grid.of(model.anchor_generator.strides, SIZES, torch.device("cpu")),
@@ -114,7 +114,7 @@ def test_other_thresholds(model):
 
 def test_best_anchors_are_kept_on_request(model):
     """A box of 3 pixels reaches no threshold."""
-    objects = _pack([instances([(50, 50, 53, 53)], [0])])
+    objects = Objects.of([instances([(50, 50, 53, 53)], [0])])
     inputs = (kinds(model), objects)
     grid = Grid.of(model.anchor_generator.strides, SIZES, torch.device("cpu"))
     counts = [
@@ -147,7 +147,7 @@ def test_boxes_are_the_generators(offset):
 
 
 def test_far_pairs_are_not_computed(model):
-    boxes = _pack([random_instances(100, IMAGE)]).boxes
+    boxes = Objects.of([random_instances(100, IMAGE)]).boxes
     grid = Grid.of(model.anchor_generator.strides, SIZES, torch.device("cpu"))
     pairs, _ = anchor_matching._near_pairs(kinds(model), boxes, grid, 0.4)
     num_anchors = 9 * sum(height * width for height, width in SIZES)

@@ -29,8 +29,8 @@ from reference import fsaf as reference
 
 from fsaf_d2 import load_config
 from fsaf_d2.assignment.feature_selection import SelectionRule, label_points
+from fsaf_d2.assignment.objects import Objects
 from fsaf_d2.detectors.fsaf import PointPredictions
-from fsaf_d2.detectors.one_stage import _pack
 from fsaf_d2.detectors.retinanet import AnchorPredictions
 from fsaf_d2.losses import background_loss_sums
 from fsaf_d2.weights.layouts import current_name
@@ -318,7 +318,7 @@ def targets_of(model, predictions, grid, ground_truths):
         torch.cat([level.flatten(2).transpose(1, 2) for level in part], dim=1)
         for part in predictions
     )
-    objects, branch = _pack(ground_truths), model.branches.point
+    objects, branch = Objects.of(ground_truths), model.branches.point
     _, targets = label_points(
         flat_logits,
         flat_deltas,
@@ -547,9 +547,11 @@ def test_keys_of_the_selection_are_heeded(key, value, field):
 
 
 def test_the_first_steps_select_by_size():
-    online = tiny_model()
+    # Steps of training between them do not change what a frozen norm does.
+    norm = ("MODEL.RESNETS.NORM", "FrozenBN")
+    online = tiny_model(*norm)
     mixed, heuristic = (
-        tiny_model(f"MODEL.FSAF.{key}", value)
+        tiny_model(*norm, f"MODEL.FSAF.{key}", value)
         for key, value in (("HEURISTIC_STEPS", "5"), ("LEVEL_SELECTION", "heuristic"))
     )
     for model in (mixed, heuristic):

@@ -23,6 +23,9 @@ class Fake(DetectorContract):
     def observed(self):
         return {}
 
+    def compiled(self):
+        return []
+
     def at_step(self, step):
         self.steps.append(step)
 
