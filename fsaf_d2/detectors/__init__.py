@@ -7,6 +7,7 @@ Importing the package registers the entries of detectron2's META_ARCH_REGISTRY a
 from .branch import BRANCHES, Branch, register_branch
 from .contract import LossTerm, Traits, contract_of, each_branch, traits_of
 from .fcos import FCOSBranch, PointFCOS
+from .focal_branch import FocalBranch
 from .fsaf import FSAF, PointBranch
 from .one_stage import OneStageDetector
 from .retinanet import AnchorBranch, AnchorRetinaNet
@@ -18,6 +19,7 @@ __all__ = [
     "AnchorRetinaNet",
     "Branch",
     "FCOSBranch",
+    "FocalBranch",
     "LossTerm",
     "OneStageDetector",
     "PointBranch",

@@ -13,7 +13,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..assignment.anchors import AnchorKinds, locate
@@ -22,12 +22,12 @@ from ..assignment.feature_selection import point_box_transform
 from ..assignment.grid import Grid, to_device
 from ..assignment.objects import Objects
 from ..heads.scale import LevelScales
-from ..heads.towers import init_conv
 from ..inference.candidates import Candidates
 from ..inference.decode import decode_levels
 from ..losses import anchor_focal_loss_sums, gather_anchor_deltas, point_giou_loss
-from .branch import Branch, register_branch, require, require_positive, require_weight
+from .branch import register_branch, require, require_positive, require_weight
 from .contract import LossTerm
+from .focal_branch import FocalBranch
 from .one_stage import OneStageDetector
 
 # The location losses are divided by the sum of centerness, which may be less than 1.
@@ -43,7 +43,7 @@ class FCOSPredictions(NamedTuple):
 
 
 @register_branch("fcos")
-class FCOSBranch(Branch):
+class FCOSBranch(FocalBranch):
     """FCOS with its later improvements.
 
     They are centre sampling, GIoU loss weighted by centerness, centerness on the box tower,
@@ -57,37 +57,26 @@ class FCOSBranch(Branch):
     def __init__(
         self,
         *,
-        in_channels: int,
-        num_classes: int,
         strides: Sequence[int],
         size_limits: Sequence[float] = (64, 128, 256, 512),
         center_radius: float = 1.5,
         point_offset: float = 0.5,
         loss_weight: float = 1.0,
-        focal_loss_alpha: float = 0.25,
-        focal_loss_gamma: float = 2.0,
-        prior_prob: float = 0.01,
-        score_thresh: float = 0.05,
-        topk_candidates: int = 1000,
+        **shared,
     ) -> None:
         """
         Args:
-            in_channels: of the towers' maps.
-            num_classes: K.
             strides: of the levels, in pixels.
             size_limits: (L - 1,) pixels; see :func:`sample_centers`.
             center_radius: in strides.
             point_offset: where in its cell a location lies, in cells.
             loss_weight: of all three losses, beside those of other branches.
-            focal_loss_alpha, focal_loss_gamma: see :func:`fsaf_d2.losses.sparse_focal_loss_sum`.
-            prior_prob: initial score of every class.
-            score_thresh: only scores above it count.
-            topk_candidates: how many of a level are decoded at the most.
+            shared: the arguments of :class:`FocalBranch`.
 
         Raises:
             ValueError: an argument is out of its range; the message has the config key's name.
         """
-        super().__init__()
+        super().__init__(**shared)
         limits = list(size_limits)
         require(
             len(limits) == len(strides) - 1 and limits == sorted(set(limits)),
@@ -98,16 +87,13 @@ class FCOSBranch(Branch):
         require_positive("MODEL.FCOS.CENTER_RADIUS", center_radius)
         require(0 <= point_offset < 1, "point_offset", "at least 0 and less than 1", point_offset)
         require_weight("MODEL.FCOS.LOSS_WEIGHT", loss_weight)
-        prior = torch.logit(torch.tensor(prior_prob)).item()
-        self.cls_score = init_conv(nn.Conv2d(in_channels, num_classes, 3, padding=1), prior)
-        self.bbox_pred = init_conv(nn.Conv2d(in_channels, 4, 3, padding=1))
-        self.centerness = init_conv(nn.Conv2d(in_channels, 1, 3, padding=1))
+        self.cls_score = self.class_layer()
+        self.bbox_pred = self.output_layer(4)
+        self.centerness = self.output_layer(1)
         self.scales = LevelScales(len(strides))
         self.kinds = AnchorKinds.of_points(strides, 1.0, point_offset)
-        self.num_classes, self.size_limits, self.center_radius = num_classes, limits, center_radius
+        self.size_limits, self.center_radius = limits, center_radius
         self.loss_weight = loss_weight
-        self.focal_loss = {"alpha": focal_loss_alpha, "gamma": focal_loss_gamma}
-        self.score_thresh, self.topk_candidates = score_thresh, topk_candidates
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
@@ -124,19 +110,13 @@ class FCOSBranch(Branch):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict:
         """Read FCOS's keys, and RetinaNet's for what both have."""
-        fcos, retinanet = cfg.MODEL.FCOS, cfg.MODEL.RETINANET
+        fcos = cfg.MODEL.FCOS
         return {
-            "in_channels": input_shape[0].channels,
-            "num_classes": retinanet.NUM_CLASSES,
+            **super().from_config(cfg, input_shape),
             "strides": [shape.stride for shape in input_shape],
             "size_limits": fcos.SIZE_LIMITS,
             "center_radius": fcos.CENTER_RADIUS,
             "loss_weight": fcos.LOSS_WEIGHT,
-            "focal_loss_alpha": retinanet.FOCAL_LOSS_ALPHA,
-            "focal_loss_gamma": retinanet.FOCAL_LOSS_GAMMA,
-            "prior_prob": retinanet.PRIOR_PROB,
-            "score_thresh": retinanet.SCORE_THRESH_TEST,
-            "topk_candidates": retinanet.TOPK_CANDIDATES_TEST,
         }
 
     def forward(self, class_features: list[Tensor], box_features: list[Tensor]) -> FCOSPredictions:
@@ -196,9 +176,7 @@ class FCOSBranch(Branch):
             self.kinds,
             point_box_transform.apply_deltas,
             grid,
-            num_classes=self.num_classes,
-            score_thresh=self.score_thresh,
-            topk_candidates=self.topk_candidates,
+            **self.decoding,
             quality=predictions.fcos_centerness,
             combine=_geometric_mean,
         )

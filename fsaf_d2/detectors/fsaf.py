@@ -15,7 +15,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..assignment.anchors import AnchorKinds
@@ -23,12 +23,10 @@ from ..assignment.coverage import count_locations_of
 from ..assignment.feature_selection import SelectionRule, label_points, point_box_transform
 from ..assignment.grid import Grid, to_device
 from ..assignment.objects import Objects
-from ..heads.towers import init_conv
 from ..inference.candidates import Candidates
 from ..inference.decode import decode_levels
 from ..losses import background_loss_sums, point_loss_sums
 from .branch import (
-    Branch,
     LocationCounter,
     register_branch,
     require,
@@ -36,6 +34,7 @@ from .branch import (
     require_weight,
 )
 from .contract import LossTerm
+from .focal_branch import FocalBranch
 from .one_stage import OneStageDetector
 
 
@@ -47,7 +46,7 @@ class PointPredictions(NamedTuple):
 
 
 @register_branch("point")
-class PointBranch(Branch):
+class PointBranch(FocalBranch):
     """The anchor-free branch of FSAF, with online feature selection (Sec. 3).
 
     Every object is assigned to the level whose predictions for it cost least, and to a small region
@@ -64,37 +63,28 @@ class PointBranch(Branch):
     def __init__(
         self,
         *,
-        in_channels: int,
-        num_classes: int,
         strides: Sequence[int],
         selection_rule: SelectionRule | None = None,
         heuristic_steps: int = 0,
         loss_weight: float = 0.5,
         box_normalizer: float = 4.0,
         bbox_bias: float = 0.1,
-        focal_loss_alpha: float = 0.25,
-        focal_loss_gamma: float = 2.0,
-        prior_prob: float = 0.01,
-        score_thresh: float = 0.05,
-        topk_candidates: int = 1000,
+        **shared,
     ) -> None:
         """
         Args:
-            in_channels: of the towers' maps.
-            num_classes: K.
             strides: of the levels, in pixels.
             selection_rule: how objects choose level and locations; the paper's by default.
             heuristic_steps: so many first steps of training select levels by size in any case.
             loss_weight: lambda.
             box_normalizer: S, strides that a predicted distance of 1 is.
             bbox_bias: initial value of the four distances.
-            focal_loss_alpha, focal_loss_gamma, prior_prob, score_thresh, topk_candidates: as of
-                :class:`fsaf_d2.detectors.retinanet.AnchorBranch`.
+            shared: the arguments of :class:`FocalBranch`.
 
         Raises:
             ValueError: an argument is out of its range; the message has the config key's name.
         """
-        super().__init__()
+        super().__init__(**shared)
         self.selection_rule = selection_rule or SelectionRule()
         point_offset = self.selection_rule.point_offset
         require_weight("MODEL.FSAF.LOSS_WEIGHT", loss_weight)
@@ -102,15 +92,12 @@ class PointBranch(Branch):
         # Below 0 the ReLU has no gradient anywhere, and the branch could never learn.
         require_positive("MODEL.FSAF.BBOX_BIAS", bbox_bias)
         require(heuristic_steps >= 0, "MODEL.FSAF.HEURISTIC_STEPS", "at least 0", heuristic_steps)
-        prior = torch.logit(torch.tensor(prior_prob)).item()
-        self.cls_score = init_conv(nn.Conv2d(in_channels, num_classes, 3, padding=1), prior)
-        self.bbox_pred = init_conv(nn.Conv2d(in_channels, 4, 3, padding=1), bbox_bias)
-        self.num_classes, self.strides = num_classes, list(strides)
+        self.cls_score = self.class_layer()
+        self.bbox_pred = self.output_layer(4, bbox_bias)
+        self.strides = list(strides)
         # One square box about every location, whose side is the unit of the predicted distances.
         self.kinds = AnchorKinds.of_points(self.strides, box_normalizer, point_offset)
         self.heuristic_steps, self.loss_weight = heuristic_steps, loss_weight
-        self.focal_loss = {"alpha": focal_loss_alpha, "gamma": focal_loss_gamma}
-        self.score_thresh, self.topk_candidates = score_thresh, topk_candidates
         self.selected_levels = torch.zeros(0, dtype=torch.int64)
         self._selects_by_size = False
 
@@ -143,21 +130,15 @@ class PointBranch(Branch):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict:
         """Read FSAF's keys, and RetinaNet's for what both have."""
-        fsaf, retinanet = cfg.MODEL.FSAF, cfg.MODEL.RETINANET
+        fsaf = cfg.MODEL.FSAF
         return {
-            "in_channels": input_shape[0].channels,
-            "num_classes": retinanet.NUM_CLASSES,
+            **super().from_config(cfg, input_shape),
             "strides": [shape.stride for shape in input_shape],
             "selection_rule": _selection_rule(cfg),
             "heuristic_steps": fsaf.HEURISTIC_STEPS,
             "loss_weight": fsaf.LOSS_WEIGHT,
             "box_normalizer": fsaf.BOX_NORMALIZER,
             "bbox_bias": fsaf.BBOX_BIAS,
-            "focal_loss_alpha": retinanet.FOCAL_LOSS_ALPHA,
-            "focal_loss_gamma": retinanet.FOCAL_LOSS_GAMMA,
-            "prior_prob": retinanet.PRIOR_PROB,
-            "score_thresh": retinanet.SCORE_THRESH_TEST,
-            "topk_candidates": retinanet.TOPK_CANDIDATES_TEST,
         }
 
     @classmethod
@@ -246,9 +227,7 @@ class PointBranch(Branch):
             self.kinds,
             point_box_transform.apply_deltas,
             grid,
-            num_classes=self.num_classes,
-            score_thresh=self.score_thresh,
-            topk_candidates=self.topk_candidates,
+            **self.decoding,
         )
 
 

@@ -17,18 +17,18 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import Box2BoxTransform, _dense_box_regression_loss
 from detectron2.structures import Boxes
 from fvcore.nn import smooth_l1_loss
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..assignment.anchor_matching import AnchorMatches, match_anchors
 from ..assignment.anchors import AnchorKinds, locate
 from ..assignment.grid import Grid, to_device
 from ..assignment.objects import Objects
-from ..heads.towers import init_conv
 from ..inference.candidates import Candidates
 from ..inference.decode import decode_levels
 from ..losses import anchor_focal_loss_sums, gather_anchor_deltas
-from .branch import Branch, register_branch
+from .branch import register_branch
 from .contract import LossTerm
+from .focal_branch import FocalBranch
 from .one_stage import OneStageDetector
 
 # RetinaNet's running mean of the positive anchors: its first value and the weight of a new one.
@@ -44,7 +44,7 @@ class AnchorPredictions(NamedTuple):
 
 
 @register_branch("anchor")
-class AnchorBranch(Branch):
+class AnchorBranch(FocalBranch):
     """RetinaNet's two output layers, with the labels and losses of detectron2's.
 
     That is so also where detectron2 deviates from the paper (L1 box loss, running mean of the
@@ -60,76 +60,53 @@ class AnchorBranch(Branch):
     def __init__(
         self,
         *,
-        in_channels: int,
-        num_classes: int,
         anchor_generator: DefaultAnchorGenerator,
         iou_thresholds: Sequence[float] = (0.4, 0.5),
         iou_labels: Sequence[int] = (0, -1, 1),
         box_reg_weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
         box_reg_loss_type: str = "smooth_l1",
         smooth_l1_beta: float = 0.0,
-        focal_loss_alpha: float = 0.25,
-        focal_loss_gamma: float = 2.0,
-        prior_prob: float = 0.01,
-        score_thresh: float = 0.05,
-        topk_candidates: int = 1000,
+        **shared,
     ) -> None:
         """
         Args:
-            in_channels: of the towers' maps.
-            num_classes: K.
             anchor_generator: of as many anchors on every level.
             iou_thresholds, iou_labels: as of detectron2's Matcher; an object keeps its best anchors
                 whatever their IoU.
             box_reg_weights, box_reg_loss_type, smooth_l1_beta: as of detectron2's RetinaNet.
-            focal_loss_alpha, focal_loss_gamma: see :func:`fsaf_d2.losses.sparse_focal_loss_sum`.
-            prior_prob: initial score of every class.
-            score_thresh: only scores above it count.
-            topk_candidates: how many of a level are decoded at the most.
+            shared: the arguments of :class:`FocalBranch`.
 
         Raises:
             ValueError: levels have different numbers of anchors.
         """
-        super().__init__()
+        super().__init__(**shared)
         if len(set(anchor_generator.num_anchors)) != 1:
             raise ValueError(
                 "MODEL.ANCHOR_GENERATOR gives different numbers of anchors on the levels "
                 f"({anchor_generator.num_anchors}): all must have as many."
             )
         num_anchors = anchor_generator.num_anchors[0]
-        prior = torch.logit(torch.tensor(prior_prob)).item()
-        self.cls_score = init_conv(
-            nn.Conv2d(in_channels, num_anchors * num_classes, 3, padding=1), prior
-        )
-        self.bbox_pred = init_conv(nn.Conv2d(in_channels, num_anchors * 4, 3, padding=1))
+        self.cls_score = self.class_layer(num_anchors)
+        self.bbox_pred = self.output_layer(num_anchors * 4)
         self.register_buffer("loss_normalizer", torch.tensor(INITIAL_NORMALIZER))
         # Objects are matched on the CPU, where they come from, while a GPU computes the network.
         self.kinds = AnchorKinds.of_generator(anchor_generator)
-        self.num_classes = num_classes
         self.iou_thresholds, self.iou_labels = list(iou_thresholds), list(iou_labels)
         self.box2box_transform = Box2BoxTransform(weights=tuple(box_reg_weights))
         self.box_reg_loss_type, self.smooth_l1_beta = box_reg_loss_type, smooth_l1_beta
-        self.focal_loss = {"alpha": focal_loss_alpha, "gamma": focal_loss_gamma}
-        self.score_thresh, self.topk_candidates = score_thresh, topk_candidates
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict:
         """Read RetinaNet's keys."""
         retinanet = cfg.MODEL.RETINANET
         return {
-            "in_channels": input_shape[0].channels,
-            "num_classes": retinanet.NUM_CLASSES,
+            **super().from_config(cfg, input_shape),
             "anchor_generator": build_anchor_generator(cfg, input_shape),
             "iou_thresholds": retinanet.IOU_THRESHOLDS,
             "iou_labels": retinanet.IOU_LABELS,
             "box_reg_weights": retinanet.BBOX_REG_WEIGHTS,
             "box_reg_loss_type": retinanet.BBOX_REG_LOSS_TYPE,
             "smooth_l1_beta": retinanet.SMOOTH_L1_LOSS_BETA,
-            "focal_loss_alpha": retinanet.FOCAL_LOSS_ALPHA,
-            "focal_loss_gamma": retinanet.FOCAL_LOSS_GAMMA,
-            "prior_prob": retinanet.PRIOR_PROB,
-            "score_thresh": retinanet.SCORE_THRESH_TEST,
-            "topk_candidates": retinanet.TOPK_CANDIDATES_TEST,
         }
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
@@ -226,9 +203,7 @@ class AnchorBranch(Branch):
             self.kinds,
             self.box2box_transform.apply_deltas,
             grid,
-            num_classes=self.num_classes,
-            score_thresh=self.score_thresh,
-            topk_candidates=self.topk_candidates,
+            **self.decoding,
         )
 
 
