@@ -40,7 +40,7 @@ from .checkpoints import RunCheckpointer
 from .examination import EvaluationSet
 from .execution import ddp_for
 from .guarded_run import GuardedRun
-from .lazy_config import WORDS, ConfigError, in_words_of_lazy, load_lazy_config
+from .lazy_config import WORDS, ConfigError, load_lazy_config
 from .lazy_parts import (
     TrainingData,
     build_evaluator,
@@ -50,6 +50,7 @@ from .lazy_parts import (
     labelled_mapper_of,
     settings_of_lazy,
 )
+from .run_settings import in_words
 from .validation import labelled_loader
 
 __all__ = ["ConfigError", "LazyTrainer", "evaluate", "load_lazy_config", "run"]
@@ -97,7 +98,7 @@ def _in_words_of_lazy() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ConfigError(in_words_of_lazy(str(error))) from error
+        raise ConfigError(in_words(str(error), WORDS)) from error
 
 
 def evaluate(cfg: DictConfig, model: nn.Module) -> dict | None:
@@ -106,11 +107,8 @@ def evaluate(cfg: DictConfig, model: nn.Module) -> dict | None:
     contract = contract_of(model)
     traits = contract.traits if contract else Traits()
     evaluator = build_evaluator(cfg.dataloader.evaluator, traits)
-    training = model.training
-    model.eval()
     with each_branch(model):
         results = inference_on_dataset(model, loader, evaluator)
-    model.train(training)
     return results or None
 
 

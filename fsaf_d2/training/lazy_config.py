@@ -111,10 +111,3 @@ def _require_known(cfg: DictConfig, key: str) -> None:
         if not known and not is_argument:
             raise ValueError(f"Override '{key}': there is no '{part}' in the config.")
         node = node[part] if known else None
-
-
-def in_words_of_lazy(text: str) -> str:
-    """A message with the keys as they are called in a Python config."""
-    for key, word in WORDS.items():
-        text = text.replace(key, word)
-    return text

@@ -80,9 +80,14 @@ class RunSettings:
 
     def in_its_words(self, text: str) -> str:
         """A message with the keys as they are called in the run's own config."""
-        for key, word in self.words.items():
-            text = text.replace(key, word)
-        return text
+        return in_words(text, self.words)
+
+
+def in_words(text: str, words: Mapping[str, str]) -> str:
+    """A message with the keys of ``train_net.py``'s configs called otherwise."""
+    for key, word in words.items():
+        text = text.replace(key, word)
+    return text
 
 
 def settings_of(cfg: CfgNode) -> RunSettings:
