@@ -114,15 +114,13 @@ def _new_size(width: float, height: float, cfg: CfgNode) -> tuple[int, int]:
 
 def _strides(cfg: CfgNode) -> list[int]:
     """Of the levels that have anchors."""
-    # Of detectors of two stages proposals have anchors, also on a map of the ResNet's own.
-    of_proposals = traits_of(cfg).section == "MODEL.ROI_HEADS"
-    key = "MODEL.RPN.IN_FEATURES" if of_proposals else "MODEL.RETINANET.IN_FEATURES"
+    key = traits_of(cfg).anchor_levels_key
     names = value_of(cfg, key)
     for name in names:
-        if not re.fullmatch(r"(p|res)\d" if of_proposals else r"p\d", name):
+        if not re.fullmatch(r"(p|res)\d", name):
             raise ValueError(
                 f"{key} has {name!r}, of which the stride is not known: levels of an FPN are named "
-                "p3, p4 and so on."
+                "p3, p4 and so on, those of a ResNet res4 and so on."
             )
     return [2 ** int(name[-1]) for name in names]
 

@@ -46,6 +46,7 @@ def _traits_of_rcnn(num_classes: int, score_threshold: float | None) -> Traits:
         class_keys=("MODEL.ROI_HEADS.NUM_CLASSES",),
         score_threshold=score_threshold,
         section="MODEL.ROI_HEADS",
+        anchor_levels_key="MODEL.RPN.IN_FEATURES",
     )
 
 

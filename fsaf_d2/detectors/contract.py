@@ -57,6 +57,7 @@ class Traits:
             not.
         loss_names: of the losses of training; empty if they are not known.
         section: the part of the config, such as ``MODEL.RETINANET``, that the detector reads.
+        anchor_levels_key: the config key that names the feature maps which have anchors.
         step_keys: config keys that count steps of training.
         notes: sentences on what the config, as it is, will not do.
         count_locations: counts, for objects on a grid in so many images, the locations that answer
@@ -70,6 +71,7 @@ class Traits:
     branch_names: tuple[str, ...] = ()
     loss_names: tuple[str, ...] = ()
     section: str = ""
+    anchor_levels_key: str = "MODEL.RETINANET.IN_FEATURES"
     step_keys: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     count_locations: Callable[[Objects, Grid, int], LocationCounts] | None = None

@@ -80,8 +80,8 @@ def test_pictures_of_many_sizes_are_not_mixed(tmp_path):
 
 
 def test_levels_of_unknown_stride(tmp_path):
-    cfg = config("MODEL.RETINANET.IN_FEATURES", "['res3']")
-    with pytest.raises(ValueError, match="IN_FEATURES has 'res3'"):
+    cfg = config("MODEL.RETINANET.IN_FEATURES", "['stage3']")
+    with pytest.raises(ValueError, match="IN_FEATURES has 'stage3'"):
         coverage(check(tmp_path, [[0, 0, 20, 20]]), cfg)
 
 
