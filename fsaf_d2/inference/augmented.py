@@ -19,7 +19,7 @@ from torch import nn
 from ..data.mapper import MAX_PIXELS, read_image, to_planes
 from ..data.resizing import shortest_edge
 from ..detectors.contract import contract_of
-from .candidates import Candidates, of_each_image, resized
+from .candidates import Candidates, resized, to_instances
 
 
 class AugmentedDetector(nn.Module):
@@ -154,5 +154,5 @@ class AugmentedDetector(nn.Module):
         fields = (torch.cat([view.get(name) for view in views]) for name in names)
         found = self.suppression([Candidates(boxes[None], *(field[None] for field in fields))])
         sizes = torch.tensor([size, wanted], device=boxes.device)[:, None]
-        (merged,) = of_each_image(resized(found, *sizes))
-        return Instances(wanted, pred_boxes=Boxes(merged.boxes), **dict(zip(names, merged[1:])))
+        (merged,) = to_instances(resized(found, *sizes), [wanted])
+        return merged
