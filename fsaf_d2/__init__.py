@@ -19,7 +19,8 @@ except ModuleNotFoundError as error:
     ) from None
 
 from . import detectors
-from .config import add_fsaf_config, load_config
+from .config import load_config
+from .config_defaults import add_fsaf_config
 from .data.builtin import register_builtin_datasets
 from .detectors import *  # noqa: F403
 

@@ -1,4 +1,4 @@
-"""The configuration keys that fsaf_d2 adds to detectron2's, and how a config file is read."""
+"""How a config file is read."""
 
 from __future__ import annotations
 
@@ -9,86 +9,14 @@ from collections.abc import Sequence
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from .config_defaults import add_fsaf_config
 from .config_keys import flat, meant_key, record, unread
-from .detectors.branch import BRANCHES
 from .plain_yaml import plain_yaml
 
 # Of a config that lies in a checkpoint: what builds a detector and says how it reads pictures.
 _SECTIONS_TO_PREDICT = ("MODEL", "INPUT", "TEST")
 # For whoever runs the model to say, not for whoever trained it.
 _NOT_OF_A_CHECKPOINT = {"MODEL": ("WEIGHTS", "COMPILE"), "INPUT": ("MAX_PIXELS",)}
-
-
-def add_fsaf_config(cfg: CfgNode) -> None:
-    """Add every key of this project to a detectron2 config, with its default.
-
-    Whatever branches share with RetinaNet (classes, focal loss, thresholds, towers) keeps its key
-    under ``MODEL.RETINANET``; the keys of a branch stand beside its paper, in ``detectors/``.
-    """
-    # The branches of the detector, by name; empty for those of MODEL.META_ARCHITECTURE.
-    cfg.MODEL.BRANCHES = []
-    for kind in BRANCHES.values():
-        kind.add_config(cfg)
-
-    # Whether P7 is computed from ReLU(P6), as in RetinaNet's paper, or from P6.
-    cfg.MODEL.FPN.RELU_BEFORE_P7 = True
-    # For MODEL.BACKBONE.NAME build_timm_fpn_backbone and build_timm_hrfpn_backbone: the network's
-    # name in timm.list_models(), and its norm: "" or "BN" is batch norm as timm has it; "SyncBN",
-    # "FrozenBN", "GN".
-    cfg.MODEL.TIMM = CfgNode({"NAME": "", "NORM": ""})
-    # Of the latter: the strides of its levels, in image pixels (arXiv 1908.07919).
-    cfg.MODEL.HRFPN = CfgNode({"OUT_STRIDES": [8, 16, 32, 64, 128]})
-    # Train with feature maps in (N, H, W, C) order in memory, which is convolved faster.
-    cfg.MODEL.CHANNELS_LAST = True
-    # Run backbone and head through torch.compile, which needs a C++ compiler and minutes at first.
-    cfg.MODEL.COMPILE = False
-
-    # The same command gives the same weights twice, bit for bit; needs SEED. Slower on a GPU.
-    cfg.DETERMINISTIC = False
-    # Pictures without objects are background to learn from, unlike in detectron2.
-    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
-    # So many pictures of each process may be unreadable and are left out, before training stops.
-    cfg.DATALOADER.MAX_UNREADABLE = 0
-    # Brightness, contrast and saturation of training pictures are multiplied by random factors from
-    # 1 - COLOR_JITTER to 1 + COLOR_JITTER.
-    cfg.INPUT.COLOR_JITTER = 0.0
-    # Pictures of more pixels are refused before they are decoded.
-    cfg.INPUT.MAX_PIXELS = 2**27
-    # What resizes pictures: "pillow", as detectron2; "opencv", as mmdetection; "auto", OpenCV where
-    # no pixel differs from Pillow's by more than one grey level, which is faster.
-    cfg.INPUT.RESIZE = "auto"
-    # So many numbered checkpoints stay beside model_final and model_best; 0 keeps all.
-    cfg.SOLVER.CHECKPOINTS_TO_KEEP = 0
-    # A loss or gradient that is infinite or NaN never reaches the weights. Then: "stop"; "skip" the
-    # step; or "rollback" to the last checkpoint with half the learning rate. The latter two at most
-    # MAX_TIMES.
-    cfg.SOLVER.NON_FINITE = CfgNode({"ACTION": "stop", "MAX_TIMES": 5})
-    # Above 0: a moving average of the weights, which is what is evaluated and saved as the model.
-    cfg.SOLVER.EMA_DECAY = 0.0
-
-    # At every evaluation: the losses of training on the pictures of DATASETS.TEST.
-    cfg.TEST.LOSS = True
-    # model_best is the best by this metric, any that the log of an evaluation has, such as
-    # "bbox/AP50", "bbox/AP-<class>" or "validation/total_loss" (of losses the least is best).
-    cfg.TEST.BEST_METRIC = "bbox/AP"
-    # After so many evaluations during training without a better one the run ends; 0 is never.
-    cfg.TEST.PATIENCE = 0
-    # At every evaluation: so many pictures of DATASETS.TEST are drawn, annotated beside found.
-    cfg.TEST.SAMPLES = 6
-    # At every evaluation: on so many training pictures it is seen which levels objects select.
-    cfg.TEST.LEVEL_LENS = 50
-
-    # The batch that BASE_LR, WARMUP_ITERS, STEPS and MAX_ITER are for. They, TEST.EVAL_PERIOD and
-    # CHECKPOINT_PERIOD are scaled to another IMS_PER_BATCH: training/batch_scaling.py. 0: never.
-    cfg.SOLVER.REFERENCE_BATCH = 0
-    # "SGD" (detectron2's own builder) or "ADAMW".
-    cfg.SOLVER.OPTIMIZER = "SGD"
-    # Update all weights in one pass over them; equal to detectron2's step up to rounding.
-    cfg.SOLVER.FUSED = True
-    # Train under bfloat16 autocast; unlike SOLVER.AMP also on a CPU, and no loss is scaled.
-    cfg.SOLVER.BFLOAT16 = False
-    # Whatever differs from here on was given.
-    record(cfg, [], [])
 
 
 def load_config(config_file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> CfgNode:

@@ -69,15 +69,7 @@ class TimmTrunk(Backbone):
         for start, more in _ARGUMENTS.items():
             arguments.update(more if name.startswith(start) else {})
         info = _feature_info(name, arguments, timm)
-        # Of several maps of one stride the last one is the deepest.
-        index = {entry["reduction"]: i for i, entry in enumerate(info)}
-        missing = [stride for stride in strides.values() if stride not in index]
-        if missing:
-            raise ValueError(
-                f"MODEL.TIMM.NAME '{name}' has maps of the strides {_listed(index)}, but "
-                f"MODEL.FPN.IN_FEATURES {list(out_features)} needs {_listed(missing)} too: choose "
-                "a network with a pyramid of maps, or other features."
-            )
+        index = _index_of_strides(info, strides, name)
         self.name = name
         self.net = timm.create_model(
             name, out_indices=tuple(index[stride] for stride in strides.values()), **arguments
@@ -151,6 +143,20 @@ class TimmTrunk(Backbone):
         for param, gradient in zip(params, torch.autograd.grad(total, params, allow_unused=True)):
             param.requires_grad = gradient is not None
         self.train()
+
+
+def _index_of_strides(info: list[dict], strides: dict[str, int], name: str) -> dict[int, int]:
+    """Where in timm's list the map of each stride is; the needed ones must be there."""
+    # Of several maps of one stride the last one is the deepest.
+    index = {entry["reduction"]: i for i, entry in enumerate(info)}
+    missing = [stride for stride in strides.values() if stride not in index]
+    if missing:
+        raise ValueError(
+            f"MODEL.TIMM.NAME '{name}' has maps of the strides {_listed(index)}, but "
+            f"MODEL.FPN.IN_FEATURES {list(strides)} needs {_listed(missing)} too: choose "
+            "a network with a pyramid of maps, or other features."
+        )
+    return index
 
 
 def _import_timm() -> ModuleType:

@@ -56,37 +56,22 @@ def summarize(
     evaluation = BoxEvaluation(truth, joint, max_detections=max_detections)
     result = outcome(evaluation, joint, truth)
     overall = {"joint": evaluation.metrics()}
-    for name, detections in found.items():
-        if name != "joint":
-            alone = BoxEvaluation(truth, detections, max_detections=max_detections)
-            overall[name] = alone.metrics()
-    classes = truth.classes_of(joint.category_ids[result.detection])
-    per_class = [
-        _figures_of_class(k, truth, joint, evaluation, result, classes == k)
-        for k in range(len(truth.class_names))
-    ]
+    overall |= {
+        name: BoxEvaluation(truth, alone, max_detections=max_detections).metrics()
+        for name, alone in found.items()
+        if name != "joint"
+    }
+    per_class = _figures_of_classes(truth, joint, evaluation, result)
     points = [figures["best_f1"] for figures in per_class]
     thresholds = np.array([x["threshold"] if x else DEFAULT_THRESHOLD for x in points])
     return {
-        "dataset": dataset,
-        "num_images": len(truth.image_ids),
-        "num_objects": truth.count(),
-        "num_objects_by_size": truth.count_by_size(),
-        "class_names": truth.class_names,
+        **_facts(dataset, truth),
         "overall": overall,
         "per_class": per_class,
         "levels": _levels(truth, joint, max_detections, level_names),
         "precision_recall": _curves(truth, evaluation),
         "confusion": _confusion(truth, joint, thresholds),
-        "misses": [
-            _place(truth, truth.image_index[i], truth.class_index[i], truth.boxes[i])
-            | {"best_score": float(result.best_score[i])}
-            for i in worst_misses(truth, result.best_score, thresholds, NUM_WORST)
-        ],
-        "false_alarms": [
-            _false_alarm(truth, joint, i, level_names, branch_names)
-            for i in worst_false_alarms(truth, joint, result, thresholds, NUM_WORST)
-        ],
+        **_mistakes(truth, joint, result, thresholds, level_names, branch_names),
         "max_score": float(joint.scores.max(initial=0.0)),
         "diagnosis": diagnose(
             truth,
@@ -97,6 +82,26 @@ def summarize(
             input_sizes=input_sizes,
         ),
     }
+
+
+def _facts(dataset: str, truth: GroundTruth) -> dict:
+    return {
+        "dataset": dataset,
+        "num_images": len(truth.image_ids),
+        "num_objects": truth.count(),
+        "num_objects_by_size": truth.count_by_size(),
+        "class_names": truth.class_names,
+    }
+
+
+def _figures_of_classes(
+    truth: GroundTruth, joint: Detections, evaluation: BoxEvaluation, result: Outcome
+) -> list[dict]:
+    classes = truth.classes_of(joint.category_ids[result.detection])
+    return [
+        _figures_of_class(k, truth, joint, evaluation, result, classes == k)
+        for k in range(len(truth.class_names))
+    ]
 
 
 def _figures_of_class(
@@ -164,6 +169,33 @@ def _place(truth: GroundTruth, image: int, class_index: int, box: np.ndarray) ->
         "file_name": truth.file_names[image],
         "category": truth.class_names[class_index],
         "bbox": box.tolist(),
+    }
+
+
+def _mistakes(
+    truth: GroundTruth,
+    joint: Detections,
+    result: Outcome,
+    thresholds: np.ndarray,
+    level_names: Sequence[str],
+    branch_names: Sequence[str],
+) -> dict[str, list[dict]]:
+    return {
+        "misses": [
+            _miss(truth, result, i)
+            for i in worst_misses(truth, result.best_score, thresholds, NUM_WORST)
+        ],
+        "false_alarms": [
+            _false_alarm(truth, joint, i, level_names, branch_names)
+            for i in worst_false_alarms(truth, joint, result, thresholds, NUM_WORST)
+        ],
+    }
+
+
+def _miss(truth: GroundTruth, result: Outcome, i: int) -> dict:
+    return {
+        **_place(truth, truth.image_index[i], truth.class_index[i], truth.boxes[i]),
+        "best_score": float(result.best_score[i]),
     }
 
 

@@ -74,18 +74,16 @@ def describe(
             "the order of the classes."
         )
     _check_ids(ids, count, source)
-    thresholds = content.get("thresholds") or {}
-    _check_thresholds(thresholds, source)
-    # They go by the file's own names, also where the user gives others.
+    # Thresholds go by the file's own names, also where the user gives others.
     keys = stored if len(stored) == count else names
-    missing = [name for key, name in zip(keys, names) if key not in thresholds]
+    thresholds, missing = _thresholds(content, keys, names, source)
     if missing:
         which = "" if len(missing) == count else f" for {_listed(missing)}"
         notes.append(f"'{source}' has no score threshold{which}: {DEFAULT_THRESHOLD} is taken.")
     return Description(
         class_names=[printable(name) for name in names],
         category_ids=list(ids),
-        thresholds=[float(thresholds.get(key, DEFAULT_THRESHOLD)) for key in keys],
+        thresholds=thresholds,
         input_format=_input_format(content, cfg, source),
         notes=notes,
     )
@@ -112,6 +110,16 @@ def _check_ids(ids: object, count: int, source: str) -> None:
     plain = isinstance(ids, list) and all(type(value) is int for value in ids)
     if not (plain and len(set(ids)) == len(ids) == count):
         raise ValueError(f"category_ids of '{source}' must be {count} different whole numbers.")
+
+
+def _thresholds(
+    content: dict, keys: list[str], names: list[str], source: str
+) -> tuple[list[float], list[str]]:
+    """The threshold of each class, and the names of those of which the file has none."""
+    thresholds = content.get("thresholds") or {}
+    _check_thresholds(thresholds, source)
+    missing = [name for key, name in zip(keys, names) if key not in thresholds]
+    return [float(thresholds.get(key, DEFAULT_THRESHOLD)) for key in keys], missing
 
 
 def _check_thresholds(thresholds: object, source: str) -> None:

@@ -60,46 +60,22 @@ def load_detector(
         ImportError: a package that an exported detector needs is missing.
     """
     weights = os.fspath(weights)
-    kind = kind_of(weights)
-    if kind is not None:
+    if kind := kind_of(weights):
         _require_plain(weights, device, config_file or overrides or class_names)
         if trust and kind == "torchscript":
             _say_trust(weights)
-        return load_exported(
-            weights,
-            kind,
-            batch_size=batch_size or BATCH_SIZES["cpu"],
-            max_pixels=MAX_PIXELS,
-            trust=trust,
-        )
+        settings = {"batch_size": batch_size or BATCH_SIZES["cpu"], "max_pixels": MAX_PIXELS}
+        return load_exported(weights, kind, **settings, trust=trust)
     content = _read(weights, trust)
-    stored = content.get("config")
-    if config_file:
-        cfg = load_config(config_file, overrides)
-    elif stored is None:
-        known = find(weights)
-        hint = f" Its published form is run by {known[1].config}." if known else ""
-        raise ValueError(
-            f"'{weights}' does not hold the config that it was trained with: name its file by "
-            f"--config-file, and the classes by --class-names.{hint}"
-        )
-    elif not isinstance(stored, str):
-        raise ValueError(f"The config in '{weights}' must be a text.")
-    else:
-        cfg = load_stored_config(stored, weights, overrides)
-    chosen = cfg.MODEL.DEVICE if "MODEL.DEVICE" in overrides else None
-    cfg.MODEL.DEVICE = _choose_device(device or chosen)
-    cfg.MODEL.WEIGHTS = ""
-    cfg.MODEL.COMPILE = False
-
+    cfg = _config_of(content, weights, config_file, overrides)
+    _set_up(cfg, device, overrides)
     _require_known(cfg, weights)
     # Of data sets in a stranger's config nothing is looked up.
     data_sets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if config_file else ()
     description = describe(content, cfg, weights, class_names=class_names, data_sets=data_sets)
     model = _build(cfg, weights)
     notes = [*description.notes, *_load(model, content, weights, cfg)]
-    traits = traits_of(cfg)
-    device_type = torch.device(cfg.MODEL.DEVICE).type
+    traits, device_type = traits_of(cfg), torch.device(cfg.MODEL.DEVICE).type
     return Detector(
         model,
         **{**description._asdict(), "notes": notes},
@@ -112,6 +88,33 @@ def load_detector(
         max_pixels=cfg.INPUT.MAX_PIXELS,
         batch_size=batch_size or BATCH_SIZES.get(device_type, 2),
     )
+
+
+def _config_of(
+    content: dict, weights: str, config_file: str | os.PathLike[str], overrides: Sequence[str]
+) -> CfgNode:
+    """The config of that file, if one is named, or else the one in the weights."""
+    stored = content.get("config")
+    if config_file:
+        return load_config(config_file, overrides)
+    if stored is None:
+        known = find(weights)
+        hint = f" Its published form is run by {known[1].config}." if known else ""
+        raise ValueError(
+            f"'{weights}' does not hold the config that it was trained with: name its file by "
+            f"--config-file, and the classes by --class-names.{hint}"
+        )
+    if not isinstance(stored, str):
+        raise ValueError(f"The config in '{weights}' must be a text.")
+    return load_stored_config(stored, weights, overrides)
+
+
+def _set_up(cfg: CfgNode, device: str | None, overrides: Sequence[str]) -> None:
+    """Say in the config where the detector runs, and that nothing else is loaded or compiled."""
+    chosen = cfg.MODEL.DEVICE if "MODEL.DEVICE" in overrides else None
+    cfg.MODEL.DEVICE = _choose_device(device or chosen)
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.COMPILE = False
 
 
 def _read(weights: str, trust: bool) -> dict:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 _PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 # Of ``train``, where a file does not have them: as in train_net.py's configs, see
-# fsaf_d2/config.py.
+# fsaf_d2/config_defaults.py.
 DEFAULTS = {
     "best_metric": "bbox/AP",
     "patience": 0,
