@@ -84,3 +84,13 @@ def test_no_file_needs_one_that_needs_it():
     assert graph["config.py"] >= {"config_keys.py", "plain_yaml.py"}
     graph[KNOWN_CYCLE[0]] = graph[KNOWN_CYCLE[0]] - {KNOWN_CYCLE[1]}
     graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_what_programs_and_configs_import_is_there():
+    folders = ("tools", "benchmarks", "examples", "configs/lazy")
+    files = [ROOT / "train_net.py", *(x for y in folders for x in (ROOT / y).rglob("*.py"))]
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("fsaf_d2"):
+                for alias in node.names:
+                    exec(f"from {node.module} import {alias.name}", {})

@@ -18,7 +18,8 @@ from detectron2.engine import default_argument_parser
 
 from fsaf_d2.training import launch
 from fsaf_d2.training.lazy import ConfigError, load_lazy_config, run
-from fsaf_d2.training.lazy_config import in_words_of_lazy
+from fsaf_d2.training.lazy_config import WORDS
+from fsaf_d2.training.run_settings import in_words
 from fsaf_d2.training.setup import require_gpus
 
 
@@ -29,7 +30,7 @@ def main(args: argparse.Namespace) -> dict | None:
     except (OSError, ConfigError, FloatingPointError) as error:
         # Files that are not there, wrong arguments, a loss that is not finite; all else shows where
         # it went wrong.
-        sys.exit(f"lazyconfig_train_net.py: error: {in_words_of_lazy(str(error))}")
+        sys.exit(f"lazyconfig_train_net.py: error: {in_words(str(error), WORDS)}")
 
 
 if __name__ == "__main__":
