@@ -28,8 +28,8 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 
 from fsaf_d2 import model_zoo
-from fsaf_d2.data.own import class_list, register_own_data
-from fsaf_d2.data.sources import open_source
+from fsaf_d2.data.reading.own import class_list, register_own_data
+from fsaf_d2.data.reading.sources import open_source
 from fsaf_d2.evaluation import keep_report
 from fsaf_d2.training import (
     SafeCheckpointer,

@@ -27,8 +27,8 @@ from accuracy_sizes import ap_by_side, table_by_side
 from detectron2.data import MetadataCatalog
 
 from fsaf_d2 import load_config
-from fsaf_d2.data.builtin import data_root
-from fsaf_d2.data.digits import make_digits
+from fsaf_d2.data.reading.builtin import data_root
+from fsaf_d2.data.reading.digits import make_digits
 from fsaf_d2.demo import NUM_TRAIN, NUM_VAL
 from fsaf_d2.evaluation.files import read_predictions
 from fsaf_d2.evaluation.ground_truth import read_ground_truth

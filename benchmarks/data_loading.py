@@ -33,8 +33,8 @@ from PIL import Image
 from tabulate import tabulate
 
 from fsaf_d2 import load_config
-from fsaf_d2.data.mapper import build_mapper, read_image, to_planes
-from fsaf_d2.data.resizing import ResizeShortestEdge
+from fsaf_d2.data.loading.mapper import build_mapper, read_image, to_planes
+from fsaf_d2.data.loading.resizing import ResizeShortestEdge
 
 CONFIG = Path(__file__).parents[1] / "configs" / "fsaf_R_50_FPN_1x.yaml"
 NUM_OBJECTS = 10

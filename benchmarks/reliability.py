@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from fsaf_d2.data.digits import make_digits
+from fsaf_d2.data.reading.digits import make_digits
 
 ROOT = Path(__file__).parents[1]
 NUM_PICTURES = 40

@@ -157,6 +157,7 @@ def measure_inference(args: argparse.Namespace) -> Iterator[Table]:
     whole, post = {}, {}
     for name in MODELS:
         model = build(name, args).eval()
+
         def detect(model=model) -> None:
             with torch.no_grad():
                 model(batch)

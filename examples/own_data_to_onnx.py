@@ -17,7 +17,7 @@ OUTPUT = Path("output/own_data_to_onnx")
 CONFIG = "configs/Base-FSAF-small.yaml"
 
 if not TRAIN_DATA:
-    from fsaf_d2.data.digits import make_digits
+    from fsaf_d2.data.reading.digits import make_digits
 
     make_digits(OUTPUT, num_train=200, num_val=40, image_size=160)
     TRAIN_DATA, VAL_DATA = (
@@ -26,9 +26,9 @@ if not TRAIN_DATA:
     )
 
 # %% 1. Check: what is wrong with the annotations and pictures, before anything is trained on them.
-from fsaf_d2.data.check_output import as_text, to_dict
-from fsaf_d2.data.check_source import check_source
-from fsaf_d2.data.sources import open_source
+from fsaf_d2.data.checking.check_source import check_source
+from fsaf_d2.data.checking.output import as_text, to_dict
+from fsaf_d2.data.reading.sources import open_source
 
 check = check_source(open_source(TRAIN_DATA, split="train"))
 print(as_text(to_dict(check, limit=None)))

@@ -1,7 +1,7 @@
 """Dense detectors for Detectron2 whose branches, anchor-based and anchor-free, work together.
 
 Importing the package registers its components: the meta architectures of :mod:`fsaf_d2.detectors`
-and the data sets named in :mod:`fsaf_d2.data.builtin`.
+and the data sets named in :mod:`fsaf_d2.data.reading.builtin`.
 """
 
 try:
@@ -21,7 +21,7 @@ except ModuleNotFoundError as error:
 from . import detectors
 from .config import load_config
 from .config_defaults import add_fsaf_config
-from .data.builtin import register_builtin_datasets
+from .data.reading.builtin import register_builtin_datasets
 from .detectors import *  # noqa: F403
 
 register_builtin_datasets()

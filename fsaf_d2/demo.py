@@ -14,8 +14,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.env import seed_all_rng
 from tabulate import tabulate
 
-from .data.builtin import data_root
-from .data.digits import make_digits
+from .data.reading.builtin import data_root
+from .data.reading.digits import make_digits
 from .detectors.contract import BRANCH_ENDING
 from .evaluation import overall_table
 from .evaluation.report import REPORT

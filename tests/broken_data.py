@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from fsaf_d2.data.sources import Source
+from fsaf_d2.data.reading.sources import Source
 
 WIDTH, HEIGHT = 64, 48
 

@@ -10,7 +10,7 @@ from detectron2.utils.file_io import PathManager
 from models import ROOT
 
 from fsaf_d2 import load_config, model_zoo
-from fsaf_d2.data.digits import make_digits
+from fsaf_d2.data.reading.digits import make_digits
 from fsaf_d2.training import SafeCheckpointer, Trainer, load_weights
 
 DOCS = (ROOT / "docs/model_zoo.md").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from formats import write_voc
 
-from fsaf_d2.data.digits import make_digits
+from fsaf_d2.data.reading.digits import make_digits
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from formats import CLASSES, WRITERS, write_coco, write_yolo
 
-from fsaf_d2.data.digits import make_digits
+from fsaf_d2.data.reading.digits import make_digits
 
 ROOT = Path(__file__).parents[1]
 QUICK = [

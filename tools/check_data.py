@@ -22,20 +22,20 @@ from fsaf_d2 import load_config
 # isort: split
 from detectron2.config import CfgNode
 
-from fsaf_d2.data.canonical import match_categories, write_json
-from fsaf_d2.data.check_coverage import coverage
-from fsaf_d2.data.check_fix import fix
-from fsaf_d2.data.check_leaks import check_leaks
-from fsaf_d2.data.check_output import (
+from fsaf_d2.data.checking.check_coverage import coverage
+from fsaf_d2.data.checking.check_source import Check, check_source
+from fsaf_d2.data.checking.fix import fix
+from fsaf_d2.data.checking.leaks import check_leaks
+from fsaf_d2.data.checking.output import (
     as_text,
     coverage_text,
     fixed_text,
     to_dict,
     to_file,
 )
-from fsaf_d2.data.check_source import Check, check_source
-from fsaf_d2.data.mapper import MAX_PIXELS
-from fsaf_d2.data.sources import Source, open_source
+from fsaf_d2.data.loading.mapper import MAX_PIXELS
+from fsaf_d2.data.reading.canonical import match_categories, write_json
+from fsaf_d2.data.reading.sources import Source, open_source
 from fsaf_d2.visualization.data_statistics import plot_statistics
 
 

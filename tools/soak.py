@@ -31,7 +31,7 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.env import seed_all_rng
 
 from fsaf_d2 import load_config
-from fsaf_d2.data.digits import make_digits
+from fsaf_d2.data.reading.digits import make_digits
 from fsaf_d2.training import Trainer, prepare
 
 CONFIG = Path(__file__).parents[1] / "configs" / "Base-FSAF-small.yaml"

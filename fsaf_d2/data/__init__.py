@@ -1,1 +1,5 @@
-"""Where pictures come from: the data sets the configs name, their checks, the demo's pictures."""
+"""Where pictures come from.
+
+Three rooms: reading, checking and loading. The latter two use the first, and nothing else of each
+other.
+"""

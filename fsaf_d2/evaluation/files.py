@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.checks import check_annotations
+from ..data.checking.checks import check_annotations
 from .ground_truth import Detections, GroundTruth, read_ground_truth
 from .plots import plot_confusion, plot_precision_recall
 from .summary import source, summarize

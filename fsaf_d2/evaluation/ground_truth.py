@@ -104,7 +104,8 @@ def read_ground_truth(
     Missing areas are those of the boxes; objects without ``iscrowd`` are single ones.
 
     Args:
-        annotation_file: a JSON file that :func:`fsaf_d2.data.checks.check_annotations` accepts.
+        annotation_file: a JSON file that
+            :func:`fsaf_d2.data.checking.checks.check_annotations` accepts.
         classes: category id to class in 0..K-1; by default in the order of the ids.
 
     Raises:

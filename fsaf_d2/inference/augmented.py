@@ -16,8 +16,8 @@ from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from ..data.mapper import MAX_PIXELS, read_image, to_planes
-from ..data.resizing import shortest_edge
+from ..data.loading.mapper import MAX_PIXELS, read_image, to_planes
+from ..data.loading.resizing import shortest_edge
 from ..detectors.contract import contract_of
 from .candidates import Candidates, resized, to_instances
 

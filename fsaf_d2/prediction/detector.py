@@ -14,8 +14,8 @@ from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ..data.mapper import MAX_PIXELS, read_image, to_planes
-from ..data.resizing import shortest_edge
+from ..data.loading.mapper import MAX_PIXELS, read_image, to_planes
+from ..data.loading.resizing import shortest_edge
 from ..visualization.detections import MIN_LONGER_SIDE, draw_detections
 from .batches import by_shape
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..data.resizing import RESIZE_METHODS
+from ..data.loading.resizing import RESIZE_METHODS
 from .description import MAX_NAME_LENGTH, printable
 
 # Of the entries; it is raised when their meaning changes.

@@ -13,7 +13,7 @@ from detectron2.data import DatasetFromList, MetadataCatalog
 from PIL import Image
 from torch import nn
 
-from ..data.mapper import MAX_PIXELS, read_image
+from ..data.loading.mapper import MAX_PIXELS, read_image
 from ..detectors.contract import Traits, contract_of
 from ..visualization.comparison import comparison_grid, draw_beside
 from .validation import labelled_loader, undisturbed, validation_losses

@@ -9,7 +9,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog, get_detection_dataset_dicts
 
-from ..data.mapper import build_labelled_mapper, build_mapper
+from ..data.loading.mapper import build_labelled_mapper, build_mapper
 from .examination import EvaluationSet
 from .hooks.unbroken_log import WRITER_PERIOD
 

@@ -15,8 +15,8 @@ from detectron2.evaluation import DatasetEvaluator
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..data.loader import TrainingLoader, build_training_loader
-from ..data.mapper import build_labelled_mapper, build_mapper
+from ..data.loading.loader import TrainingLoader, build_training_loader
+from ..data.loading.mapper import build_labelled_mapper, build_mapper
 from ..detectors.building import build_detector
 from ..detectors.contract import Traits, each_branch, traits_of
 from ..evaluation import BoxEvaluator

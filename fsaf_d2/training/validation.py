@@ -24,7 +24,7 @@ def labelled_loader(
         records: in detectron2's format of data sets. The parts of all processes, one after the
             other, have their order.
         mapper: gives a model's input with ``instances``, resized as in evaluation and not
-            augmented, see :func:`fsaf_d2.data.mapper.build_labelled_mapper`.
+            augmented, see :func:`fsaf_d2.data.loading.mapper.build_labelled_mapper`.
         num_workers: processes that read.
     """
     return build_detection_test_loader(records, mapper=mapper, num_workers=num_workers)

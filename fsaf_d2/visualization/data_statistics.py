@@ -24,7 +24,7 @@ def plot_statistics(statistics: dict, path: str | os.PathLike[str], *, title: st
     """Plot classes by size of their objects, sides of boxes, and objects per picture.
 
     Args:
-        statistics: what :func:`fsaf_d2.data.check_source.statistics` returns.
+        statistics: what :func:`fsaf_d2.data.checking.check_source.statistics` returns.
         path: the picture to write; its suffix gives the format, such as ``.png``.
         title: above all.
     """

@@ -17,7 +17,7 @@ from detectron2.structures import Boxes, BoxMode
 from torch import nn
 from torch.utils.data import Subset
 
-from ..data.mapper import build_mapper, read_image
+from ..data.loading.mapper import build_mapper, read_image
 from ..detectors.contract import traits_of
 from .detections import detection_grid, draw_detections
 

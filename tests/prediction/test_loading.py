@@ -16,7 +16,7 @@ from predictions import MORE, NAMES, content_of, photo, tiny_run
 
 import fsaf_d2
 from fsaf_d2 import load_config, load_detector
-from fsaf_d2.data.mapper import build_mapper
+from fsaf_d2.data.loading.mapper import build_mapper
 from fsaf_d2.training import Trainer
 
 AS_DETECTRON2 = ["MODEL.CHANNELS_LAST", "False"]

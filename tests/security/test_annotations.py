@@ -9,7 +9,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, register_coco_instances
 
-from fsaf_d2.data.checks import AnnotationFileError, check_annotations, require_annotations
+from fsaf_d2.data.checking.checks import AnnotationFileError, check_annotations, require_annotations
 
 WHOLE = {
     "info": {"year": 2026},

@@ -9,8 +9,8 @@ import pytest
 from models import tiny_cfg
 from PIL import Image
 
-from fsaf_d2.data import mapper as mapper_module
-from fsaf_d2.data.mapper import build_mapper, read_image
+from fsaf_d2.data.loading import mapper as mapper_module
+from fsaf_d2.data.loading.mapper import build_mapper, read_image
 
 
 def picture(file_format: str, size: tuple[int, int] = (40, 30)) -> bytes:

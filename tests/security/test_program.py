@@ -15,7 +15,7 @@ from models import tiny_cfg
 
 import train_net
 from fsaf_d2 import load_config
-from fsaf_d2.data.digits import make_digits
+from fsaf_d2.data.reading.digits import make_digits
 from fsaf_d2.training import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -96,16 +96,16 @@ UNLIMITED = {
     r"\bpickle\.loads?\(": set(),
     r"\btorch\.load\(": {"fsaf_d2/weights/files.py", "tools/soak.py"},
     r"\bimport read_image|utils\.read_image\(": {
-        "fsaf_d2/data/mapper.py",
+        "fsaf_d2/data/loading/mapper.py",
         "benchmarks/data_loading.py",
     },
     r"\b(cv2\.imread|Image\.open)\(": {
-        "fsaf_d2/data/mapper.py",
-        "fsaf_d2/data/check_images.py",
-        "fsaf_d2/data/formats/files.py",
+        "fsaf_d2/data/loading/mapper.py",
+        "fsaf_d2/data/checking/images.py",
+        "fsaf_d2/data/reading/formats/foreign_files.py",
         "fsaf_d2/evaluation/report.py",
     },
-    r"\byaml\.(unsafe_|full_)?load\(": {"fsaf_d2/data/formats/yolo_yaml.py"},
+    r"\byaml\.(unsafe_|full_)?load\(": {"fsaf_d2/data/reading/formats/yolo_yaml.py"},
 }
 
 

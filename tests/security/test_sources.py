@@ -17,8 +17,8 @@ from formats import (
     xml,
 )
 
-from fsaf_d2.data.formats.files import MAX_TEXT
-from fsaf_d2.data.sources import SourceError, open_source
+from fsaf_d2.data.reading.formats.foreign_files import MAX_TEXT
+from fsaf_d2.data.reading.sources import SourceError, open_source
 
 ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "100"))
 SECRET = "root:x:0:0"

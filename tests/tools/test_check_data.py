@@ -7,7 +7,7 @@ import programs
 import pytest
 from broken_data import BREAKS, sound_data, write_pictures, write_source
 
-from fsaf_d2.data.findings import KINDS
+from fsaf_d2.data.checking.findings import KINDS
 
 check_data = programs.load_script("check_data")
 

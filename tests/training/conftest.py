@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from runs import register
 
-from fsaf_d2.data.digits import make_digits
+from fsaf_d2.data.reading.digits import make_digits
 
 report = importlib.import_module("fsaf_d2.evaluation.report")
 files = importlib.import_module("fsaf_d2.evaluation.files")

@@ -16,7 +16,7 @@ import torch
 from models import ROOT
 from runs import OVERRIDES
 
-from fsaf_d2.data.digits import make_digits
+from fsaf_d2.data.reading.digits import make_digits
 from fsaf_d2.weights.atomic_writing import find_damage
 
 pytestmark = pytest.mark.slow

@@ -14,8 +14,8 @@ from detectron2.solver import build_lr_scheduler
 from models import ROOT, batch, random_instances
 
 from fsaf_d2 import load_config
-from fsaf_d2.data.digits import make_digits
-from fsaf_d2.data.mapper import build_mapper
+from fsaf_d2.data.loading.mapper import build_mapper
+from fsaf_d2.data.reading.digits import make_digits
 from fsaf_d2.training import Trainer
 from fsaf_d2.training.lazy import load_lazy_config
 

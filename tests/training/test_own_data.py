@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from formats import CLASSES, WRITERS, write_coco, write_picture, write_voc, write_yolo
 from runs import run_cfg, run_trainer
 
-from fsaf_d2.data.own import FILES
+from fsaf_d2.data.reading.own import FILES
 from fsaf_d2.training import SafeCheckpointer, prepare, saved_classes, use_own_data
 
 LAUNCH = importlib.import_module("fsaf_d2.training.launch")

@@ -18,7 +18,7 @@ from models import (
 )
 from runs import run_cfg, run_trainer, same, weights_of
 
-from fsaf_d2.data.mapper import build_labelled_mapper
+from fsaf_d2.data.loading.mapper import build_labelled_mapper
 from fsaf_d2.training.random_state import random_state
 from fsaf_d2.training.validation import labelled_loader, validation_losses
 

@@ -4,7 +4,7 @@ import pytest
 from broken_data import sound_data, write_source
 from PIL import Image
 
-from fsaf_d2.data.check_source import check_source, statistics
+from fsaf_d2.data.checking.check_source import check_source, statistics
 from fsaf_d2.visualization.data_statistics import MAX_BARS, plot_statistics
 
 

@@ -6,7 +6,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from models import tiny_cfg
 
-from fsaf_d2.data.digits import make_digits
+from fsaf_d2.data.reading.digits import make_digits
 from fsaf_d2.training import Trainer
 from fsaf_d2.visualization.samples import draw_samples
 

@@ -8,9 +8,9 @@ from detectron2.data import (
 from detectron2.data.transforms import RandomFlip
 from omegaconf import OmegaConf
 
-from fsaf_d2.data.loader import choose_records
-from fsaf_d2.data.mapper import OpenCVMapper
-from fsaf_d2.data.resizing import ResizeShortestEdge
+from fsaf_d2.data.loading.loader import choose_records
+from fsaf_d2.data.loading.mapper import OpenCVMapper
+from fsaf_d2.data.loading.resizing import ResizeShortestEdge
 from fsaf_d2.evaluation import BoxEvaluator
 
 dataloader = OmegaConf.create()

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 
 from ...config import plain_yaml
 from ...config_keys import COMMAND_LINE, derive, given
-from ...data.own import (
+from ...data.reading.own import (
     EVAL,
     TRAIN,
     VAL,
@@ -40,11 +40,11 @@ def use_own_data(
     what had these names. ``DATASETS`` and ``MODEL.RETINANET.NUM_CLASSES`` are set. Without
     ``train_data``, for evaluation alone, the names are ``data/eval.json`` and ``own_eval``. What is
     done is printed. Every process of torchrun calls this, the first writes. Processes that are
-    started later call :func:`fsaf_d2.data.own.register_own_data`.
+    started later call :func:`fsaf_d2.data.reading.own.register_own_data`.
 
     Args:
         cfg: not frozen.
-        train_data: a path that :func:`fsaf_d2.data.sources.open_source` takes.
+        train_data: a path that :func:`fsaf_d2.data.reading.sources.open_source` takes.
         val_data: the same; without it nothing is evaluated.
         classes: without ``train_data``, entries with ``id`` and ``name`` in the order in which the
             model has them, as of :func:`saved_classes`. Else the data's own classes are taken.

@@ -11,9 +11,9 @@ from detectron2.config import CfgNode
 
 from ...config import load_config
 from ...config_keys import value_of, warnings_of_dead_keys
-from ...data.check_run import require_sound_data
-from ...data.checks import require_datasets, require_num_classes
-from ...data.own import derive_num_classes, register_own_data
+from ...data.checking.check_run import require_sound_data
+from ...data.checking.checks import require_datasets, require_num_classes
+from ...data.reading.own import derive_num_classes, register_own_data
 from ...detectors.contract import traits_of
 from ...weights.atomic_writing import UnwritableOutput, why_unwritable
 from ...weights.checkpointer import SafeCheckpointer
@@ -77,9 +77,9 @@ def prepare(
     Raises:
         FileNotFoundError: weights or a data set are missing.
         ValueError: a data set is not registered, has another number of classes or errors (see
-            :func:`...data.check_run.require_sound_data`), there are fewer GPUs than asked for, both
-            torchrun and detectron2's launch are to start processes, the processes cannot share the
-            batch equally, or mixed precision is to be trained on the CPU.
+            :func:`...data.checking.check_run.require_sound_data`), there are fewer GPUs than asked
+            for, both torchrun and detectron2's launch are to start processes, the processes cannot
+            share the batch equally, or mixed precision is to be trained on the CPU.
         UnwritableOutput: nothing can be written to ``OUTPUT_DIR``.
     """
     run = _Run(cfg, eval_only, num_gpus, num_machines, resume)

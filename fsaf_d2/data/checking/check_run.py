@@ -1,0 +1,124 @@
+"""The checks of the data sets that a run uses."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+from collections.abc import Sequence
+
+from detectron2.data import MetadataCatalog
+
+from ..loading.mapper import MAX_PIXELS
+from ..reading.canonical import write_json
+from ..reading.own import EVAL, FILES, VAL
+from ..reading.sources import Source
+from .check_source import Check, check_source
+from .checks import AnnotationFileError, read_annotations, require_annotations
+from .leaks import check_leaks
+from .output import error_text, one_line, to_dict
+
+# detectron2's own, which are as they were published: boxes without a size among others. Of them
+# only what cannot be read, or leads elsewhere, is an error.
+PUBLISHED = ("coco_2014_", "coco_2017_")
+
+_logger = logging.getLogger("detectron2.fsaf_d2.data")
+
+
+def require_sound_data(
+    train: Sequence[str],
+    test: Sequence[str],
+    *,
+    output_dir: str | os.PathLike[str] = "",
+    max_pixels: int = MAX_PIXELS,
+    read_images: bool = True,
+) -> None:
+    """Check the data sets of a run that are in COCO format, as ``tools/check_data.py`` does.
+
+    Warnings are logged, a line for each data set. What was found, and statistics, are written to
+    ``data/check_NAME.json`` in the output folder, see :func:`.output.to_dict`.
+
+    Args:
+        train, test: names of data sets whose files exist. Those of other formats are not looked at,
+            and of detectron2's own (:data:`PUBLISHED`) the annotation files alone.
+        output_dir: ``OUTPUT_DIR``; "" to write nothing.
+        max_pixels: ``INPUT.MAX_PIXELS``.
+        read_images: whether to look at the picture files, and for leaks. A run that goes on has
+            done so when it began.
+
+    Raises:
+        AnnotationFileError: there are errors. The message has their kinds and numbers, the first
+            ones and the command that shows all.
+    """
+    names = list(dict.fromkeys((*train, *test)))
+    require_annotations([name for name in names if name.startswith(PUBLISHED)])
+    checks = {}
+    for name in names:
+        source = None if name.startswith(PUBLISHED) else _source(name)
+        if source is not None:
+            checks[name] = check_source(
+                source,
+                max_pixels=max_pixels,
+                # Of a folder elsewhere nothing is known before detectron2 fetches a picture.
+                read_images=read_images and "://" not in source.image_root,
+                progress=True,
+            )
+    for name in set(train) & set(checks):
+        others = [checks[x] for x in test if x in checks]
+        checks[name].leaks = [x for other in others for x in check_leaks(checks[name], other)]
+    _require_no_errors(checks, test)
+    _log_warnings(checks, test)
+    for name, check in checks.items():
+        path = os.path.join(output_dir, "data", f"check_{name}.json")
+        if output_dir and (read_images or not os.path.exists(path)):
+            write_json(path, to_dict(check))
+
+
+def _source(name: str) -> Source | None:
+    """A registered data set in COCO format; None for others."""
+    metadata = MetadataCatalog.get(name)
+    path, root = metadata.get("json_file"), metadata.get("image_root") or ""
+    # Of addresses (s3://, https://) nothing is known before detectron2 has fetched them.
+    if metadata.get("evaluator_type") != "coco" or not path or not os.path.isfile(path):
+        return None
+    path, root = os.fspath(path), os.fspath(root)
+    data = read_annotations(path)
+    return Source(
+        _origin(name, data) or f"{path}:{root}",
+        "coco",
+        annotation_file=path,
+        image_root=root,
+        data=data,
+    )
+
+
+def _origin(name: str, data: object) -> str | None:
+    """The path that data of one's own were given by, which have been written anew."""
+    info = data.get("info") if name in FILES and isinstance(data, dict) else None
+    source = info.get("source") if isinstance(info, dict) else None
+    return source if isinstance(source, str) else None
+
+
+def _require_no_errors(checks: dict[str, Check], test: Sequence[str]) -> None:
+    messages = [
+        error_text(check, f"Data set '{name}'", _command(name, checks, test))
+        for name, check in checks.items()
+        if check.num_errors
+    ]
+    if messages:
+        raise AnnotationFileError("\n".join(messages))
+
+
+def _log_warnings(checks: dict[str, Check], test: Sequence[str]) -> None:
+    for name, check in checks.items():
+        found = [finding for finding in check.findings if finding.severity == "warning"]
+        if found:
+            command = _command(name, checks, test)
+            _logger.warning(f"Data set '{name}': {one_line(found)}. All of them: {command}")
+
+
+def _command(name: str, checks: dict[str, Check], test: Sequence[str]) -> str:
+    others = [x for x in test if x in checks and x != name and checks[name].leaks]
+    paths = [shlex.quote(checks[x].source.path) for x in (name, *others[:1])]
+    split = " --split val" if name in (VAL, EVAL) else ""
+    return f"python tools/check_data.py {' --val '.join(paths)}{split}"

@@ -1,0 +1,169 @@
+"""All checks of one data set, and what it holds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from ..loading.mapper import MAX_PIXELS
+from ..reading.sources import Source
+from .boxes import Boxes, check_boxes
+from .entries import Entries, check_entries
+from .findings import Finding, Flaw
+from .images import Picture, check_images
+from .names import check_contents, check_names
+
+# COCO's sizes of objects, by area in square pixels of the picture as it is.
+SMALL, LARGE = 32**2, 96**2
+# Sides of boxes, the roots of their areas, that histograms are parted at: 4 to an octave.
+SIDES = 2 ** np.arange(0, 12.25, 0.25)
+# What other formats have no place for.
+COCO_FIELDS = ("missing area", "missing iscrowd", "annotation id 0")
+COCO_FORMATS = ("coco", "roboflow")
+MOST_SIZES = 20
+
+
+@dataclasses.dataclass
+class Check:
+    """What was found in a data set.
+
+    Letters: I images, M annotations with four finite numbers as a box, K categories.
+    """
+
+    source: Source
+    entries: Entries
+    boxes: Boxes
+    pictures: list[Picture | None]  # of the I images; empty if they were not looked at
+    leaks: list[Flaw] = dataclasses.field(default_factory=list)
+
+    @property
+    def flaws(self) -> list[Flaw]:
+        """Findings with the entries that they are about."""
+        return [*self.entries.flaws, *self.leaks]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All findings, those of the source's reader first."""
+        return [*self.source.findings, *(flaw.finding for flaw in self.flaws)]
+
+    @property
+    def known_pictures(self) -> dict[str, Picture]:
+        """The pictures by file name, for another check of the same folder."""
+        pairs = zip(self.entries.images, self.pictures)
+        return {image["file_name"]: picture for image, picture in pairs if picture}
+
+    @property
+    def num_errors(self) -> int:
+        """How many findings are errors."""
+        return sum(finding.severity == "error" for finding in self.findings)
+
+
+def check_source(
+    source: Source,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    read_images: bool = True,
+    decode: bool = False,
+    progress: bool = False,
+    known: dict[str, Picture] | None = None,
+) -> Check:
+    """Check a data set: entries, boxes, names and picture files.
+
+    Args:
+        source: its values are not trusted.
+        max_pixels: ``INPUT.MAX_PIXELS``.
+        read_images: whether to look at the picture files, too.
+        decode: decode every picture to its end, which takes long.
+        progress: show a progress bar on a terminal.
+        known: pictures that have been looked at before, by file name.
+    """
+    unique = "minival" not in source.annotation_file
+    entries = check_entries(
+        source.data,
+        source.annotation_file,
+        source.image_root,
+        places=source.places,
+        unique_annotations=unique,
+    )
+    if source.format not in COCO_FORMATS:
+        entries.flaws = [x for x in entries.flaws if x.finding.kind not in COCO_FIELDS]
+    boxes = check_boxes(entries)
+    check_names(entries)
+    check_contents(entries, boxes)
+    pictures = []
+    if read_images:
+        pictures = check_images(
+            entries,
+            source.image_root,
+            max_pixels=max_pixels,
+            decode=decode,
+            progress=progress,
+            known=known,
+        )
+    return Check(source, entries, boxes, pictures)
+
+
+def statistics(check: Check) -> dict:
+    """Count what a data set holds; crowds and boxes that cannot be used are left out.
+
+    Sizes are those of the annotation file.
+
+    Returns:
+        ``images``, ``boxes``, ``crowds``; ``images_without_objects``, nor crowds, which are
+        background; ``classes`` {name: boxes};
+        ``sizes`` {"small", "medium", "large": boxes}, as evaluation counts them, by area;
+        ``sizes_by_class``; ``median_box_size``, the root of an area, and ``median_image_size``,
+        in pixels, None where there is none; ``box_size_histogram`` with ``edges`` in pixels and
+        ``counts``; ``objects_per_image`` {number of objects: images};
+        ``image_sizes`` {"width x height": images}, the most frequent.
+    """
+    entries, boxes = check.entries, check.boxes
+    chosen = np.flatnonzero(boxes.is_usable & ~entries.is_crowd)
+    sides = np.sqrt(boxes.pixels[chosen, 2:].prod(axis=1))
+    categories = entries.category_index[chosen]
+    size_index = size_groups(check)[chosen]
+    names = [str(category.get("name")) for category in entries.categories]
+    by_class = {name: size_index[categories == k] for k, name in enumerate(names)}
+    per_image = np.bincount(entries.image_index[chosen], minlength=len(entries.images))
+    known = entries.sizes[np.isfinite(entries.sizes).all(axis=1)]
+    shapes, shape_counts = np.unique(known, axis=0, return_counts=True) if len(known) else ([], [])
+    order = np.argsort(-np.asarray(shape_counts), kind="stable")[:MOST_SIZES]
+    counts, _ = np.histogram(np.clip(sides, SIDES[0], SIDES[-1]), SIDES)
+    objects, num_images = np.unique(per_image, return_counts=True)
+    is_empty = ~entries.is_labelled
+    is_empty[entries.image_index[entries.is_crowd]] = False
+    return {
+        "images": len(entries.images),
+        "boxes": len(chosen),
+        "crowds": int(entries.is_crowd.sum()),
+        "images_without_objects": int(is_empty.sum()),
+        "classes": {name: len(found) for name, found in by_class.items()},
+        "sizes": _by_size(size_index),
+        "sizes_by_class": {name: _by_size(found) for name, found in by_class.items()},
+        "median_box_size": float(np.median(sides)) if len(sides) else None,
+        "median_image_size": np.median(known, axis=0).tolist() if len(known) else None,
+        "box_size_histogram": {"edges": SIDES.round(2).tolist(), "counts": counts.tolist()},
+        "objects_per_image": dict(zip(map(str, objects.tolist()), num_images.tolist())),
+        "image_sizes": {
+            f"{shapes[i][0]:.0f} x {shapes[i][1]:.0f}": int(shape_counts[i]) for i in order
+        },
+    }
+
+
+def size_groups(check: Check) -> np.ndarray:
+    """(M,) 0, 1, 2 for small, medium and large objects, by area as evaluation takes it.
+
+    That is the area that is given, or else the box's.
+    """
+    own = check.boxes.pixels[:, 2:].prod(axis=1)
+    layout = check.boxes.layout
+    given = [annotation.get("area") for annotation in check.entries.annotations]
+    usable = [x if type(x) in (int, float) and 0 < x < 1e24 else np.nan for x in given]
+    # Where the boxes are not as they should be, areas made from them are not either.
+    is_own = np.isnan(usable) | layout.normalised | layout.corners
+    return np.digitize(np.where(is_own, own, usable), [SMALL, LARGE])
+
+
+def _by_size(size_index: np.ndarray) -> dict[str, int]:
+    return dict(zip(("small", "medium", "large"), np.bincount(size_index, minlength=3).tolist()))

@@ -1,0 +1,248 @@
+"""Picture files beside what an annotation file says of them.
+
+Of a file the header and the end are read. Only where these leave it in doubt whether all of it is
+there, it is decoded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from ..loading.mapper import _EXIF_ORIENTATION, _FORMATS, MAX_PIXELS
+from .entries import Entries
+
+# Reading headers waits for the disk; so many at a time, and so many put in line.
+THREADS = 8
+BLOCK = 2048
+# Bytes at the end of a file in which its end must be found.
+TAIL = 1024
+# Grey of more than 8 bits, in Pillow's words.
+DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+# What files of the formats begin with whose headers say enough to be broken.
+SIGNATURES = (
+    b"\xff\xd8\xff",
+    b"\x89PNG",
+    b"RIFF",
+    b"BM",
+    b"GIF8",
+    b"II*\0",
+    b"MM\0*",
+    b"\0\0\0\x0cjP",
+)
+
+
+class Picture(NamedTuple):
+    """What the header of a picture file says, or what is wrong with the file."""
+
+    num_bytes: int = 0
+    size: tuple[int, int] | None = None  # width and height, turned as the EXIF data say
+    orientation: int = 1  # EXIF's; 1 is upright
+    kind: str | None = None  # of a finding
+    value: str = ""
+
+
+def check_images(
+    entries: Entries,
+    image_root: str,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    decode: bool = False,
+    progress: bool = False,
+    known: dict[str, Picture] | None = None,
+) -> list[Picture | None]:
+    """Compare picture files with their entries; findings go to ``entries.flaws``.
+
+    Args:
+        image_root: the folder that file names are relative to.
+        max_pixels: ``INPUT.MAX_PIXELS``.
+        decode: decode every picture to its end, which takes long.
+        progress: show a progress bar on a terminal.
+        known: pictures that have been looked at before, by file name.
+
+    Returns:
+        the pictures of the I images; None for those that do not lie in the folder.
+    """
+    known = dict(known or {})
+    names = [entries.images[i].get("file_name") for i in range(len(entries.images))]
+    wanted = [name for name, inside in zip(names, entries.in_folder) if inside]
+    new = [name for name in dict.fromkeys(wanted) if name not in known]
+    read = _read_pictures([os.path.join(image_root, name) for name in new], max_pixels, decode)
+    hidden = None if progress and new else True
+    known.update(zip(new, tqdm(read, "pictures", len(new), unit="", disable=hidden)))
+    pictures = [known[x] if inside else None for x, inside in zip(names, entries.in_folder)]
+    for i, picture in enumerate(pictures):
+        if picture is None:
+            continue
+        kind, value = picture.kind, picture.value
+        if picture.size and kind in (None, "16-bit colour image"):
+            kind, value = _compare(entries.sizes[i], picture) or (kind, value)
+        if kind:
+            entries.flaws.append(entries.of_picture(kind, i, value))
+    return pictures
+
+
+def _compare(declared: np.ndarray, picture: Picture) -> tuple[str, str] | None:
+    """What is wrong with a declared size, or may be with boxes: kind and value."""
+    turned, upright = picture.size, picture.size
+    if picture.orientation >= 5:
+        upright = turned[::-1]
+    about = f"EXIF orientation {picture.orientation}"
+    sizes = f"{_by(declared)} declared, the file has {_by(turned)}"
+    if tuple(declared) == turned or np.isnan(declared).any():
+        return ("EXIF-rotated image", about) if picture.orientation != 1 else None
+    if tuple(declared) == upright:
+        return "size before EXIF rotation", f"{about}: {sizes} once turned"
+    return "wrong image size", sizes
+
+
+def _by(size: tuple[float, float] | np.ndarray) -> str:
+    return f"{size[0]:.0f} x {size[1]:.0f}"
+
+
+def _read_pictures(paths: list[str], max_pixels: int, decode: bool) -> Iterator[Picture]:
+    with _quiet_pillow(), ThreadPoolExecutor(THREADS) as threads:
+        for start in range(0, len(paths), BLOCK):
+            block = paths[start : start + BLOCK]
+            yield from threads.map(lambda path: read_picture(path, max_pixels, decode), block)
+
+
+@contextlib.contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Let the limit of this project be the only one, for all threads."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def read_picture(path: str, max_pixels: int = MAX_PIXELS, decode: bool = False) -> Picture:
+    """Look at a picture file, by its header and its end."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            return Picture(kind="no picture", value="it is no file")
+        with open(path, "rb") as file:
+            try:
+                return _examine(file, status.st_size, max_pixels, decode)
+            except Exception as error:
+                # Pillow raises errors of many types for broken files.
+                return _unreadable(file, status.st_size, error)
+    except FileNotFoundError:
+        return Picture(kind="missing image", value=path)
+    except (OSError, ValueError) as error:
+        return Picture(kind="no picture", value=_told(error))
+
+
+def _unreadable(file: BinaryIO, num_bytes: int, error: Exception) -> Picture:
+    file.seek(0)
+    head = file.read(12)
+    if not head.startswith(SIGNATURES):
+        value = f"the file begins with {head!r}" if head else "the file is empty"
+        return Picture(num_bytes, kind="no picture", value=value)
+    is_cut = head.startswith(b"RIFF") and num_bytes < _riff_length(head)
+    kind = "truncated image" if is_cut else "damaged image"
+    return Picture(num_bytes, kind=kind, value=f"{num_bytes} bytes: {_told(error)}")
+
+
+def _examine(file: BinaryIO, num_bytes: int, max_pixels: int, decode: bool) -> Picture:
+    header = Image.open(file, formats=_FORMATS)
+    with header:
+        orientation = _orientation(header)
+        size = header.size[::-1] if orientation >= 5 else header.size
+        picture = Picture(num_bytes, size, orientation)
+        if math.prod(size) > max_pixels:
+            value = f"{_by(size)} pixels, more than {max_pixels}"
+            return picture._replace(kind="huge image", value=value)
+        is_whole = _is_whole(header, file, num_bytes)
+        bits = _deep(header)
+        if decode or not is_whole:
+            try:
+                header.load()
+            except Exception as error:
+                kind = "damaged image" if is_whole else "truncated image"
+                return picture._replace(kind=kind, value=f"{num_bytes} bytes: {_told(error)}")
+        return (
+            picture._replace(kind=bits, value=f"Pillow's mode {header.mode}") if bits else picture
+        )
+
+
+def _orientation(header: Image.Image) -> int:
+    """EXIF's orientation as detectron2 finds it, 1 where there is none that it knows."""
+    # Pillow decodes a whole PNG in search of EXIF data behind the pixels.
+    if header.format == "PNG" and "exif" not in header.info:
+        return 1
+    try:
+        orientation = header.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:
+        return 1
+    return orientation if orientation in range(2, 9) else 1
+
+
+def _deep(header: Image.Image) -> str | None:
+    """The kind of finding that a picture of more than 8 bits is."""
+    if header.mode in DEEP_MODES:
+        return "16-bit grey image"
+    is_deep = any(";16" in str(tile[3]) for tile in header.tile)
+    return "16-bit colour image" if is_deep else None
+
+
+def _is_whole(header: Image.Image, file: BinaryIO, num_bytes: int) -> bool:
+    """Whether a file is surely as long as its header says; there may be more behind it."""
+    position = file.tell()
+    file.seek(max(num_bytes - TAIL, 0))
+    tail = file.read(TAIL)
+    file.seek(0)
+    head = file.read(12)
+    file.seek(position)
+    match header.format:
+        # Within pixels these bytes cannot occur.
+        case "JPEG" | "MPO" | "JPEG2000":
+            return b"\xff\xd9" in tail
+        case "PNG":
+            return b"IEND\xaeB`\x82" in tail
+        case "GIF":
+            return tail.rstrip(b"\0").endswith(b";")
+        case "WEBP":
+            return num_bytes >= _riff_length(head)
+        case "BMP":
+            return num_bytes >= int.from_bytes(head[2:6], "little") > 0
+        case "TIFF":
+            return _ends_of_strips(header) <= num_bytes
+        case "PPM":
+            bits = 8 * len(header.getbands()) * math.prod(header.size)
+            return header.tile[0][0] == "raw" and num_bytes >= header.tile[0][2] + bits // 8
+        case _:
+            return False
+
+
+def _riff_length(head: bytes) -> int:
+    return int.from_bytes(head[4:8], "little") + 8
+
+
+def _ends_of_strips(header: Image.Image) -> float:
+    """Where the last of a TIFF file's strips or tiles ends, infinite if that is not said."""
+    for offsets, counts in ((273, 279), (324, 325)):
+        if offsets in header.tag_v2 and counts in header.tag_v2:
+            pairs = zip(header.tag_v2[offsets], header.tag_v2[counts])
+            return max(offset + count for offset, count in pairs)
+    return math.inf
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "its header cannot be read"
+    return f"{type(error).__name__}: {error}"[:200]

@@ -1,0 +1,168 @@
+"""COCO's own format, and Roboflow's export in it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterable
+
+from ..annotation_files import read_json
+from ..image_folder import ImageFolder
+from .foreign_files import find_entry, list_files
+from .source import Candidate, Source, SourceError, split_of
+
+ROBOFLOW = "_annotations.coco.json"
+_LISTS = ("images", "annotations", "categories")
+
+
+def find(folder: str) -> list[Candidate]:
+    """The COCO files of a folder: in ``annotations/``, else in the folder itself.
+
+    Of several for one split, those whose names begin with ``instances`` are meant, as in COCO.
+    """
+    if os.path.isfile(os.path.join(folder, ROBOFLOW)):
+        return [_candidate(folder, ROBOFLOW, None)]
+    inner = find_entry(folder, "annotations")
+    names = []
+    if inner and os.path.isdir(inner):
+        names = [os.path.join(os.path.basename(inner), x) for x in list_files(inner, ".json")]
+    names = names or [x for x in list_files(folder, ".json") if _is_coco(os.path.join(folder, x))]
+    found = []
+    for split in sorted({split_of(os.path.basename(x)) for x in names}, key=str):
+        group = [x for x in names if split_of(os.path.basename(x)) == split]
+        objects = [x for x in group if os.path.basename(x).startswith("instances")]
+        found += [_candidate(folder, name, split) for name in objects or group]
+    return found
+
+
+def _candidate(folder: str, name: str, split: object) -> Candidate:
+    path = os.path.join(folder, name)
+    kind = "roboflow" if os.path.basename(name) == ROBOFLOW else "coco"
+    return Candidate(kind, split, name, functools.partial(read, path))
+
+
+def read(annotation_file: str, image_root: str | None = None) -> Source:
+    """Read a COCO file.
+
+    Args:
+        annotation_file: path of the JSON file.
+        image_root: the folder of its pictures. Else it is looked for: beside the file, in
+            ``images/``, around ``annotations/``, also in folders named after the split.
+
+    Raises:
+        SourceError: the file is no COCO file, or there is no or more than one folder in which its
+            pictures lie.
+        OSError: it cannot be read.
+    """
+    data = _load(annotation_file)
+    missing = [name for name in _LISTS if not isinstance(data.get(name), list)]
+    if missing:
+        raise SourceError(
+            f"'{annotation_file}' is not in COCO format: it has no list "
+            f"{' and no list '.join(repr(name) for name in missing)}."
+        )
+    source = Source(
+        path=annotation_file,
+        format="roboflow" if os.path.basename(annotation_file) == ROBOFLOW else "coco",
+        annotation_file=annotation_file,
+        image_root=image_root or _find_images(annotation_file, data["images"]),
+        data={name: list(data[name]) for name in _LISTS},
+    )
+    if source.format == "roboflow":
+        _leave_out_supercategory(source)
+    return source
+
+
+def _load(path: str) -> dict:
+    try:
+        data = read_json(path, encoding="utf-8-sig")
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"'{path}' is not JSON ({type(error).__name__}: {error}).") from error
+    if not isinstance(data, dict):
+        raise SourceError(
+            f"'{path}' is not in COCO format: it must be a mapping with the lists "
+            f"{', '.join(_LISTS)}."
+        )
+    return data
+
+
+def _is_coco(path: str) -> bool:
+    """Whether a JSON file beside pictures is meant: there are others, of many programs."""
+    try:
+        return all(isinstance(_load(path).get(name), list) for name in _LISTS)
+    except SourceError:
+        return False
+
+
+def _find_images(annotation_file: str, images: list) -> str:
+    """The one folder in which pictures of the file lie."""
+    names = [x["file_name"] for x in images if isinstance(x, dict) and _is_name(x.get("file_name"))]
+    found: dict[str, str] = {}
+    looked_in = list(_image_folders(annotation_file))
+    for folder in looked_in:
+        if _holds_any(folder, names):
+            found.setdefault(os.path.realpath(folder), folder)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    remedy = f"say which it is: '{annotation_file}:FOLDER'."
+    if found:
+        raise SourceError(
+            f"Pictures of '{annotation_file}' lie in {_quoted(found.values())}: {remedy}"
+        )
+    shown = f", such as '{names[0]:.99}'," if names else ""
+    raise SourceError(
+        f"None of the {len(names)} pictures{shown} that '{annotation_file}' names lies in "
+        f"{_quoted(looked_in) or 'a folder beside it'}: {remedy}"
+    )
+
+
+def _image_folders(annotation_file: str) -> Iterable[str]:
+    folder = os.path.dirname(annotation_file)
+    bases = [folder]
+    if os.path.basename(os.path.abspath(folder)).lower() == "annotations":
+        bases.append(os.path.join(folder, os.pardir))
+    stem = os.path.splitext(os.path.basename(annotation_file))[0].lower()
+    # "train2017" and "train" of "instances_train2017"
+    words = {*re.findall(r"[a-z]+\d*", stem), *re.findall("[a-z]+", stem)}
+    words = {word for word in words if split_of(word)}
+    for base in bases:
+        for name in ("", "images", "data"):
+            inner = os.path.normpath(os.path.join(base, name))
+            if os.path.isdir(inner):
+                yield inner
+                entries = (os.path.join(inner, x) for x in sorted(os.listdir(inner)))
+                yield from (
+                    x for x in entries if os.path.basename(x).lower() in words and os.path.isdir(x)
+                )
+
+
+def _holds_any(folder: str, names: list[str]) -> bool:
+    inside = ImageFolder(folder)
+    return any(inside.holds(x) and os.path.isfile(os.path.join(folder, x)) for x in names)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _quoted(paths: Iterable[str]) -> str:
+    return " and ".join(f"'{path}'" for path in paths)
+
+
+def _leave_out_supercategory(source: Source) -> None:
+    """Remove the category 0 that Roboflow puts above the project's own, where nothing is of it."""
+    categories = [x for x in source.data["categories"] if isinstance(x, dict)]
+    # Lists, as what stands in the file may not go into a set.
+    above = [x.get("supercategory") for x in categories if x.get("id") != 0]
+    used = any(
+        isinstance(x, dict) and x.get("category_id") == 0 for x in source.data["annotations"]
+    )
+    for category in categories:
+        if category.get("id") == 0 and category.get("name") in above and not used:
+            source.data["categories"].remove(category)
+            source.notes.append(
+                f"The category 0 ({category['name']!r:.99}) is left out: Roboflow puts it above "
+                "the classes of a project, and no annotation is of it."
+            )
+            return

@@ -1,0 +1,132 @@
+"""Reading files of strangers: texts of limited size, names of pictures, sizes in their headers."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+from PIL import Image
+
+from ...loading.mapper import _FORMATS
+from ..image_folder import ImageFolder
+from .source import SourceError
+
+# Bytes of one XML, YAML or text file; what is about one picture takes some kilobytes.
+MAX_TEXT = 1 << 24
+
+PICTURES = frozenset(
+    f".{kind}"
+    for kind in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "gif", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "jp2"),
+    )
+)
+_EXIF_ORIENTATION = 274
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file name ends as that of a picture, and is not hidden."""
+    base = os.path.basename(name)
+    return os.path.splitext(base)[1].lower() in PICTURES and not base.startswith(".")
+
+
+def find_entry(folder: str, *names: str) -> str | None:
+    """The path of the entry of a folder that has one of these names, in capitals or not.
+
+    Raises:
+        SourceError: two entries have.
+    """
+    if not os.path.isdir(folder):
+        return None
+    found = [name for name in sorted(os.listdir(folder)) if name.lower() in names]
+    if len(found) > 1:
+        raise SourceError(
+            f"'{folder}' holds both '{found[0]}' and '{found[1]}', which may be meant for the "
+            "same: rename or move one of them."
+        )
+    return os.path.join(folder, found[0]) if found else None
+
+
+def list_files(folder: str, *extensions: str) -> list[str]:
+    """Names of the files of a folder itself that end so and are not hidden, sorted."""
+    return sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.name.lower().endswith(extensions)
+        and not entry.name.startswith(".")
+        and entry.is_file()
+    )
+
+
+def list_pictures(folder: str) -> list[str]:
+    """Names of all pictures in a folder and the folders in it, relative to it, sorted.
+
+    Raises:
+        SourceError: a folder in it is a link, which could lead anywhere.
+    """
+    names = []
+    for parent, folders, files in os.walk(folder):
+        for name in folders:
+            path = os.path.join(parent, name)
+            if os.path.islink(path):
+                raise SourceError(
+                    f"'{path}' is a link to a folder, which is not followed. Move the folder "
+                    "itself there, or name it as a data set of its own."
+                )
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names += [os.path.join(parent, name) for name in files if is_picture(name)]
+    return sorted(os.path.relpath(name, folder) for name in names)
+
+
+def read_text(folder: ImageFolder, name: str, limit: int = MAX_TEXT) -> bytes:
+    """Read a small file of a folder.
+
+    Args:
+        folder: that the file must lie in after links have been followed.
+        name: relative to it.
+        limit: in bytes.
+
+    Raises:
+        ValueError: the file lies elsewhere or is larger; the message says so without its name.
+        OSError: it cannot be read.
+    """
+    if not folder.holds(name):
+        raise ValueError("it leads out of its folder, and is refused")
+    with open(os.path.join(folder.root, name), "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"it is larger than {limit} bytes, and is refused")
+    return content
+
+
+def picture_size(folder: ImageFolder, name: str) -> tuple[int, int]:
+    """Width and height in pixels by a picture's header, turned as its EXIF orientation says.
+
+    Raises:
+        ValueError: it lies outside of its folder, or is no picture; the message gives the reason.
+        OSError: it cannot be read.
+    """
+    if not folder.holds(name):
+        raise ValueError("it leads out of its folder, and is refused")
+    path = os.path.join(folder.root, name)
+    if not os.path.isfile(path):
+        raise FileNotFoundError("there is no such file")
+    try:
+        # Pixels are not decoded: how many are too many is said by whoever does.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_FORMATS) as header:
+                width, height = header.size
+                turned = _orientation(header) in (5, 6, 7, 8)
+    except Exception as error:
+        # Pillow raises errors of many types for broken files.
+        raise ValueError(f"it is no picture that can be read ({error})") from error
+    return (height, width) if turned else (width, height)
+
+
+def _orientation(header: Image.Image) -> object:
+    try:
+        return header.getexif().get(_EXIF_ORIENTATION)
+    except Exception:
+        # As detectron2, which reads a picture with broken metadata as it is.
+        return None
