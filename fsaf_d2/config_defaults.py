@@ -5,6 +5,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 
 from .config_keys import record
+from .data.reading.image_headers import MAX_PIXELS
 from .detectors.branch import BRANCHES
 
 
@@ -53,7 +54,7 @@ def _add_data(cfg: CfgNode) -> None:
     # 1 - COLOR_JITTER to 1 + COLOR_JITTER.
     cfg.INPUT.COLOR_JITTER = 0.0
     # Pictures of more pixels are refused before they are decoded.
-    cfg.INPUT.MAX_PIXELS = 2**27
+    cfg.INPUT.MAX_PIXELS = MAX_PIXELS
     # What resizes pictures: "pillow", as detectron2; "opencv", as mmdetection; "auto", OpenCV where
     # no pixel differs from Pillow's by more than one grey level, which is faster.
     cfg.INPUT.RESIZE = "auto"

@@ -33,8 +33,8 @@ from fsaf_d2.data.checking.output import (
     to_dict,
     to_file,
 )
-from fsaf_d2.data.loading.mapper import MAX_PIXELS
 from fsaf_d2.data.reading.canonical import match_categories, write_json
+from fsaf_d2.data.reading.image_headers import MAX_PIXELS
 from fsaf_d2.data.reading.sources import Source, open_source
 from fsaf_d2.visualization.data_statistics import plot_statistics
 

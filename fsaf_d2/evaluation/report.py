@@ -16,7 +16,8 @@ import numpy as np
 import yaml
 from PIL import Image, ImageDraw
 
-from ..data.loading.mapper import MAX_PIXELS, read_image
+from ..data.loading.mapper import read_image
+from ..data.reading.image_headers import MAX_PIXELS
 from ..visualization.data_statistics import plot_statistics
 from ..visualization.training_curves import plot_training, read_metrics
 from .average_precision import METRICS

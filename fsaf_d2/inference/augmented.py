@@ -16,8 +16,9 @@ from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from ..data.loading.mapper import MAX_PIXELS, read_image, to_planes
+from ..data.loading.mapper import read_image, to_planes
 from ..data.loading.resizing import shortest_edge
+from ..data.reading.image_headers import MAX_PIXELS
 from ..detectors.contract import contract_of
 from .candidates import Candidates, resized, to_instances
 

@@ -14,8 +14,9 @@ from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ..data.loading.mapper import MAX_PIXELS, read_image, to_planes
+from ..data.loading.mapper import read_image, to_planes
 from ..data.loading.resizing import shortest_edge
+from ..data.reading.image_headers import MAX_PIXELS
 from ..visualization.detections import MIN_LONGER_SIDE, draw_detections
 from .batches import by_shape
 

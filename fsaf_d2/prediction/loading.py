@@ -12,7 +12,7 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from ..config import load_config, load_stored_config
-from ..data.loading.mapper import MAX_PIXELS
+from ..data.reading.image_headers import MAX_PIXELS
 from ..detectors.building import build_detector
 from ..detectors.contract import traits_of
 from ..model_zoo import find

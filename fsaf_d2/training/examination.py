@@ -13,7 +13,8 @@ from detectron2.data import DatasetFromList, MetadataCatalog
 from PIL import Image
 from torch import nn
 
-from ..data.loading.mapper import MAX_PIXELS, read_image
+from ..data.loading.mapper import read_image
+from ..data.reading.image_headers import MAX_PIXELS
 from ..detectors.contract import Traits, contract_of
 from ..visualization.comparison import comparison_grid, draw_beside
 from .validation import labelled_loader, undisturbed, validation_losses

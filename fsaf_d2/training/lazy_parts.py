@@ -11,7 +11,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 
-from ..data.loading.mapper import MAX_PIXELS
+from ..data.reading.image_headers import MAX_PIXELS
 from ..detectors.contract import Traits
 from ..evaluation import BoxEvaluator
 from .examination import EvaluationSet

@@ -100,9 +100,8 @@ UNLIMITED = {
         "benchmarks/data_loading.py",
     },
     r"\b(cv2\.imread|Image\.open)\(": {
-        "fsaf_d2/data/loading/mapper.py",
         "fsaf_d2/data/checking/images.py",
-        "fsaf_d2/data/reading/formats/foreign_files.py",
+        "fsaf_d2/data/reading/image_headers.py",
         "fsaf_d2/evaluation/report.py",
     },
     r"\byaml\.(unsafe_|full_)?load\(": {"fsaf_d2/data/reading/formats/yolo_yaml.py"},

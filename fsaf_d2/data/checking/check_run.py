@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from detectron2.data import MetadataCatalog
 
-from ..loading.mapper import MAX_PIXELS
 from ..reading.canonical import write_json
+from ..reading.image_headers import MAX_PIXELS
 from ..reading.own import EVAL, FILES, VAL
 from ..reading.sources import Source
 from .check_source import Check, check_source

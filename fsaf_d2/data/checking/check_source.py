@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from ..loading.mapper import MAX_PIXELS
+from ..reading.image_headers import MAX_PIXELS
 from ..reading.sources import Source
 from .boxes import Boxes, check_boxes
 from .entries import Entries, check_entries

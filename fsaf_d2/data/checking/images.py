@@ -6,7 +6,6 @@ there, it is decoded.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import stat
@@ -19,7 +18,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from ..loading.mapper import _EXIF_ORIENTATION, _FORMATS, MAX_PIXELS
+from ..reading.image_headers import (
+    DEEP_MODES,
+    FORMATS,
+    MAX_PIXELS,
+    orientation,
+    without_pillows_limit,
+)
 from .entries import Entries
 
 # Reading headers waits for the disk; so many at a time, and so many put in line.
@@ -27,8 +32,6 @@ THREADS = 8
 BLOCK = 2048
 # Bytes at the end of a file in which its end must be found.
 TAIL = 1024
-# Grey of more than 8 bits, in Pillow's words.
-DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 # What files of the formats begin with whose headers say enough to be broken.
 SIGNATURES = (
     b"\xff\xd8\xff",
@@ -111,22 +114,15 @@ def _by(size: tuple[float, float] | np.ndarray) -> str:
 
 
 def _read_pictures(paths: list[str], max_pixels: int, decode: bool) -> Iterator[Picture]:
-    with _quiet_pillow(), ThreadPoolExecutor(THREADS) as threads:
+    with (
+        without_pillows_limit,
+        warnings.catch_warnings(),
+        ThreadPoolExecutor(THREADS) as threads,
+    ):
+        warnings.simplefilter("ignore")
         for start in range(0, len(paths), BLOCK):
             block = paths[start : start + BLOCK]
             yield from threads.map(lambda path: read_picture(path, max_pixels, decode), block)
-
-
-@contextlib.contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Let the limit of this project be the only one, for all threads."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def read_picture(path: str, max_pixels: int = MAX_PIXELS, decode: bool = False) -> Picture:
@@ -159,11 +155,11 @@ def _unreadable(file: BinaryIO, num_bytes: int, error: Exception) -> Picture:
 
 
 def _examine(file: BinaryIO, num_bytes: int, max_pixels: int, decode: bool) -> Picture:
-    header = Image.open(file, formats=_FORMATS)
+    header = Image.open(file, formats=FORMATS)
     with header:
-        orientation = _orientation(header)
-        size = header.size[::-1] if orientation >= 5 else header.size
-        picture = Picture(num_bytes, size, orientation)
+        turn = _orientation(header)
+        size = header.size[::-1] if turn >= 5 else header.size
+        picture = Picture(num_bytes, size, turn)
         if math.prod(size) > max_pixels:
             value = f"{_by(size)} pixels, more than {max_pixels}"
             return picture._replace(kind="huge image", value=value)
@@ -181,15 +177,11 @@ def _examine(file: BinaryIO, num_bytes: int, max_pixels: int, decode: bool) -> P
 
 
 def _orientation(header: Image.Image) -> int:
-    """EXIF's orientation as detectron2 finds it, 1 where there is none that it knows."""
+    """EXIF's orientation, without a look behind the pixels."""
     # Pillow decodes a whole PNG in search of EXIF data behind the pixels.
     if header.format == "PNG" and "exif" not in header.info:
         return 1
-    try:
-        orientation = header.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:
-        return 1
-    return orientation if orientation in range(2, 9) else 1
+    return orientation(header)
 
 
 def _deep(header: Image.Image) -> str | None:

@@ -9,10 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import math
-import threading
 from collections.abc import Iterator
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -21,8 +18,9 @@ from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.utils.file_io import PathManager
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
+from ..reading.image_headers import MAX_PIXELS, require_size, without_pillows_limit
 from .color_jitter import color_jitter
 from .resizing import RESIZE_METHODS, shortest_edge
 
@@ -31,15 +29,7 @@ try:
 except ImportError:
     cv2 = None
 
-_EXIF_ORIENTATION = 274
 _JPEG_END = b"\xff\xd9"
-
-# Of a picture, 400 MB in memory; INPUT.MAX_PIXELS.
-MAX_PIXELS = 2**27
-# Grey of more than 8 bits: Pillow cuts it off at 255, so that most of it becomes white.
-_DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-# Pillow knows more, some of which it has other programs read (EPS).
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000")
 
 
 def build_mapper(cfg: CfgNode, *, is_train: bool) -> DatasetMapper:
@@ -101,8 +91,8 @@ class LimitedMapper(DatasetMapper):
         """
         file_name = dataset_dict["file_name"]
         with _naming(file_name), PathManager.open(file_name, "rb") as file:
-            _require_size(file, self.max_pixels)
-        with _without_pillows_limit:
+            require_size(file, self.max_pixels)
+        with without_pillows_limit:
             return super().__call__(dataset_dict)
 
 
@@ -180,7 +170,7 @@ def read_image(file_name: str, image_format: str, max_pixels: int = MAX_PIXELS) 
     with _naming(file_name):
         with PathManager.open(file_name, "rb") as file:
             data = file.read()
-        is_simple = _require_size(io.BytesIO(data), max_pixels) and data.endswith(_JPEG_END)
+        is_simple = require_size(io.BytesIO(data), max_pixels) and data.endswith(_JPEG_END)
         if is_simple and cv2 is not None:
             # Versions of OpenCV fill what is missing at the end with grey.
             flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -188,39 +178,9 @@ def read_image(file_name: str, image_format: str, max_pixels: int = MAX_PIXELS) 
             if image is not None:
                 return image if image_format == "BGR" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         # detectron2 makes BGR a reversed view, which Pillow and NumPy are slow to copy later.
-        with _without_pillows_limit:
+        with without_pillows_limit:
             image = utils.read_image(file_name, "RGB")
         return cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image_format == "BGR" else image
-
-
-def _require_size(file: BinaryIO, max_pixels: int) -> bool:
-    """Make sure that a picture, of which only the header is read, has no more pixels or bits.
-
-    Returns:
-        whether it is of a kind that OpenCV is known to decode as Pillow does.
-
-    Raises:
-        OSError: it has more, or is no picture.
-    """
-    with _without_pillows_limit, Image.open(file, formats=_FORMATS) as header:
-        if math.prod(header.size) > max_pixels:
-            width, height = header.size
-            raise OSError(
-                f"it has {width} x {height} pixels, more than the {max_pixels} that "
-                "INPUT.MAX_PIXELS allows"
-            )
-        if header.mode in _DEEP_MODES:
-            raise OSError(
-                f"its grey has more than 8 bits (Pillow's mode {header.mode}), for which there is "
-                "more than one way to 8: convert it as the pictures of the training were"
-            )
-        if header.format != "JPEG" or header.mode not in ("RGB", "L"):
-            return False
-        try:
-            return header.getexif().get(_EXIF_ORIENTATION) not in range(2, 9)
-        except Exception:
-            # Pillow raises errors of many types for broken metadata.
-            return False
 
 
 @contextlib.contextmanager
@@ -236,30 +196,6 @@ def _naming(file_name: str) -> Iterator[None]:
         raise OSError(
             f"Picture '{file_name}' cannot be read ({type(error).__name__}: {reason})."
         ) from error
-
-
-class _PillowsLimit:
-    """Lifts Pillow's limit while any thread needs it, so that this project's is the only one."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._limit: int | None = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._users == 0:
-                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            self._users += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._users -= 1
-            if self._users == 0:
-                Image.MAX_IMAGE_PIXELS = self._limit
-
-
-_without_pillows_limit = _PillowsLimit()
 
 
 def to_planes(image: np.ndarray) -> torch.Tensor:

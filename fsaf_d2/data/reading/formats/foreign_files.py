@@ -1,13 +1,9 @@
-"""Reading files of strangers: texts of limited size, names of pictures, sizes in their headers."""
+"""Files of strangers: texts of limited size, names of pictures."""
 
 from __future__ import annotations
 
 import os
-import warnings
 
-from PIL import Image
-
-from ...loading.mapper import _FORMATS
 from ..image_folder import ImageFolder
 from .source import SourceError
 
@@ -21,7 +17,6 @@ PICTURES = frozenset(
         *("ppm", "pgm", "pbm", "jp2"),
     )
 )
-_EXIF_ORIENTATION = 274
 
 
 def is_picture(name: str) -> bool:
@@ -97,36 +92,3 @@ def read_text(folder: ImageFolder, name: str, limit: int = MAX_TEXT) -> bytes:
     if len(content) > limit:
         raise ValueError(f"it is larger than {limit} bytes, and is refused")
     return content
-
-
-def picture_size(folder: ImageFolder, name: str) -> tuple[int, int]:
-    """Width and height in pixels by a picture's header, turned as its EXIF orientation says.
-
-    Raises:
-        ValueError: it lies outside of its folder, or is no picture; the message gives the reason.
-        OSError: it cannot be read.
-    """
-    if not folder.holds(name):
-        raise ValueError("it leads out of its folder, and is refused")
-    path = os.path.join(folder.root, name)
-    if not os.path.isfile(path):
-        raise FileNotFoundError("there is no such file")
-    try:
-        # Pixels are not decoded: how many are too many is said by whoever does.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=_FORMATS) as header:
-                width, height = header.size
-                turned = _orientation(header) in (5, 6, 7, 8)
-    except Exception as error:
-        # Pillow raises errors of many types for broken files.
-        raise ValueError(f"it is no picture that can be read ({error})") from error
-    return (height, width) if turned else (width, height)
-
-
-def _orientation(header: Image.Image) -> object:
-    try:
-        return header.getexif().get(_EXIF_ORIENTATION)
-    except Exception:
-        # As detectron2, which reads a picture with broken metadata as it is.
-        return None

@@ -27,8 +27,8 @@ class SourceError(ValueError):
 class Source:
     """Annotations of one split in COCO's layout, with values as they stand in the files.
 
-    Nothing in it is checked: see :mod:`...checking`. Boxes are COCO's, (x, y, width, height) in pixels,
-    where the format's own numbers could be read.
+    Nothing in it is checked: see :mod:`...checking`. Boxes are COCO's, (x, y, width, height) in
+    pixels, where the format's own numbers could be read.
     """
 
     path: str  # as it was given

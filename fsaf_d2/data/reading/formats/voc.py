@@ -17,7 +17,8 @@ from xml.etree import ElementTree
 
 from ...checking.findings import Finding
 from ..image_folder import ImageFolder
-from .foreign_files import find_entry, list_files, list_pictures, picture_size, read_text
+from ..image_headers import picture_size
+from .foreign_files import find_entry, list_files, list_pictures, read_text
 from .source import Candidate, Source, SourceError, split_of
 
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)["']""")
