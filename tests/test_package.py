@@ -94,3 +94,14 @@ def test_what_programs_and_configs_import_is_there():
             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("fsaf_d2"):
                 for alias in node.names:
                     exec(f"from {node.module} import {alias.name}", {})
+
+
+def test_reading_data_needs_neither_their_checks_nor_their_loading():
+    files = sources()
+    rooms = ("data/reading/", "data/checking/", "data/loading/")
+    for room in rooms:
+        own = [name for name in files if name.startswith(room)]
+        assert own
+        others = tuple(x for x in rooms[1:] if x != room)
+        used = {x for name in own for x in needed(name, files[name], set(files))}
+        assert [name for name in used if name.startswith(others)] == []

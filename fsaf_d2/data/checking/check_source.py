@@ -6,11 +6,12 @@ import dataclasses
 
 import numpy as np
 
+from ..reading.formats.source import Finding
 from ..reading.image_headers import MAX_PIXELS
 from ..reading.sources import Source
 from .boxes import Boxes, check_boxes
 from .entries import Entries, check_entries
-from .findings import Finding, Flaw
+from .findings import Flaw
 from .images import Picture, check_images
 from .names import check_contents, check_names
 

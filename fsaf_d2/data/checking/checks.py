@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..reading.annotation_files import read_head, read_json
+from ..reading.annotation_files import class_names, read_json
 from ..reading.builtin import SOURCES, data_root
 from .entries import check_entries
 
@@ -125,29 +125,6 @@ def require_num_classes(
                 f"{key} is {num_classes}, but data set '{name}' has "
                 f"{len(found)} classes ({shown}): set it to {len(found)}."
             )
-
-
-def class_names(name: str) -> list[str] | None:
-    """The classes of a data set; None where nothing but loading all of it could tell.
-
-    Raises:
-        ValueError: its annotation file cannot be read.
-    """
-    metadata = MetadataCatalog.get(name)
-    if metadata.get("thing_classes") is not None:
-        return metadata.thing_classes
-    path = metadata.get("json_file")
-    if path is None:
-        return None
-    try:
-        categories = read_head(path)["categories"]
-        return [category["name"] for category in sorted(categories, key=lambda x: x["id"])]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"The annotation file '{path}' of data set '{name}' is not in COCO format: it must be "
-            f"JSON with a list 'categories' of entries with 'id' and 'name' "
-            f"({type(error).__name__}: {error})."
-        ) from error
 
 
 def _missing_message(name: str, kind: str, path: str) -> str:

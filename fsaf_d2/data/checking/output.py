@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 from tabulate import tabulate
 
+from ..reading.formats.source import Finding
 from .check_source import Check, statistics
-from .findings import Finding, summarise
+from .findings import summarise
 from .fix import MENDS, Fixed
 
 SHOWN = 20

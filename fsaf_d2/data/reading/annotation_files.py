@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from detectron2.data import MetadataCatalog
+
 # All held files together have so many bytes at the most; in memory they are some ten times larger.
 MAX_BYTES = 1 << 26
 # Parts of a file that are small, and are held on.
@@ -56,6 +58,29 @@ def read_head(path: str | os.PathLike[str]) -> dict | None:
     if held is not None and held.stamp == _stamp(os.stat(path)):
         return held.head
     return _head(read_json(path))
+
+
+def class_names(name: str) -> list[str] | None:
+    """The classes of a data set; None where nothing but loading all of it could tell.
+
+    Raises:
+        ValueError: its annotation file cannot be read.
+    """
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("thing_classes") is not None:
+        return metadata.thing_classes
+    path = metadata.get("json_file")
+    if path is None:
+        return None
+    try:
+        categories = read_head(path)["categories"]
+        return [category["name"] for category in sorted(categories, key=lambda x: x["id"])]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"The annotation file '{path}' of data set '{name}' is not in COCO format: it must be "
+            f"JSON with a list 'categories' of entries with 'id' and 'name' "
+            f"({type(error).__name__}: {error})."
+        ) from error
 
 
 def hold(path: str | os.PathLike[str], data: object) -> None:

@@ -14,15 +14,10 @@ from models import ROOT
 from runs import OVERRIDES, run_trainer
 
 from fsaf_d2 import load_config
+from fsaf_d2.data.checking.own_writing import write_own_data
 from fsaf_d2.data.reading import annotation_files
 from fsaf_d2.data.reading.annotation_files import hold, let_go, read_head, read_json
-from fsaf_d2.data.reading.own import (
-    FILES,
-    own_file,
-    register_own_data,
-    set_own_data,
-    write_own_data,
-)
+from fsaf_d2.data.reading.own import FILES, own_file, register_own_data, set_own_data
 
 
 @pytest.fixture(autouse=True)

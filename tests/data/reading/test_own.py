@@ -10,16 +10,10 @@ from formats import BOXES, CLASSES, WRITERS, coco, write_coco, write_picture, wr
 
 from fsaf_d2 import load_config
 from fsaf_d2.data.checking.checks import AnnotationFileError, check_annotations
+from fsaf_d2.data.checking.own_writing import write_evaluation_data, write_own_data
 from fsaf_d2.data.reading.canonical import canonical_coco, match_categories
 from fsaf_d2.data.reading.formats.source import Source
-from fsaf_d2.data.reading.own import (
-    FILES,
-    derive_num_classes,
-    register_own_data,
-    set_own_data,
-    write_evaluation_data,
-    write_own_data,
-)
+from fsaf_d2.data.reading.own import FILES, derive_num_classes, register_own_data, set_own_data
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from ...checking.findings import Finding
-
 Split = Literal["train", "val", "test"]
 
 _WORDS: dict[str, Split] = {
@@ -21,6 +19,17 @@ _WORDS: dict[str, Split] = {
 
 class SourceError(ValueError):
     """A path does not lead to a data set in a known format, or leads to more than one."""
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong with a data set, for a person to read."""
+
+    kind: str  # the same for all findings of a kind, such as "zero-sized box"
+    severity: Literal["error", "warning"]
+    file: str  # annotation file or picture, with the line in text files: "labels/a.txt:3"
+    annotation_id: int | None  # None where it is about a file, a picture or a category
+    value: str  # what stands there
+    remedy: str
 
 
 @dataclasses.dataclass

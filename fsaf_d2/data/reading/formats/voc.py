@@ -15,11 +15,10 @@ import os
 import re
 from xml.etree import ElementTree
 
-from ...checking.findings import Finding
 from ..image_folder import ImageFolder
 from ..image_headers import picture_size
 from .foreign_files import find_entry, list_files, list_pictures, read_text
-from .source import Candidate, Source, SourceError, split_of
+from .source import Candidate, Finding, Source, SourceError, split_of
 
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)["']""")
 # Encodings that programs for labels write; some others take time without end to decode.

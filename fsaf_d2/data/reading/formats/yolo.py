@@ -12,11 +12,10 @@ import math
 import os
 from collections.abc import Iterator
 
-from ...checking.findings import Finding
 from ..image_folder import ImageFolder
 from ..image_headers import picture_size
 from .foreign_files import PICTURES, find_entry, list_files, list_pictures, read_text
-from .source import Candidate, Source, SourceError, is_split_folder, split_of
+from .source import Candidate, Finding, Source, SourceError, is_split_folder, split_of
 from .yolo_yaml import NAMES_FILES, find_names, load_names, read_settings, split_folders
 
 _REMEDY = (
