@@ -163,7 +163,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--train-data",
         metavar="PATH",
         help="train on data of your own, in place of DATASETS.TRAIN: a folder in the format of "
-        "COCO, Roboflow, Pascal VOC or YOLO, or a COCO file with its pictures as ann.json:images/",
+        "COCO, Roboflow, Pascal VOC or YOLO, or a COCO file with its images as ann.json:images/",
     )
     parser.add_argument(
         "--val-data",

@@ -229,7 +229,7 @@ def with_predictions(
 
 
 def resampled_runs(args: argparse.Namespace, jobs: list[dict]) -> dict:
-    """Row and seed to AP of resampled test pictures, of runs with predictions and pictures."""
+    """Row and seed to AP of resampled test images, of runs with predictions and images."""
     found = {}
     for job, truth_file, file in with_predictions(args, jobs):
         truth = read_ground_truth(truth_file)

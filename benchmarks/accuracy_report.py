@@ -1,4 +1,4 @@
-"""Tables and a picture of what accuracy.py found."""
+"""Tables and an image of what accuracy.py found."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from accuracy_resampling import interval_over_pictures
+from accuracy_resampling import interval_over_images
 from accuracy_rows import ROWS
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -68,9 +68,9 @@ def report(
         records: of the results file, one for each run.
         rows: in the order of the tables; those without a run are left out.
         baseline: the row that the others are compared with.
-        resampled: row and seed to AP of resampled test pictures, see
+        resampled: row and seed to AP of resampled test images, see
             :func:`accuracy_resampling.resampled_ap`, where the differences are to have their
-            interval over pictures too.
+            interval over images too.
     """
     rows = [row for row in rows if any(record["row"] == row for record in records)]
     metrics = records[0]["metrics"]["bbox"]
@@ -84,7 +84,7 @@ def report(
         parts.append(
             f"Difference to {ROWS[baseline].about} with the same seed: mean [95 % confidence "
             "interval, Student's t]; in the last column the interval of the mean of these seeds "
-            "over test pictures (bootstrap).\n\n"
+            "over test images (bootstrap).\n\n"
             + _differences(records, rows, baseline, resampled or {})
         )
     if 1 < len(classes) <= 10:
@@ -109,7 +109,7 @@ def _settings(records: Sequence[dict]) -> str:
         return ", ".join(sorted({str(record[key]) for record in records}))
 
     return (
-        f"{all_of('data')}: {all_of('steps')} steps of {all_of('batch')} pictures, "
+        f"{all_of('data')}: {all_of('steps')} steps of {all_of('batch')} images, "
         f"{all_of('threads')} thread(s) a run, {all_of('device')}, torch {all_of('torch')}, "
         f"commit {all_of('commit')}, {all_of('date')}"
     )
@@ -156,10 +156,10 @@ def _differences(
             pairs = max(pairs, len(values))
             cells.append(_with_interval(values))
         seeds = [set(_by_seed(records, name, "AP", "bbox")) for name in (row, baseline)]
-        over_pictures = interval_over_pictures(resampled, row, baseline, set.intersection(*seeds))
-        cells.append("[{:+.1f}, {:+.1f}]".format(*over_pictures) if over_pictures else "-")
+        over_images = interval_over_images(resampled, row, baseline, set.intersection(*seeds))
+        cells.append("[{:+.1f}, {:+.1f}]".format(*over_images) if over_images else "-")
         lines.append([ROWS[row].about, str(pairs), *cells])
-    return _table(["row", "pairs", *OVERALL, "AP over pictures"], lines)
+    return _table(["row", "pairs", *OVERALL, "AP over images"], lines)
 
 
 def _with_interval(values: Sequence[float]) -> str:
@@ -220,7 +220,7 @@ def draw(records: Sequence[dict], rows: Sequence[str], baseline: str, path: Path
         records: of the results file, one for each run.
         rows: from top to bottom.
         baseline: the row that the others are compared with.
-        path: of the picture.
+        path: of the image.
     """
     rows = [row for row in rows if any(record["row"] == row for record in records)]
     figure = Figure(figsize=(11, 1.3 + 0.5 * len(rows)), dpi=150, layout="constrained")

@@ -1,6 +1,6 @@
-"""How much AP depends on which test pictures there are: the bootstrap over pictures.
+"""How much AP depends on which test images there are: the bootstrap over images.
 
-Letters: I pictures, D detections of a class, T IoU thresholds, B resamples.
+Letters: I images, D detections of a class, T IoU thresholds, B resamples.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ NUM_RESAMPLES = 1000
 
 
 def resampled_counts(num_images: int, num_resamples: int = NUM_RESAMPLES) -> np.ndarray:
-    """How often each picture is drawn, (B, I): as many draws as pictures, with replacement.
+    """How often each image is drawn, (B, I): as many draws as images, with replacement.
 
-    The draws are the same in every call, so that all runs are tested with the same pictures.
+    The draws are the same in every call, so that all runs are tested with the same images.
     """
     rng = np.random.default_rng(0)
     return rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=num_resamples)
@@ -28,15 +28,15 @@ def resampled_counts(num_images: int, num_resamples: int = NUM_RESAMPLES) -> np.
 def resampled_ap(
     truth: GroundTruth, detections: Detections, counts: np.ndarray, *, max_detections: int
 ) -> np.ndarray:
-    """COCO AP of test sets in which pictures stand several times or not at all.
+    """COCO AP of test sets in which images stand several times or not at all.
 
-    Nothing is matched again: a picture that is drawn twice is found twice alike.
+    Nothing is matched again: an image that is drawn twice is found twice alike.
 
     Args:
-        truth: the objects of all pictures.
-        detections: of all pictures.
-        counts: (B, I) how often each picture stands in each test set.
-        max_detections: how many of a class in a picture count.
+        truth: the objects of all images.
+        detections: of all images.
+        counts: (B, I) how often each image stands in each test set.
+        max_detections: how many of a class in an image count.
 
     Returns:
         (B,) in percent; NaN for a test set without objects.
@@ -73,7 +73,7 @@ def _class_ap(
     """AP of a class, (B,), NaN where it has no objects.
 
     Args:
-        counts: (B, D) of each detection's picture, by falling score.
+        counts: (B, D) of each detection's image, by falling score.
         right, wrong: (T, D) of the detections; some are neither.
         num_objects: (B,).
         recalls: at which precision is averaged.
@@ -92,7 +92,7 @@ def _class_ap(
     return np.where(num_objects > 0, sums / len(right), np.nan)
 
 
-def interval_over_pictures(
+def interval_over_images(
     resampled: Mapping[tuple[str, int], np.ndarray], row: str, baseline: str,
     seeds: Iterable[int],
 ) -> tuple[float, float] | None:  # fmt: skip

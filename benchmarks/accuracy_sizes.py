@@ -22,7 +22,7 @@ def ap_by_side(annotations: Path, predictions: Path, edges: Sequence[float]) -> 
     Args:
         annotations: a JSON file in COCO format.
         predictions: COCO results.
-        edges: rising, of the root of an object's area, in pixels of the file's pictures.
+        edges: rising, of the root of an object's area, in pixels of the file's images.
 
     Returns:
         one more than there are edges, in percent; NaN where there are no objects.
@@ -37,7 +37,7 @@ def ap_by_side(annotations: Path, predictions: Path, edges: Sequence[float]) -> 
         evaluation.params.areaRngLbl = [str(i) for i in range(len(ranges))]
         evaluation.evaluate()
         evaluation.accumulate()
-    # (T, R, K, S): the last is the most detections a picture.
+    # (T, R, K, S): the last is the most detections an image.
     precision = evaluation.eval["precision"][..., -1]
     of_sizes = [precision[:, :, :, i] for i in range(len(ranges))]
     return [100 * float(x[x > -1].mean()) if (x > -1).any() else float("nan") for x in of_sizes]

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Parameters, peak memory and time of a training step for each trunk and pyramid.
+"""Parameters, peak memory and time of a training step for each backbone and pyramid.
 
     python benchmarks/backbones.py                  # all, 512 x 512 pixels, about 7 minutes
     python benchmarks/backbones.py hrnet_w18_single_map --height 800 --width 1344
 
-Each row is measured in a process of its own, with random weights and one picture of 20 objects.
+Each row is measured in a process of its own, with random weights and one image of 20 objects.
 Memory is what the step takes above the model alone: on the CPU of the whole process, on a GPU as
 torch allocates it. The time is that of a second step, forward and backward.
 """
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", help=f"beginnings of: {'; '.join(ROWS)}")
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=["cpu", "cuda"], default=default)
-    parser.add_argument("--batch", type=int, default=1, help="pictures")
+    parser.add_argument("--batch", type=int, default=1, help="images")
     parser.add_argument("--height", type=int, default=512, help="pixels")
     parser.add_argument("--width", type=int, default=512, help="pixels")
     parser.add_argument("--one-step", metavar="ROW", help=argparse.SUPPRESS)

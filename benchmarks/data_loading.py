@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """Compare our data loading with detectron2's: time and grey levels.
 
-    python benchmarks/data_loading.py                                  # on pictures that it makes
+    python benchmarks/data_loading.py                                  # on images that it makes
     python benchmarks/data_loading.py --json FILE --images FOLDER      # on a COCO data set
     python benchmarks/data_loading.py --config-file CONFIG INPUT.MIN_SIZE_TRAIN '(640,)'
 
-Both do every piece of work in turn, picture by picture (the loaders round by round). The tables
+Both do every piece of work in turn, image by image (the loaders round by round). The tables
 have medians, the median and the quartiles of the ratio of ours to detectron2's, and by how many
 grey levels the results differ at most. OpenCV and torch use one thread.
 """
@@ -40,7 +40,7 @@ CONFIG = Path(__file__).parents[1] / "configs" / "fsaf_R_50_FPN_1x.yaml"
 NUM_OBJECTS = 10
 
 
-def make_pictures(folder: Path, count: int, width: int, height: int) -> list[dict]:
+def make_images(folder: Path, count: int, width: int, height: int) -> list[dict]:
     """Write JPEG files of blurred noise, as large as a photograph's, with boxes.
 
     Returns:
@@ -50,9 +50,9 @@ def make_pictures(folder: Path, count: int, width: int, height: int) -> list[dic
     dicts = []
     for index in range(count):
         noise = rng.integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
-        picture = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+        image = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
         file = folder / f"{index:06d}.jpg"
-        Image.fromarray(picture).save(file, quality=90)
+        Image.fromarray(image).save(file, quality=90)
         boxes = rng.uniform(0, 0.5, (NUM_OBJECTS, 4)) * [width, height, width, height]
         annotations = [
             {"bbox": box.tolist(), "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0} for box in boxes
@@ -72,10 +72,10 @@ def timed(function: Callable, *args: object) -> tuple[object, float]:
 def row(
     name: str, theirs: list[float], ours: list[float], *more: object, per_second: bool = False
 ) -> list:
-    """A row of a table from the seconds that a picture took.
+    """A row of a table from the seconds that an image took.
 
     Returns:
-        medians in milliseconds (or pictures ``per_second``), ratio of times, quartiles, and more.
+        medians in milliseconds (or images ``per_second``), ratio of times, quartiles, and more.
     """
     ratios = [b / a for a, b in zip(theirs, ours, strict=True)]
     low, middle, high = (f"{x:.2f}" for x in statistics.quantiles(ratios, n=4, method="inclusive"))
@@ -84,15 +84,15 @@ def row(
     return [name, *shown, middle, f"{low} to {high}", *more]
 
 
-def compare(name: str, pictures: list, theirs: Callable, ours: Callable) -> list:
-    """Run two functions of a picture in turn; both draw the same random numbers."""
+def compare(name: str, images: list, theirs: Callable, ours: Callable) -> list:
+    """Run two functions of an image in turn; both draw the same random numbers."""
     times: tuple[list[float], list[float]] = [], []
     difference = 0
-    for index, picture in enumerate([pictures[0], *pictures]):
+    for index, image in enumerate([images[0], *images]):
         np.random.seed(index)
-        a, seconds_a = timed(theirs, picture)
+        a, seconds_a = timed(theirs, image)
         np.random.seed(index)
-        b, seconds_b = timed(ours, picture)
+        b, seconds_b = timed(ours, image)
         if index > 0:  # the first one warms up
             times[0].append(seconds_a)
             times[1].append(seconds_b)
@@ -142,8 +142,8 @@ def measure_stages(cfg: CfgNode, dicts: list[dict]) -> Iterator[list]:
 
 
 def measure_resizing(cfg: CfgNode, dicts: list[dict]) -> Iterator[list]:
-    """Every way of resizing beside Pillow's, of pictures that lie in memory without gaps."""
-    pictures = [read_image(entry["file_name"], "BGR") for entry in dicts]
+    """Every way of resizing beside Pillow's, of images that lie in memory without gaps."""
+    images = [read_image(entry["file_name"], "BGR") for entry in dicts]
     size = cfg.INPUT.MIN_SIZE_TRAIN[-1:], cfg.INPUT.MAX_SIZE_TRAIN, "choice"
 
     def target(image: np.ndarray) -> T.ResizeTransform:
@@ -168,8 +168,8 @@ def measure_resizing(cfg: CfgNode, dicts: list[dict]) -> Iterator[list]:
         return resized[0].permute(1, 2, 0)
 
     for name in ("INTER_LINEAR", "INTER_LINEAR_EXACT", "INTER_AREA"):
-        yield compare(f"OpenCV {name}", pictures, pillow, opencv(getattr(cv2, name)))
-    yield compare("torch antialias", pictures, pillow, antialiased)
+        yield compare(f"OpenCV {name}", images, pillow, opencv(getattr(cv2, name)))
+    yield compare("torch antialias", images, pillow, antialiased)
 
 
 def measure_loader(cfg: CfgNode, dicts: list[dict], rounds: int) -> Iterator[list]:
@@ -194,9 +194,9 @@ def measure_loader(cfg: CfgNode, dicts: list[dict], rounds: int) -> Iterator[lis
 def main() -> None:
     """Read the command line, measure, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", metavar="FILE", help="COCO annotations; made pictures without")
-    parser.add_argument("--images", metavar="FOLDER", help="the pictures of --json")
-    parser.add_argument("--count", type=int, default=100, help="pictures (default: 100)")
+    parser.add_argument("--json", metavar="FILE", help="COCO annotations; made images without")
+    parser.add_argument("--images", metavar="FOLDER", help="the images of --json")
+    parser.add_argument("--count", type=int, default=100, help="images (default: 100)")
     parser.add_argument("--rounds", type=int, default=5, help="of the loaders (default: 5)")
     parser.add_argument("--config-file", default=CONFIG, metavar="FILE")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs over the config")
@@ -210,16 +210,16 @@ def main() -> None:
         if args.json:
             dicts = load_coco_json(args.json, args.images)[: args.count]
         else:
-            dicts = make_pictures(Path(folder), args.count, width=640, height=480)
+            dicts = make_images(Path(folder), args.count, width=640, height=480)
         resizing = list(measure_resizing(cfg, dicts))
         stages = list(measure_stages(cfg, dicts))
         loaders = list(measure_loader(cfg, dicts, args.rounds))
     ratio = ["ratio of time", "quartiles"]
     difference = [*ratio, "max difference"]
     for headers, rows in (
-        (["resizing, ms a picture", "Pillow", "other", *difference], resizing),
-        (["ms a picture", "detectron2", "ours", *difference], stages),
-        (["pictures a second", "detectron2", "ours", *ratio], loaders),
+        (["resizing, ms an image", "Pillow", "other", *difference], resizing),
+        (["ms an image", "detectron2", "ours", *difference], stages),
+        (["images a second", "detectron2", "ours", *ratio], loaders),
     ):
         print(f"\n{tabulate(rows, headers, tablefmt='github', disable_numparse=True)}")
 

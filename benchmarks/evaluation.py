@@ -2,11 +2,11 @@
 """Compare our evaluation with detectron2's COCOEvaluator: processor time and AP.
 
     python benchmarks/evaluation.py                 # sets like COCO's validation set and like cells
-    python benchmarks/evaluation.py --shrink 10     # a tenth of the pictures
+    python benchmarks/evaluation.py --shrink 10     # a tenth of the images
 
 Objects and detections are made up: a share of the detections lie about an object, the others
 anywhere. Ours is measured with the joint detections alone, and with those of each branch beside;
-every figure, table and picture is made in both. COCOEvaluator gives AP alone. All run in turn,
+every figure, table and image is made in both. COCOEvaluator gives AP alone. All run in turn,
 in one process with one thread.
 """
 
@@ -43,8 +43,8 @@ class Case(NamedTuple):
     name: str
     num_images: int
     num_classes: int
-    num_objects: int  # of each picture
-    num_detections: int  # of each picture
+    num_objects: int  # of each image
+    num_detections: int  # of each image
     share: float  # of detections that lie about an object
 
 
@@ -56,7 +56,7 @@ CASES = [
 
 
 def make(case: Case, file: Path) -> list[tuple[int, Instances]]:
-    """Write the annotations; make the detections of each picture."""
+    """Write the annotations; make the detections of each image."""
     rng = np.random.default_rng(0)
     annotations, found = [], []
     for image in range(1, case.num_images + 1):
@@ -136,7 +136,7 @@ def compare(case: Case, folder: Path) -> list[str]:
 def main() -> None:
     """Read the command line, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shrink", type=int, default=1, help="divides the number of pictures")
+    parser.add_argument("--shrink", type=int, default=1, help="divides the number of images")
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.getLogger("detectron2").setLevel("ERROR")
@@ -145,7 +145,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             small = case._replace(num_images=max(case.num_images // args.shrink, 1))
             rows.append(compare(small, Path(folder)))
-    headers = ["set", "pictures x detections, classes", "COCOEvaluator, s", "joint, s", "all, s"]
+    headers = ["set", "images x detections, classes", "COCOEvaluator, s", "joint, s", "all, s"]
     headers += ["joint, ratio", "all, ratio", "AP differs by"]
     print(tabulate(rows, headers=headers, tablefmt="github"))
 

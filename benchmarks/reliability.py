@@ -26,7 +26,7 @@ from tabulate import tabulate
 from fsaf_d2.data.reading.digits import make_digits
 
 ROOT = Path(__file__).parents[1]
-NUM_PICTURES = 40
+NUM_IMAGES = 40
 SMALL = [
     *("MODEL.RESNETS.STEM_OUT_CHANNELS", "8", "MODEL.RESNETS.RES2_OUT_CHANNELS", "16"),
     *("MODEL.RESNETS.WIDTH_PER_GROUP", "4", "MODEL.FPN.OUT_CHANNELS", "16"),
@@ -102,7 +102,7 @@ def resident_mib(pid: int) -> float:
 
 def measure_memory(folder: Path) -> None:
     """Print the memory after 3, 10 and 30 epochs."""
-    steps_of_epoch = NUM_PICTURES // 4
+    steps_of_epoch = NUM_IMAGES // 4
     epochs = {steps_of_epoch * n: n for n in (3, 10, 30)}
     overrides = [*SMALL, "SOLVER.MAX_ITER", max(epochs) + 1]
     process, rows = start(ROOT, folder, *overrides), []
@@ -147,7 +147,7 @@ def main() -> None:
         parser.error("time needs --before COMMIT")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_digits(folder, num_train=NUM_PICTURES, num_val=2, image_size=256)
+        make_digits(folder, num_train=NUM_IMAGES, num_val=2, image_size=256)
         if args.what == "memory":
             measure_memory(folder)
         elif args.what == "deterministic":

@@ -10,7 +10,7 @@
 
 Programs are measured in turn in one run and compared pair by pair: what is printed is the median
 time of each and the median and the quartiles of its ratio to detectron2's RetinaNet. Weights are
-random, pictures noise, and scores dense; only the time is of interest.
+random, images noise, and scores dense; only the time is of interest.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ SWITCHES = {
     "bfloat16": BF16,
     "compiled, bfloat16": COMPILE + BF16,
 }
-STEP_TITLE = "training step, 20 objects a picture"
+STEP_TITLE = "training step, 20 objects an image"
 INFERENCE_TITLE = "inference with post-processing, dense scores"
 
 
@@ -169,7 +169,7 @@ def measure_inference(args: argparse.Namespace) -> Iterator[Table]:
 
 
 def measure_sizes(args: argparse.Namespace) -> Iterator[Table]:
-    """Training step and inference against batch and size of the pictures."""
+    """Training step and inference against batch and size of the images."""
     for batch, height, width in ((1, 64, 96), (2, 64, 96)) if args.quick else SIZES[args.device]:
         here = copy.copy(args)
         here.batch, here.height, here.width = batch, height, width
@@ -193,7 +193,7 @@ def measure_memory(args: argparse.Namespace) -> Iterator[Table]:
         peaks[name] = float(result.stdout.split()[-1])
     yield Table(
         "memory",
-        "peak memory of a training step, 20 objects a picture",
+        "peak memory of a training step, 20 objects an image",
         [Row(name, peak, peak / peaks[BASELINE]) for name, peak in peaks.items()],
         size_of(args, objects=20),
         unit="MiB",
@@ -271,13 +271,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=["cpu", "cuda"], default=default)
-    parser.add_argument("--batch", type=int, help="pictures; by default 1, on a GPU 16")
+    parser.add_argument("--batch", type=int, help="images; by default 1, on a GPU 16")
     parser.add_argument("--height", type=int, help="pixels; by default 512, on a GPU 800")
     parser.add_argument("--width", type=int, help="pixels; by default 640, on a GPU 1344")
     parser.add_argument(
         "--repeats", type=int, help="paired runs after a warm-up, 2 at least; by default 5"
     )
-    parser.add_argument("--plot", metavar="FILE", help="draw the results into this picture")
+    parser.add_argument("--plot", metavar="FILE", help="draw the results into this image")
     parser.add_argument("--json", metavar="FILE", help="write the results into this file")
     parser.add_argument("--from-json", metavar="FILE", help="measure nothing, read the results")
     parser.add_argument("--quick", action="store_true", help="a smoke run of 1 to 2 minutes")

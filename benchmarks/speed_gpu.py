@@ -85,7 +85,7 @@ def measure_gpu(args: argparse.Namespace) -> Iterator[Table]:
         amp = case.dtype is torch.float16
         programs = training(case.name, args, batch, case.switches, amp=amp)
         steps[title], passes[title] = (with_precision(case, program) for program in programs)
-    yield gpu_table("training step, 20 objects a picture", steps, passes, peaks, args)
+    yield gpu_table("training step, 20 objects an image", steps, passes, peaks, args)
     steps.clear()
     passes.clear()
 

@@ -1,4 +1,4 @@
-"""A picture of what speed.py measured."""
+"""An image of what speed.py measured."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def draw(tables: Sequence[Table], about: dict[str, str], path: str) -> bool:
     Args:
         tables: of any measurements; those of switches and of a GPU alone are not drawn.
         about: machine, software, date and network.
-        path: of the picture.
+        path: of the image.
 
     Returns:
-        whether there is a picture.
+        whether there is an image.
     """
     kinds: dict[str, list[Table]] = {}
     for table in tables:
@@ -82,7 +82,7 @@ def _draw_objects(axis: Axes, tables: list[Table]) -> None:
     """Time of matching and losses against the number of objects."""
     _draw_lines(axis, tables, [table.at["objects"] for table in tables])
     axis.set_title(f"Matching and losses, forward and backward\n{_size(tables[0])}", fontsize=11)
-    axis.set_xlabel("objects in a picture")
+    axis.set_xlabel("objects in an image")
 
 
 def _draw_sizes(axis: Axes, tables: list[Table]) -> None:
@@ -99,7 +99,7 @@ def _draw_sizes(axis: Axes, tables: list[Table]) -> None:
         rotation_mode="anchor",
         fontsize=8,
     )
-    axis.set_xlabel("pictures × height × width (pixels)")
+    axis.set_xlabel("images × height × width (pixels)")
 
 
 def _draw_lines(axis: Axes, tables: list[Table], places: list[float]) -> None:
@@ -169,4 +169,4 @@ def _size(table: Table, *, short: bool = False) -> str:
     batch, height, width = (table.at[name] for name in ("batch", "height", "width"))
     if short:
         return f"{batch} × {height} × {width}"
-    return f"{batch} picture{'s' * (batch > 1)} of {height} × {width} pixels"
+    return f"{batch} image{'s' * (batch > 1)} of {height} × {width} pixels"

@@ -7,7 +7,7 @@
 # `python examples/own_data_to_onnx.py`, in the repository's folder, a minute or two on 2 CPU cores.
 
 # %% Settings. DATA may be a folder in COCO's, Roboflow's, Pascal VOC's or YOLO's layout, or a COCO
-# file with its pictures as "ann.json:images/"; empty for a few made pictures of digits.
+# file with its images as "ann.json:images/"; empty for a few made images of digits.
 from pathlib import Path
 
 TRAIN_DATA = ""
@@ -25,7 +25,7 @@ if not TRAIN_DATA:
         for part in ("train", "val")
     )
 
-# %% 1. Check: what is wrong with the annotations and pictures, before anything is trained on them.
+# %% 1. Check: what is wrong with the annotations and images, before anything is trained on them.
 from fsaf_d2.data.checking.check_source import check_source
 from fsaf_d2.data.checking.output import as_text, to_dict
 from fsaf_d2.data.reading.sources import open_source
@@ -65,11 +65,11 @@ import cv2
 
 from fsaf_d2 import load_detector
 
-pictures = [str(file) for file in sorted(Path(VAL_DATA.rpartition(":")[2]).rglob("*.jpg"))[:20]]
+images = [str(file) for file in sorted(Path(VAL_DATA.rpartition(":")[2]).rglob("*.jpg"))[:20]]
 detector = load_detector(OUTPUT / "model_final.pth", device="cpu")
-found = detector(pictures[0])
-print(len(found), "objects in", pictures[0])
-cv2.imwrite(str(OUTPUT / "drawn.jpg"), detector.draw(pictures[0], found))
+found = detector(images[0])
+print(len(found), "objects in", images[0])
+cv2.imwrite(str(OUTPUT / "drawn.jpg"), detector.draw(images[0], found))
 
 # %% 5. Export, and prove that the file finds what the detector finds.
 from fsaf_d2.export.comparison import compare
@@ -79,11 +79,11 @@ file = OUTPUT / "detector.onnx"
 write_program(detector, file, "onnx", with_nms=True)
 write_sidecar(detector, file, with_nms=True)
 exported = load_detector(file)
-comparison = compare(detector, exported, pictures)
+comparison = compare(detector, exported, images)
 assert not comparison.failures, comparison.failures
-print(comparison.num_detections, "equal detections in", comparison.num_pictures, "pictures")
+print(comparison.num_detections, "equal detections in", comparison.num_images, "images")
 
 # %% 6. Use the file. onnxruntime alone can run it too: docs/export.md.
-for picture in pictures[:3]:
-    found = exported(picture)
-    print(picture, [exported.class_names[i] for i in found.pred_classes.tolist()])
+for image in images[:3]:
+    found = exported(image)
+    print(image, [exported.class_names[i] for i in found.pred_classes.tolist()])

@@ -13,7 +13,7 @@ from .config_defaults import add_fsaf_config
 from .config_keys import flat, meant_key, record, unread
 from .plain_yaml import plain_yaml
 
-# Of a config that lies in a checkpoint: what builds a detector and says how it reads pictures.
+# Of a config that lies in a checkpoint: what builds a detector and says how it reads images.
 _SECTIONS_TO_PREDICT = ("MODEL", "INPUT", "TEST")
 # For whoever runs the model to say, not for whoever trained it.
 _NOT_OF_A_CHECKPOINT = {"MODEL": ("WEIGHTS", "COMPILE"), "INPUT": ("MAX_PIXELS",)}

@@ -46,16 +46,16 @@ def _add_network(cfg: CfgNode) -> None:
 
 
 def _add_data(cfg: CfgNode) -> None:
-    # Pictures without objects are background to learn from, unlike in detectron2.
+    # Images without objects are background to learn from, unlike in detectron2.
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
-    # So many pictures of each process may be unreadable and are left out, before training stops.
+    # So many images of each process may be unreadable and are left out, before training stops.
     cfg.DATALOADER.MAX_UNREADABLE = 0
-    # Brightness, contrast and saturation of training pictures are multiplied by random factors from
+    # Brightness, contrast and saturation of training images are multiplied by random factors from
     # 1 - COLOR_JITTER to 1 + COLOR_JITTER.
     cfg.INPUT.COLOR_JITTER = 0.0
-    # Pictures of more pixels are refused before they are decoded.
+    # Images of more pixels are refused before they are decoded.
     cfg.INPUT.MAX_PIXELS = MAX_PIXELS
-    # What resizes pictures: "pillow", as detectron2; "opencv", as mmdetection; "auto", OpenCV where
+    # What resizes images: "pillow", as detectron2; "opencv", as mmdetection; "auto", OpenCV where
     # no pixel differs from Pillow's by more than one grey level, which is faster.
     cfg.INPUT.RESIZE = "auto"
 
@@ -81,14 +81,14 @@ def _add_training(cfg: CfgNode) -> None:
 
 
 def _add_evaluation(cfg: CfgNode) -> None:
-    # At every evaluation: the losses of training on the pictures of DATASETS.TEST.
+    # At every evaluation: the losses of training on the images of DATASETS.TEST.
     cfg.TEST.LOSS = True
     # model_best is the best by this metric, any that the log of an evaluation has, such as
     # "bbox/AP50", "bbox/AP-<class>" or "validation/total_loss" (of losses the least is best).
     cfg.TEST.BEST_METRIC = "bbox/AP"
     # After so many evaluations during training without a better one the run ends; 0 is never.
     cfg.TEST.PATIENCE = 0
-    # At every evaluation: so many pictures of DATASETS.TEST are drawn, annotated beside found.
+    # At every evaluation: so many images of DATASETS.TEST are drawn, annotated beside found.
     cfg.TEST.SAMPLES = 6
-    # At every evaluation: on so many training pictures it is seen which levels objects select.
+    # At every evaluation: on so many training images it is seen which levels objects select.
     cfg.TEST.LEVEL_LENS = 50

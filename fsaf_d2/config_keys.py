@@ -193,7 +193,7 @@ def warnings_of_dead_keys(cfg: CfgNode, defaults: CfgNode) -> list[str]:
     dead = unread(cfg)
     if not dead:
         return []
-    lines = _lines_of_trunk(cfg, defaults)
+    lines = _lines_of_backbone(cfg, defaults)
     for key, value in flat(cfg):
         if not key.startswith(dead):
             continue
@@ -208,12 +208,12 @@ def warnings_of_dead_keys(cfg: CfgNode, defaults: CfgNode) -> list[str]:
     return lines
 
 
-def _lines_of_trunk(cfg: CfgNode, defaults: CfgNode) -> list[str]:
-    """A sentence for each key of another trunk than the builder's, if it was given for this run."""
+def _lines_of_backbone(cfg: CfgNode, defaults: CfgNode) -> list[str]:
+    """A sentence for each key given for this run that another backbone than this one reads."""
     builder = cfg.MODEL.BACKBONE.NAME
     if builder.startswith("build_timm_"):
         # What files say of ResNets stands in those that others build on.
-        dead, remedy = "MODEL.RESNETS.", "MODEL.TIMM describes the trunk."
+        dead, remedy = "MODEL.RESNETS.", "MODEL.TIMM describes the backbone."
     else:
         dead, remedy = "MODEL.TIMM.", "build_timm_fpn_backbone reads it."
     lines = []

@@ -35,7 +35,7 @@ def run_demo(cfg: CfgNode) -> dict[str, float]:
 
     Args:
         cfg: of the demo, not frozen. Its data sets are ``digits_train`` and ``digits_val``, its
-            pictures square.
+            images square.
 
     Returns:
         COCO box metrics on the validation images, in percent.
@@ -44,7 +44,7 @@ def run_demo(cfg: CfgNode) -> dict[str, float]:
     output = Path(cfg.OUTPUT_DIR)
     output.mkdir(parents=True, exist_ok=True)
     root = data_root()
-    print(f"1/3 Data: {NUM_TRAIN} training and {NUM_VAL} validation pictures in {root / 'digits'}")
+    print(f"1/3 Data: {NUM_TRAIN} training and {NUM_VAL} validation images in {root / 'digits'}")
     make_digits(root, num_train=NUM_TRAIN, num_val=NUM_VAL, image_size=cfg.INPUT.MIN_SIZE_TEST)
 
     prepare(cfg, eval_only=False)
@@ -52,14 +52,14 @@ def run_demo(cfg: CfgNode) -> dict[str, float]:
     steps, period = cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD
     evaluated = f", evaluated every {period}" if period else ""
     with _log_to(output / "log.txt"):
-        print(f"2/3 Training: {steps} steps of {cfg.SOLVER.IMS_PER_BATCH} pictures{evaluated}")
+        print(f"2/3 Training: {steps} steps of {cfg.SOLVER.IMS_PER_BATCH} images{evaluated}")
         trainer, results = _train(cfg)
         metrics = results["bbox"]
-        print(f"3/3 What it finds in the {NUM_VAL} validation pictures")
+        print(f"3/3 What it finds in the {NUM_VAL} validation images")
         print(_table(results, MetadataCatalog.get(dataset_name).thing_classes))
-        picture = output / "detections.png"
-        num_drawn = draw_samples(trainer.model, cfg, dataset_name, picture, min_score=MIN_SCORE)
-    print(f"  {picture}   validation pictures: boxes, scores, the level and branch of each")
+        image = output / "detections.png"
+        num_drawn = draw_samples(trainer.model, cfg, dataset_name, image, min_score=MIN_SCORE)
+    print(f"  {image}   validation images: boxes, scores, the level and branch of each")
     if num_drawn == 0:
         print(f"    No box on them has a score of {MIN_SCORE} or more: train longer.")
     print(f"  {output / REPORT}      curves, tables, worst mistakes: open it in a browser")

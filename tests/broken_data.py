@@ -19,7 +19,7 @@ WIDTH, HEIGHT = 64, 48
 
 
 def sound_data(num_images: int = 4) -> dict:
-    """Annotations without a flaw: in every picture one box of each of three categories."""
+    """Annotations without a flaw: in every image one box of each of three categories."""
     images, annotations = [], []
     for i in range(num_images):
         images.append({"id": i + 1, "file_name": f"p{i}.png", "width": WIDTH, "height": HEIGHT})
@@ -32,8 +32,8 @@ def sound_data(num_images: int = 4) -> dict:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def write_pictures(folder: Path, data: dict, *, seed: int = 0) -> None:
-    """A picture of noise for each image."""
+def write_images(folder: Path, data: dict, *, seed: int = 0) -> None:
+    """An image of noise for each image."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     for image in data["images"]:
@@ -42,7 +42,7 @@ def write_pictures(folder: Path, data: dict, *, seed: int = 0) -> None:
 
 
 def write_source(folder: Path, data: dict, name: str = "own.json") -> Source:
-    """Write annotations beside the pictures in ``images``; they are read as they stand."""
+    """Write annotations beside the images in ``images``; they are read as they stand."""
     file = folder / name
     file.write_text(json.dumps(data))
     root = str(folder / "images")
@@ -55,7 +55,7 @@ class Break(NamedTuple):
     kind: str  # of the finding
     severity: str
     value: str  # regular expression of what is said
-    apply: Callable[[dict, Path], None]  # changes data and the pictures in a folder
+    apply: Callable[[dict, Path], None]  # changes data and the images in a folder
     mended: Callable[[dict], dict] | None  # sound data -> what --fix makes; None: it cannot
     others: frozenset[str]  # kinds that are found as well
 
@@ -122,7 +122,7 @@ def _png(size: tuple[int, int], bits: int, colour: int, rows: bytes) -> bytes:
 
 
 def _turned(file: Path, size: tuple[int, int]) -> None:
-    """A picture whose EXIF data ask for a quarter turn."""
+    """An image whose EXIF data ask for a quarter turn."""
     exif = Image.Exif()
     exif[274] = 6
     Image.new("RGB", size, "gray").save(file, exif=exif)
@@ -276,7 +276,7 @@ def crowd_only_image(data, images):
         annotation["iscrowd"] = 1
 
 
-# Picture files
+# Image files
 
 
 @breaks("missing image", r"images/p1\.png", _without(image=2))
@@ -289,18 +289,18 @@ def name_of_other_case(data, images):
     (images / "p1.png").rename(images / "P1.PNG")
 
 
-@breaks("no picture", r"the file begins with b'no picture", _without(image=2))
-def no_picture(data, images):
-    (images / "p1.png").write_text("no picture at all")
+@breaks("not an image", r"the file begins with b'no image", _without(image=2))
+def no_image(data, images):
+    (images / "p1.png").write_text("no image at all")
 
 
-@breaks("no picture", "the file is empty", _without(image=2))
+@breaks("not an image", "the file is empty", _without(image=2))
 def empty_file(data, images):
     (images / "p1.png").write_bytes(b"")
 
 
-@breaks("no picture", "it is no file", _without(image=2))
-def folder_for_a_picture(data, images):
+@breaks("not an image", "it is no file", _without(image=2))
+def folder_for_an_image(data, images):
     (images / "p1.png").unlink()
     (images / "p1.png").mkdir()
 

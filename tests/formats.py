@@ -11,7 +11,7 @@ from PIL import Image
 
 WIDTH, HEIGHT = 128, 96
 CLASSES = ["zebra", "cat", "white dog"]
-# Split: picture: (class, x, y, width, height) in pixels; some touch the borders.
+# Split: image: (class, x, y, width, height) in pixels; some touch the borders.
 BOXES = {
     "train": {
         "a.jpg": [("cat", 2, 3, 40, 50), ("white dog", 60, 10, 30, 20)],
@@ -23,8 +23,8 @@ BOXES = {
 }
 
 
-def write_picture(path: Path, size: tuple[int, int] = (WIDTH, HEIGHT), **options: object) -> None:
-    """A picture of noise, the same for the same name."""
+def write_image(path: Path, size: tuple[int, int] = (WIDTH, HEIGHT), **options: object) -> None:
+    """An image of noise, the same for the same name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.RandomState(sum(path.name.encode()))
     Image.fromarray(rng.randint(0, 255, (size[1], size[0], 3), np.uint8)).save(path, **options)
@@ -47,10 +47,10 @@ def coco(split: str, *, first_id: int = 1) -> dict:
 def write_coco(root: Path) -> Path:
     """annotations/train.json and val.json beside images/."""
     (root / "annotations").mkdir(parents=True)
-    for split, pictures in BOXES.items():
+    for split, images in BOXES.items():
         (root / f"annotations/{split}.json").write_text(json.dumps(coco(split)))
-        for name in pictures:
-            write_picture(root / "images" / name)
+        for name in images:
+            write_image(root / "images" / name)
     return root
 
 
@@ -62,7 +62,7 @@ def write_roboflow(root: Path) -> Path:
             category["supercategory"] = "animals"
         data["categories"].insert(0, {"id": 0, "name": "animals", "supercategory": "none"})
         for name in BOXES[split]:
-            write_picture(root / folder / name)
+            write_image(root / folder / name)
         (root / folder / "_annotations.coco.json").write_text(json.dumps(data))
     (root / "README.roboflow.txt").write_text("exported\n")
     return root
@@ -85,12 +85,12 @@ def write_voc(root: Path) -> Path:
     """Annotations/, JPEGImages/ and ImageSets/Main/ as in Pascal VOC."""
     for folder in ("Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True)
-    for split, pictures in BOXES.items():
-        for name, objects in pictures.items():
-            write_picture(root / "JPEGImages" / name)
+    for split, images in BOXES.items():
+        for name, objects in images.items():
+            write_image(root / "JPEGImages" / name)
             stem = os.path.splitext(name)[0]
             (root / f"Annotations/{stem}.xml").write_text(xml(name, objects))
-        lines = [os.path.splitext(name)[0] for name in pictures]
+        lines = [os.path.splitext(name)[0] for name in images]
         (root / f"ImageSets/Main/{split}.txt").write_text("\n".join(lines) + "\n")
     return root
 
@@ -110,7 +110,7 @@ def write_yolo(root: Path) -> Path:
     for split, folder in (("train", "train"), ("val", "valid")):
         (root / folder / "labels").mkdir(parents=True)
         for name, objects in BOXES[split].items():
-            write_picture(root / folder / "images" / name)
+            write_image(root / folder / "images" / name)
             if objects:
                 stem = os.path.splitext(name)[0]
                 (root / folder / f"labels/{stem}.txt").write_text(lines(objects))

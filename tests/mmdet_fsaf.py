@@ -122,7 +122,7 @@ def head_outputs(weights: Weights, image: Tensor, depth: int, groups: int = 1):
 
 
 def detect(logits: list[Tensor], distances: list[Tensor], size: tuple[int, int]):
-    """Boxes (D, 4), scores (D,) and classes (D,) of a picture of (height, width), best first.
+    """Boxes (D, 4), scores (D,) and classes (D,) of an image of (height, width), best first.
 
     At most 1000, where ``test_cfg`` has 100, so that all levels are among them.
     """

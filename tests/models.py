@@ -82,7 +82,7 @@ def dense_targets(targets: PointTargets, objects: Objects, num_classes: int) -> 
     return DenseTargets(labels, boxes[targets.object_index], channels == -1)
 
 
-# Of the levels of a picture of 128 x 160 pixels.
+# Of the levels of an image of 128 x 160 pixels.
 SIZES = [(16, 20), (8, 10), (4, 5), (2, 3), (1, 2)]
 STRIDES = [8, 16, 32, 64, 128]
 
@@ -103,7 +103,7 @@ def randomise(model) -> None:
     for branch in model.branches.values():
         for name, layer in branch.named_children():
             if isinstance(layer, torch.nn.Conv2d):
-                # Boxes that stray less, so that some of the anchors' stay on the picture.
+                # Boxes that stray less, so that some of the anchors' stay on the image.
                 torch.nn.init.normal_(layer.weight, std=0.02 if "cls_score" in name else 0.004)
                 if "cls_score" in name:
                     torch.nn.init.constant_(layer.bias, -2.5)  # score 0.076
@@ -127,7 +127,7 @@ def detections_given(model, predictions: dict, grid: Grid, size=(128, 160)) -> I
 
 
 def batch(*ground_truths: Instances) -> list[dict]:
-    """Random pictures with the given ground truth."""
+    """Random images with the given ground truth."""
     return [
         {"image": torch.randint(0, 256, (3, *gt.image_size)).float(), "instances": gt}
         for gt in ground_truths

@@ -13,7 +13,7 @@ from runs import run_cfg
 from fsaf_d2.training import Trainer
 
 NAMES = ["cat", "dog", "bird"]
-# Deep enough for random weights to tell places of a picture apart.
+# Deep enough for random weights to tell places of an image apart.
 RESNET = {
     "MODEL__BACKBONE__NAME": "build_resnet_fpn_p6p7_backbone",
     "MODEL__RESNETS__STEM_OUT_CHANNELS": 8,
@@ -30,7 +30,7 @@ def tiny_run(output: Path, **overrides: object) -> CfgNode:
 
 
 def content_of(output: Path, **overrides: object) -> dict:
-    """A checkpoint of a model that finds something in every picture."""
+    """A checkpoint of a model that finds something in every image."""
     torch.manual_seed(0)
     cfg = tiny_run(output, **overrides)
     model = Trainer.build_model(cfg)
@@ -51,9 +51,9 @@ def photo(height: int = 90, width: int = 120, seed: int = 0) -> np.ndarray:
     """Smooth colours with sharp edges, BGR."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (max(height // 10, 1), max(width // 10, 1), 3), dtype=np.uint8)
-    picture = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
-    picture[height // 4 : height // 2, width // 5 : width // 2] = rng.integers(0, 256, 3)
-    return picture
+    image = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+    image[height // 4 : height // 2, width // 5 : width // 2] = rng.integers(0, 256, 3)
+    return image
 
 
 def write_video(file: Path, count: int, size=(96, 128), rate: float = 10.0, codec="mp4v") -> Path:

@@ -175,7 +175,7 @@ def test_differences_are_of_runs_with_the_same_seed(accuracy_report):
 
 
 def random_test_set() -> tuple[GroundTruth, Detections]:
-    """Pictures of two classes and of none, a crowd, detections right, wrong and twice."""
+    """Images of two classes and of none, a crowd, detections right, wrong and twice."""
     rng = np.random.default_rng(1)
     images, objects, found = 6, 30, 90
     boxes = np.concatenate(
@@ -206,7 +206,7 @@ def random_test_set() -> tuple[GroundTruth, Detections]:
 
 
 def drawn(truth: GroundTruth, found: Detections, counts: np.ndarray) -> tuple:
-    """A test set in which pictures stand so many times, each time with an id of its own."""
+    """A test set in which images stand so many times, each time with an id of its own."""
     copies = np.repeat(np.arange(len(counts)), counts)
     objects = [np.flatnonzero(truth.image_index == image) for image in copies]
     detections = [np.flatnonzero(found.image_index == image) for image in copies]
@@ -222,7 +222,7 @@ def drawn(truth: GroundTruth, found: Detections, counts: np.ndarray) -> tuple:
     )
 
 
-def test_ap_of_resampled_pictures_is_that_of_pictures_drawn(accuracy_resampling):
+def test_ap_of_resampled_images_is_that_of_images_drawn(accuracy_resampling):
     truth, found = random_test_set()
     counts = np.array(
         [[1] * 6, [2] * 6, [0, 3, 1, 0, 2, 0], [0, 0, 0, 0, 0, 6], [0, 1, 4, 0, 0, 1]]
@@ -238,13 +238,13 @@ def test_ap_of_resampled_pictures_is_that_of_pictures_drawn(accuracy_resampling)
     assert aps[0] == pytest.approx(aps[1]) and aps[0] != pytest.approx(aps[2])
 
 
-def test_interval_over_pictures_is_of_pairs(accuracy_resampling, accuracy_report):
+def test_interval_over_images_is_of_pairs(accuracy_resampling, accuracy_report):
     ramp = np.arange(1001) / 100
     resampled = {
         **{("both-online", 1): ramp + 1, ("anchors-only", 1): np.zeros(1001)},
         **{("both-online", 2): ramp + 2, ("anchors-only", 2): np.ones(1001)},
     }
-    interval = accuracy_resampling.interval_over_pictures
+    interval = accuracy_resampling.interval_over_images
     pair = ("both-online", "anchors-only")
     assert interval(resampled, *pair, [1, 2]) == (pytest.approx(1.25), pytest.approx(10.75))
     assert interval(resampled, *pair, [1, 3]) is None

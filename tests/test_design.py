@@ -32,7 +32,7 @@ def test_it_trains_and_detects(center, names):
     assert len(found["instances"]) > 0
 
 
-def test_it_learns_one_picture(center):
+def test_it_learns_one_image(center):
     """An object of 40 px, whose class and box are found after some steps."""
     torch.manual_seed(0)
     model = tiny_model(*center, "['center']").train()

@@ -40,6 +40,6 @@ def test_from_own_data_to_an_exported_file(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     output = tmp_path / "output/own_data_to_onnx"
-    assert "equal detections in 3 pictures" in result.stdout and "AP50" in result.stdout
+    assert "equal detections in 3 images" in result.stdout and "AP50" in result.stdout
     assert len(json.loads((output / "detector.onnx.json").read_text())["class_names"]) == 10
     assert (output / "drawn.jpg").is_file() and (output / "detector.onnx").is_file()

@@ -34,14 +34,14 @@ def test_its_keys_and_defaults_are_those_of_the_code():
     assert stated == {key: str(value) for key, value in fsaf.items()}
 
 
-def write_pictures(folder: Path) -> None:
-    """Four pictures of a bright square each, in COCO format."""
+def write_images(folder: Path) -> None:
+    """Four images of a bright square each, in COCO format."""
     (folder / "images").mkdir(parents=True)
     images, annotations = [], []
     for index in range(4):
-        picture = np.zeros((64, 96, 3), np.uint8)
-        picture[10:40, 20:60] = 255
-        cv2.imwrite(str(folder / "images" / f"{index}.png"), picture)
+        image = np.zeros((64, 96, 3), np.uint8)
+        image[10:40, 20:60] = 255
+        cv2.imwrite(str(folder / "images" / f"{index}.png"), image)
         images.append({"id": index, "file_name": f"{index}.png", "width": 96, "height": 64})
         box = {"bbox": [20, 10, 40, 30], "area": 1200, "iscrowd": 0, "category_id": 1 + index % 3}
         annotations.append({"id": index + 1, "image_id": index, **box})
@@ -58,7 +58,7 @@ def test_own_data_trains_as_shown(tmp_path, monkeypatch):
     code, use = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     sizes = "INPUT.MIN_SIZE_TRAIN (96,) INPUT.MIN_SIZE_TEST 96"
     code = code.replace("MAX_ITER 2000", f"MAX_ITER 2 DATALOADER.NUM_WORKERS 0 {sizes}")
-    write_pictures(tmp_path / "my")
+    write_images(tmp_path / "my")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     use = use.replace("output/demo/", "output/mine/")
@@ -72,14 +72,14 @@ def test_own_data_trains_as_shown(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_own_data_pass_through_the_commands_as_shown(tmp_path):
-    write_pictures(tmp_path / "my" / "data" / "train")
+    write_images(tmp_path / "my" / "data" / "train")
     folder = tmp_path / "my" / "data"
     for split in ("train", "val"):
         images = folder / split
         images.mkdir(exist_ok=True)
         for index in range(4):
-            picture = (folder / "train" / "images" / f"{index}.png").read_bytes()
-            (images / f"{index}.png").write_bytes(picture + (b"" if split == "train" else b"\0"))
+            image = (folder / "train" / "images" / f"{index}.png").read_bytes()
+            (images / f"{index}.png").write_bytes(image + (b"" if split == "train" else b"\0"))
         annotations = (folder / "train" / "train.json").read_text()
         (images / "_annotations.coco.json").write_text(annotations)
     shutil.rmtree(folder / "train" / "images")

@@ -181,11 +181,11 @@ def test_own_data_of_every_format_train_and_are_evaluated(tmp_path, kind):
     result = train_own(tmp_path / "out", "--train-data", root, "--val-data", root)
     assert result.returncode == 0, result.stderr
     for words in (
-        *(f"Training data '{root}' ({kind}): 4 pictures, 4 boxes, 3 classes", "2 pictures, 2 box"),
+        *(f"Training data '{root}' ({kind}): 4 images, 4 boxes, 3 classes", "2 images, 2 box"),
         "MODEL.RETINANET.NUM_CLASSES: 80 -> 3, as in data set 'own_train'.",
         # Base-FSAF-small.yaml has AdamW: 0.004 * sqrt(2 / 8)
         *("SOLVER.BASE_LR: 0.004 -> 0.002", "SOLVER.MAX_ITER: 2 stays"),
-        "1 training pictures without objects are kept as background",
+        "1 training images without objects are kept as background",
         "AP50",
     ):
         assert words in result.stdout

@@ -13,7 +13,7 @@ from fsaf_d2.evaluation.ground_truth import Detections, GroundTruth, read_ground
 def coco_set(
     objects: list[tuple], *, num_images: int = 2, category_ids: tuple[int, ...] = (1, 2)
 ) -> dict:
-    """Pictures of 200 x 100 pixels with objects (image, category id, box[, more keys])."""
+    """Images of 200 x 100 pixels with objects (image, category id, box[, more keys])."""
     return {
         "images": [
             {"id": i, "file_name": f"{i}.jpg", "width": 200, "height": 100}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Check a data set: its annotations, and the header of every picture. Nothing is trained.
+"""Check a data set: its annotations, and the header of every image. Nothing is trained.
 
     python tools/check_data.py annotations.json:images/
     python tools/check_data.py FOLDER --val FOLDER --config-file configs/fsaf_R_50_FPN_1x.yaml
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         help="say which objects this config's anchors and locations reach",
     )
     parser.add_argument(
-        "--decode", action="store_true", help="decode every picture to its end (slow)"
+        "--decode", action="store_true", help="decode every image to its end (slow)"
     )
     return parser
 

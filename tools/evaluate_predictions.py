@@ -27,8 +27,8 @@ def main() -> None:
         "--max-detections",
         type=int,
         metavar="N",
-        help="so many of a class in a picture count; 100 by default, as in COCO, or the most "
-        "objects that a class has in a picture",
+        help="so many of a class in an image count; 100 by default, as in COCO, or the most "
+        "objects that a class has in an image",
     )
     args = parser.parse_args()
     try:

@@ -4,8 +4,8 @@
     python tools/export.py --weights output/mine/model_final.pth --format onnx --check photos/
 
 The config is in the checkpoint. Beside the file lies a sidecar (model_final.onnx.json) with
-classes, thresholds and how pictures are prepared. --check runs the detector and the file on
-pictures: where they differ, nothing is written and the exit code is 1. docs/export.md says more.
+classes, thresholds and how images are prepared. --check runs the detector and the file on
+images: where they differ, nothing is written and the exit code is 1. docs/export.md says more.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--check",
         nargs="+",
         metavar="IMAGES",
-        help="pictures, folders, patterns: on these the file must find what the detector finds",
+        help="images, folders, patterns: on these the file must find what the detector finds",
     )
     parser.add_argument(
         "--no-nms",

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Find objects in pictures and videos with a trained detector.
+"""Find objects in images and videos with a trained detector.
 
     python tools/predict.py --weights output/mine/model_final.pth --input photos --output found
 
@@ -8,8 +8,8 @@ The config is in the checkpoint. For weights without one, such as those of a mod
     python tools/predict.py --weights W --config-file C --class-names cat dog \\
         --input a.jpg clip.mp4 'photos/*.png' --output found [KEY VALUE ...]
 
-Exit code: 0 if all pictures and videos are done, 3 if some could not be read, 1 if none is done or
-the command is wrong. What is no picture or video by its name, in folders and patterns, is named and
+Exit code: 0 if all images and videos are done, 3 if some could not be read, 1 if none is done or
+the command is wrong. What is no image or video by its name, in folders and patterns, is named and
 left out, and does not count.
 """
 
@@ -47,7 +47,7 @@ def argument_parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         metavar="PATH",
-        help="pictures, videos, folders, patterns such as 'photos/*.jpg'; several are allowed",
+        help="images, videos, folders, patterns such as 'photos/*.jpg'; several are allowed",
     )
     parser.add_argument("--output", required=True, metavar="FOLDER", help="it is made")
     parser.add_argument("--recursive", action="store_true", help="look into folders in folders")
@@ -57,7 +57,7 @@ def argument_parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=list(OUTPUTS),
         default=list(DEFAULT_OUTPUTS),
-        help="what is written: drawn pictures, COCO json, csv, YOLO txt (default: the first three)",
+        help="what is written: drawn images, COCO json, csv, YOLO txt (default: the first three)",
     )
     parser.add_argument(
         "--crops",
@@ -73,7 +73,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "checkpoint, at which its F1 was best, or 0.5)",
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="default: 8 on a GPU, else 2")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads that read pictures")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads that read images")
     parser.add_argument("--device", help="such as cpu or cuda (default: the GPU if there is one)")
     parser.add_argument("--config-file", default="", metavar="FILE", help="for weights without one")
     parser.add_argument("--class-names", nargs="+", metavar="NAME", help="for weights without them")

@@ -2,12 +2,12 @@
 
 from .fpn import LastLevelP6P7, build_pyramid, build_resnet_fpn_p6p7_backbone
 from .hrfpn import HRFPN, build_timm_hrfpn_backbone
-from .timm_trunk import TimmTrunk, build_timm_fpn_backbone
+from .timm_backbone import TimmBackbone, build_timm_fpn_backbone
 
 __all__ = [
     "HRFPN",
     "LastLevelP6P7",
-    "TimmTrunk",
+    "TimmBackbone",
     "build_pyramid",
     "build_resnet_fpn_p6p7_backbone",
     "build_timm_fpn_backbone",

@@ -1,4 +1,4 @@
-"""RetinaNet's feature pyramid P3 to P7 on a trunk (arXiv 1708.02002, Sec. 4)."""
+"""RetinaNet's feature pyramid P3 to P7 on a backbone (arXiv 1708.02002, Sec. 4)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def build_pyramid(cfg: CfgNode, bottom_up: Backbone) -> FPN:
-    """Build P3 to P7 on a trunk, P6 from the last of its maps that ``MODEL.FPN`` names.
+    """Build P3 to P7 on a backbone, P6 from the last of its maps that ``MODEL.FPN`` names.
 
     Layers, names and initial values are those of detectron2's RetinaNet.
     """
@@ -74,15 +74,15 @@ def build_pyramid(cfg: CfgNode, bottom_up: Backbone) -> FPN:
 def build_resnet_fpn_p6p7_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build detectron2's ResNet or ResNeXt with :func:`build_pyramid`.
 
-    ``MODEL.RESNETS.NORM`` "GN" is :func:`group_norm`, for narrow trunks too.
+    ``MODEL.RESNETS.NORM`` "GN" is :func:`group_norm`, for narrow backbones too.
     """
-    trunk_cfg = cfg
+    resnet_cfg = cfg
     if cfg.MODEL.RESNETS.NORM == "GN":
-        trunk_cfg = cfg.clone()
-        trunk_cfg.defrost()
+        resnet_cfg = cfg.clone()
+        resnet_cfg.defrost()
         # As an attribute it would have to be text.
-        trunk_cfg.MODEL.RESNETS["NORM"] = group_norm
-    return build_pyramid(cfg, build_resnet_backbone(trunk_cfg, input_shape))
+        resnet_cfg.MODEL.RESNETS["NORM"] = group_norm
+    return build_pyramid(cfg, build_resnet_backbone(resnet_cfg, input_shape))
 
 
 def require_known_pyramid(cfg: CfgNode) -> None:

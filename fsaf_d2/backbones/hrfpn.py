@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .fpn import group_norm
-from .timm_trunk import build_timm_trunk
+from .timm_backbone import build_timm_backbone
 
 
 class HRFPN(Backbone):
-    """All maps of a trunk as one, of which the levels are pooled or enlarged (HRNetV2p).
+    """All maps of a backbone as one, of which the levels are pooled or enlarged (HRNetV2p).
 
     The maps are enlarged to the finest one's size and concatenated, reduced by a 1x1 convolution,
     averaged to each level's stride, or enlarged to it, and smoothed by a 3x3 convolution each. The
@@ -35,7 +35,7 @@ class HRFPN(Backbone):
     ) -> None:
         """
         Args:
-            bottom_up: the trunk.
+            bottom_up: the backbone.
             in_features: names of its maps, finest first.
             out_channels: of each level.
             out_strides: of each level, powers of two in ascending order.
@@ -67,11 +67,11 @@ class HRFPN(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """What the sides of pictures must be multiples of, for the trunk's maps to fit."""
+        """What the sides of images must be multiples of, for the backbone's maps to fit."""
         return max(self._coarsest, self.bottom_up.size_divisibility)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Compute the levels of pictures (N, 3, H, W), by name; sizes are rounded up."""
+        """Compute the levels of images (N, 3, H, W), by name; sizes are rounded up."""
         found = self.bottom_up(x)
         maps = [found[name] for name in self.in_features]
         size = maps[0].shape[-2:]
@@ -133,7 +133,7 @@ def build_timm_hrfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HRFPN:
                 f"'build_timm_hrfpn_backbone': leave it at {only!r}."
             )
     return HRFPN(
-        bottom_up=build_timm_trunk(cfg, input_shape),
+        bottom_up=build_timm_backbone(cfg, input_shape),
         in_features=fpn.IN_FEATURES,
         out_channels=fpn.OUT_CHANNELS,
         out_strides=cfg.MODEL.HRFPN.OUT_STRIDES,

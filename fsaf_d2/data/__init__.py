@@ -1,4 +1,4 @@
-"""Where pictures come from.
+"""Where images come from.
 
 Three rooms: reading, checking and loading. The latter two use the first, and nothing else of each
 other.

@@ -86,7 +86,7 @@ class Traits:
 class DetectorContract(abc.ABC):
     """What a detector does for those who train, evaluate, use and export it.
 
-    What it does not offer is left out of tables and pictures, or refused in the sentence that
+    What it does not offer is left out of tables and images, or refused in the sentence that
     :meth:`lacks` gives.
 
     Attributes:

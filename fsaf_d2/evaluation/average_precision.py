@@ -24,13 +24,13 @@ class BoxEvaluation(COCOeval):
     """COCOeval's figures to the last bit, in a fraction of its time.
 
     Precision and recall are accumulated by COCOeval itself, from the best ``max_detections`` of
-    each class in each picture. Only the matching before it is another: it looks at the pairs of
+    each class in each image. Only the matching before it is another: it looks at the pairs of
     detection and object that overlap enough, for all thresholds and sizes at once, where COCOeval
     goes through all pairs forty times in Python. An object whose id is 0 can be found here; in
     COCOeval it cannot, as 0 also stands for no match.
 
     Attributes:
-        order: (D',) indices of the detections that count, by class, picture and falling score.
+        order: (D',) indices of the detections that count, by class, image and falling score.
         matches: (S, T, D') index of the object that each of them found, -1 for none.
         ignored: (S, T, D') whether it is neither right nor wrong, as it found a crowd or an object
             of another size.
@@ -50,8 +50,8 @@ class BoxEvaluation(COCOeval):
 
         Args:
             truth: the objects.
-            detections: of all pictures; those of unknown categories are left out.
-            max_detections: how many of a class in a picture count.
+            detections: of all images; those of unknown categories are left out.
+            max_detections: how many of a class in an image count.
             iou_thresholds: from 0 to 1; COCO's 0.5 to 0.95 by default.
             sizes: of the objects to be found; their ranges are COCO's.
         """
@@ -61,7 +61,7 @@ class BoxEvaluation(COCOeval):
         ranges = {"all": (0.0, 1e5**2), **SIZES}
         self.params.areaRng = [list(ranges[size]) for size in sizes]
         self.params.areaRngLbl = list(sizes)
-        # What accumulate() sees is a single picture with all detections, already cut down.
+        # What accumulate() sees is a single image with all detections, already cut down.
         self.params.imgIds, self.params.catIds = [0], list(range(len(truth.class_names)))
         self.params.maxDets = [max(len(detections), 1)]
         self._truth = truth
@@ -74,7 +74,7 @@ class BoxEvaluation(COCOeval):
         self.precision = self.eval["precision"][..., 0]
 
     def _cut(self, max_detections: int) -> np.ndarray:
-        """Sort the detections, and keep the best of each class and picture."""
+        """Sort the detections, and keep the best of each class and image."""
         known = np.flatnonzero(self._classes >= 0)
         classes, images = self._classes[known], self._found.image_index[known]
         sorting = np.lexsort((-self._found.scores[known], images, classes))
@@ -106,7 +106,7 @@ class BoxEvaluation(COCOeval):
         self._paramsEval = copy.deepcopy(self.params)
 
     def _pairs(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Places in ``order`` and the objects, for each class and picture that have both."""
+        """Places in ``order`` and the objects, for each class and image that have both."""
         truth, num_images = self._truth, len(self._truth.image_ids)
         found = self._classes[self.order] * num_images + self._found.image_index[self.order]
         keys = truth.class_index * num_images + truth.image_index
@@ -174,7 +174,7 @@ def match(
     other is left; of equal overlaps the last one counts.
 
     Args:
-        ious: (D, M) of one picture, detections by falling score.
+        ious: (D, M) of one image, detections by falling score.
         thresholds: (T,) IoU that is needed at the least.
         ignored: (S, M) objects that do not count, for each range of size.
         crowd: (M,) regions of many objects.

@@ -1,6 +1,6 @@
 """Why AP is close to 0: the usual mistakes are undone in turn, to see which one restores it.
 
-Letters: D detections, I pictures, K classes.
+Letters: D detections, I images, K classes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ALWAYS_EXPLAINED = 1.0
 SUSPICIOUS = 20.0
 # An explanation must give this many times the AP, and this much more.
 FACTOR, GAIN = 2.0, 10.0
-# Mistakes are looked for in so many pictures.
+# Mistakes are looked for in so many images.
 NUM_IMAGES = 200
 # Below it the detector is sure of nothing.
 LOW_SCORE = 0.3
@@ -54,9 +54,9 @@ def diagnose(
         truth: the objects.
         detections: what was found.
         ap: percent.
-        max_detections: how many of a class in a picture count.
+        max_detections: how many of a class in an image count.
         score_thresh: below which the detector gives no detections, if that is known.
-        input_sizes: (I, 2) width and height at which the detector saw each picture, NaN where not
+        input_sizes: (I, 2) width and height at which the detector saw each image, NaN where not
             known.
 
     Returns:
@@ -99,7 +99,7 @@ def _plain_reason(detections: Detections, ap: float) -> str:
         )
     return (
         f"AP is {ap:.1f} though scores reach {highest:.2f}: neither other category ids nor another "
-        "form, order or scale of the boxes would restore it. Look at the pictures, and at whether "
+        "form, order or scale of the boxes would restore it. Look at the images, and at whether "
         "the detector was trained on this kind of data."
     )
 
@@ -214,13 +214,13 @@ def _scales(
     """Factors (I, 2) for x and y, with what they undo."""
     sizes = truth.image_sizes
     yield (
-        "boxes multiplied by the picture's width and height",
+        "boxes multiplied by the image's width and height",
         "the predictions are normalised to 0..1",
         sizes,
     )
-    resized = "the predictions are in pixels of the resized pictures"
+    resized = "the predictions are in pixels of the resized images"
     if input_sizes is not None and np.isfinite(input_sizes).any():
-        yield "boxes scaled to the pictures' own size", resized, sizes / input_sizes
+        yield "boxes scaled to the images' own size", resized, sizes / input_sizes
         return
     short, long = sizes.min(axis=1), sizes.max(axis=1)
     scale = np.minimum(INPUT_SIZE[0] / short, INPUT_SIZE[1] / long)

@@ -1,4 +1,4 @@
-"""The evaluator that a trainer runs: what was found in each picture, and then all figures of it."""
+"""The evaluator that a trainer runs: what was found in each image, and then all figures of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ JOINT = "joint"
 
 
 class Found(NamedTuple):
-    """Detections in a picture."""
+    """Detections in an image."""
 
     boxes: np.ndarray  # (D, 4) float32, (x, y, width, height)
     scores: np.ndarray  # (D,)
@@ -39,7 +39,7 @@ class Found(NamedTuple):
     branches: np.ndarray | None  # (D,)
 
 
-class Picture(NamedTuple):
+class ImageDetections(NamedTuple):
     """What a detector was given and gave."""
 
     image_id: int
@@ -73,7 +73,7 @@ class BoxEvaluator(DatasetEvaluator):
         Args:
             dataset_name: a registered data set; one without a COCO file is converted.
             output_dir: where files are written; None for none.
-            max_detections: how many of a class in a picture count.
+            max_detections: how many of a class in an image count.
             level_names: of the pyramid's levels, finest first; empty if detections name none.
             branch_names: of the detector's branches; empty if detections name none.
             class_keys: the config keys that hold the number of classes, for messages.
@@ -92,53 +92,53 @@ class BoxEvaluator(DatasetEvaluator):
         self._class_keys = list(class_keys)
         self._score_thresh = score_thresh
         self._distributed = distributed
-        self._pictures: list[Picture] = []
+        self._images: list[ImageDetections] = []
         # One process reads the annotations, and it learns here if that cannot be done.
         speaks = not distributed or comm.is_main_process()
         self._truth = _truth_of(dataset_name, self._folder) if speaks else None
 
     def reset(self) -> None:
         """Forget what was found."""
-        self._pictures = []
+        self._images = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Take note of a batch.
 
         Args:
-            inputs: of the detector, a dict per picture with ``image_id`` and ``image``.
-            outputs: of the detector, a dict per picture with ``instances``, and perhaps with what
+            inputs: of the detector, a dict per image with ``image_id`` and ``image``.
+            outputs: of the detector, a dict per image with ``instances``, and perhaps with what
                 each branch finds alone.
         """
-        for picture, output in zip(inputs, outputs):
-            height, width = picture["image"].shape[-2:] if "image" in picture else (np.nan, np.nan)
+        for given, output in zip(inputs, outputs):
+            height, width = given["image"].shape[-2:] if "image" in given else (np.nan, np.nan)
             found = {
                 JOINT if name == ALL_BRANCHES else name: _on_cpu(detections)
                 for name, detections in output.items()
                 if name == ALL_BRANCHES or name.endswith(BRANCH_ENDING)
             }
-            self._pictures.append(Picture(picture["image_id"], (width, height), found))
+            self._images.append(ImageDetections(given["image_id"], (width, height), found))
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Compute, print and save all figures, in the main process.
 
         Returns:
             metrics by name and branch, in percent, NaN where there are no objects; nothing in other
-            processes, without pictures, or without annotations.
+            processes, without images, or without annotations.
 
         Raises:
-            ValueError: a picture is not one of the data set's, or a class number is too high.
+            ValueError: an image is not one of the data set's, or a class number is too high.
         """
-        pictures = self._pictures
+        images = self._images
         if self._distributed:
             comm.synchronize()
-            pictures = list(itertools.chain(*comm.gather(pictures, dst=0)))
+            images = list(itertools.chain(*comm.gather(images, dst=0)))
             if not comm.is_main_process():
                 return {}
-        if not pictures:
-            _logger.warning(f"There are no pictures of '{self._name}' to evaluate.")
+        if not images:
+            _logger.warning(f"There are no images of '{self._name}' to evaluate.")
             return {}
         truth = self._truth
-        found = {name: self._gathered(pictures, name) for name in pictures[0].found}
+        found = {name: self._gathered(images, name) for name in images[0].found}
         if self._folder:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_predictions(
@@ -160,36 +160,36 @@ class BoxEvaluator(DatasetEvaluator):
             level_names=self._level_names,
             branch_names=self._branch_names,
             score_thresh=self._score_thresh,
-            input_sizes=self._input_sizes(pictures),
+            input_sizes=self._input_sizes(images),
         )
         # File names are relative to it.
         evaluation["image_root"] = MetadataCatalog.get(self._name).get("image_root")
         _logger.info(evaluation_text(evaluation))
         if self._folder:
             write_evaluation(evaluation, self._folder)
-            _logger.info(f"All figures, tables and pictures: '{self._folder}'.")
+            _logger.info(f"All figures, tables and images: '{self._folder}'.")
         return metrics_of(evaluation, found)
 
     def _warn_of_limit(self) -> None:
         most = np.bincount(self._truth.image_index[~self._truth.crowd], minlength=1).max()
         if most > self._max_detections:
             _logger.warning(
-                f"'{self._name}' has a picture with {most} objects, but {self._max_detections} "
+                f"'{self._name}' has an image with {most} objects, but {self._max_detections} "
                 "detections are made at the most (TEST.DETECTIONS_PER_IMAGE): the others cannot be "
                 "found."
             )
 
-    def _gathered(self, pictures: list[Picture], name: str) -> Detections:
-        """What all pictures have under a name, with the data set's category ids."""
+    def _gathered(self, images: list[ImageDetections], name: str) -> Detections:
+        """What all images have under a name, with the data set's category ids."""
         truth = self._truth
         places = {image_id: i for i, image_id in enumerate(truth.image_ids)}
-        for picture in pictures:
-            if picture.image_id not in places:
+        for image in images:
+            if image.image_id not in places:
                 raise ValueError(
-                    f"Picture {picture.image_id} was evaluated, but the annotation file of "
+                    f"Image {image.image_id} was evaluated, but the annotation file of "
                     f"'{self._name}' has none of that id."
                 )
-        found = [picture.found[name] for picture in pictures]
+        found = [image.found[name] for image in images]
         counts = [len(x.scores) for x in found]
         classes = np.concatenate([x.classes for x in found])
         if classes.max(initial=0) >= len(truth.category_ids):
@@ -197,13 +197,13 @@ class BoxEvaluator(DatasetEvaluator):
                 f"The detector gives class {classes.max()}, but '{self._name}' has "
                 f"{len(truth.category_ids)} classes: set {' and '.join(self._class_keys)} to it."
             )
-        images = [places[picture.image_id] for picture in pictures]
+        index = [places[image.image_id] for image in images]
         levels, branches = (
             None if any(x is None for x in fields) else np.concatenate(fields)
             for fields in ([x.levels for x in found], [x.branches for x in found])
         )
         return Detections(
-            image_index=np.repeat(np.array(images, dtype=np.int64), counts),
+            image_index=np.repeat(np.array(index, dtype=np.int64), counts),
             category_ids=np.array(truth.category_ids, dtype=np.int64)[classes],
             boxes=np.concatenate([x.boxes for x in found]).astype(float),
             scores=np.concatenate([x.scores for x in found]).astype(float),
@@ -211,8 +211,8 @@ class BoxEvaluator(DatasetEvaluator):
             branches=branches,
         )
 
-    def _input_sizes(self, pictures: list[Picture]) -> np.ndarray:
-        sizes = {picture.image_id: picture.input_size for picture in pictures}
+    def _input_sizes(self, images: list[ImageDetections]) -> np.ndarray:
+        sizes = {image.image_id: image.input_size for image in images}
         unknown = (np.nan, np.nan)
         return np.array([sizes.get(i, unknown) for i in self._truth.image_ids], dtype=float)
 

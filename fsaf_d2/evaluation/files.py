@@ -74,8 +74,8 @@ def evaluate_predictions(
         predictions: COCO results, a JSON list of ``image_id``, ``category_id``, ``bbox`` and
             ``score``.
         output_dir: where the figures are written; None for nowhere.
-        max_detections: how many of a class in a picture count; by default 100, or the most objects
-            that a class has in a picture.
+        max_detections: how many of a class in an image count; by default 100, or the most objects
+            that a class has in an image.
 
     Returns:
         the figures, as in ``evaluation.json``; of categories that the annotations lack,
@@ -85,7 +85,7 @@ def evaluate_predictions(
         OSError: a file cannot be read or written.
         ValueError: a file is not in its format, or they do not belong together.
     """
-    # No picture is read, so their names may lead anywhere.
+    # No image is read, so their names may lead anywhere.
     check_annotations(annotations, "/")
     truth = read_ground_truth(annotations)
     if not truth.labelled:
@@ -112,7 +112,7 @@ def read_predictions(path: str | os.PathLike[str], truth: GroundTruth) -> Detect
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not a list of predictions, a value is not as it should be, or a picture is
+        ValueError: it is not a list of predictions, a value is not as it should be, or an image is
             not one of the annotations'. The message names the entry.
     """
     here = f"'{os.fspath(path)}'"
@@ -124,7 +124,7 @@ def read_predictions(path: str | os.PathLike[str], truth: GroundTruth) -> Detect
     if isinstance(entries, dict) and "annotations" in entries:
         raise ValueError(
             f"{here} is a data set in COCO format, such as tools/predict.py writes of any "
-            "pictures, whose image ids are its own. Evaluate a detector by train_net.py "
+            "images, whose image ids are its own. Evaluate a detector by train_net.py "
             "--eval-only, which writes results with the ids of its data set "
             "(inference/NAME/predictions.json)."
         )
@@ -143,10 +143,10 @@ def read_predictions(path: str | os.PathLike[str], truth: GroundTruth) -> Detect
             strangers[entry["image_id"]] += 1
     if strangers:
         raise ValueError(
-            f"{here}: {sum(strangers.values())} of {len(entries)} predictions are of pictures that "
+            f"{here}: {sum(strangers.values())} of {len(entries)} predictions are of images that "
             f"the annotations lack, such as image_id {', '.join(map(str, sorted(strangers)[:3]))} "
-            f"(they have {len(places)} pictures, from {min(places, default='none')} to "
-            f"{max(places, default='none')}). Give the annotation file of the same pictures."
+            f"(they have {len(places)} images, from {min(places, default='none')} to "
+            f"{max(places, default='none')}). Give the annotation file of the same images."
         )
     return Detections(
         image_index=np.array([places[x["image_id"]] for x in entries], dtype=np.int64),

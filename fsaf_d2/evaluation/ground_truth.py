@@ -1,7 +1,7 @@
-"""The objects of a data set, and what a detector says of its pictures, as arrays.
+"""The objects of a data set, and what a detector says of its images, as arrays.
 
-Letters: I pictures, M objects, D detections, K classes. Boxes are COCO's (x, y, width, height) in
-pixels of the picture.
+Letters: I images, M objects, D detections, K classes. Boxes are COCO's (x, y, width, height) in
+pixels of the image.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class GroundTruth:
     boxes: np.ndarray  # (M, 4)
     areas: np.ndarray  # (M,), of masks where the file has those
     crowd: np.ndarray  # (M,) bool: a region of many, which is neither missed nor falsely found
-    labelled: bool  # False for test pictures whose annotations are kept secret
+    labelled: bool  # False for test images whose annotations are kept secret
 
     def classes_of(self, category_ids: np.ndarray) -> np.ndarray:
         """Classes in 0..K-1 of category ids of any shape, -1 where there is no such category."""
@@ -65,7 +65,7 @@ class GroundTruth:
         )
 
     def of_images(self, images: np.ndarray) -> GroundTruth:
-        """Only the objects of some pictures, given by a mask (I,); all pictures stay."""
+        """Only the objects of some images, given by a mask (I,); all images stay."""
         chosen = images[self.image_index]
         return dataclasses.replace(
             self,

@@ -113,7 +113,7 @@ def confusion_matrix(
 def _match_any_class(
     truth: GroundTruth, objects: np.ndarray, boxes: np.ndarray, classes: np.ndarray
 ) -> np.ndarray:
-    """The place in ``objects`` that each box of a picture, best first, finds; -1 for none."""
+    """The place in ``objects`` that each box of an image, best first, finds; -1 for none."""
     if not (len(objects) and len(boxes)):
         return np.full(len(boxes), -1)
     crowd = truth.crowd[objects]

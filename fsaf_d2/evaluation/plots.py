@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: precision-recall curves and the confusion matrix."""
+"""Images of an evaluation: precision-recall curves and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plot_precision_recall(evaluation: Mapping, output_file: str | os.PathLike[st
 
     Args:
         evaluation: what ``evaluation.json`` holds.
-        output_file: the picture to write, such as a .png file.
+        output_file: the image to write, such as a .png file.
     """
     classes, left_out = _most_frequent(evaluation)
     classes = [figures for figures in classes if figures["num_objects"]]
@@ -122,7 +122,7 @@ def plot_confusion(evaluation: Mapping, output_file: str | os.PathLike[str]) -> 
 
     Args:
         evaluation: what ``evaluation.json`` holds.
-        output_file: the picture to write, such as a .png file.
+        output_file: the image to write, such as a .png file.
     """
     confusion = evaluation["confusion"]
     matrix, labels = np.array(confusion["matrix"]), list(map(shown, confusion["labels"]))

@@ -33,7 +33,7 @@ SETTINGS = (
     *("SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "SOLVER.EMA_DECAY", "INPUT.MIN_SIZE_TRAIN"),
     *("INPUT.MIN_SIZE_TEST", "MODEL.META_ARCHITECTURE", "MODEL.BRANCHES", "SEED"),
 )
-# Sides of pictures, in pixels.
+# Sides of images, in pixels.
 CROP_SIDE = 220
 WIDEST = 1600
 # How much of the surroundings a crop shows, as a share of the box's longer side.
@@ -58,7 +58,7 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
     """Write ``report.html`` from what a run has left in its folder.
 
     Whatever is there is shown: ``config.yaml``, ``metrics.json``, ``advice.txt``,
-    ``data/check_*.json``, ``inference/*/evaluation.json`` and the pictures beside it,
+    ``data/check_*.json``, ``inference/*/evaluation.json`` and the images beside it,
     ``level_lens.png`` and the last of ``samples/``. What is not there is left out.
 
     Args:
@@ -92,8 +92,8 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
             sizes=SIZES,
             steps=steps,
             curves=_curves(folder) if steps else None,
-            level_lens=_picture(folder / "level_lens.png"),
-            samples=_picture(_last(folder / "samples")),
+            level_lens=_image(folder / "level_lens.png"),
+            samples=_image(_last(folder / "samples")),
             checks=[_check(file) for file in sorted(folder.glob("data/check_*.json"))],
             settings={
                 key: _value(config, key) for key in SETTINGS if _value(config, key) is not None
@@ -128,9 +128,9 @@ def _figure(value: float | None, digits: int = 1) -> str:
 def _evaluation(file: Path) -> dict:
     """What the report shows of one evaluation."""
     data = json.loads(file.read_text(encoding="utf-8"))
-    data["pictures"] = {
-        "precision and recall": _picture(file.parent / "pr_curves.png"),
-        "confusion": _picture(file.parent / "confusion.png"),
+    data["images"] = {
+        "precision and recall": _image(file.parent / "pr_curves.png"),
+        "confusion": _image(file.parent / "confusion.png"),
     }
     folder = Path(data.get("image_root") or "")
     data["galleries"] = {
@@ -147,18 +147,18 @@ def _evaluation(file: Path) -> dict:
 
 
 def _crop(folder: Path, entry: dict, color: str, score: float | None) -> dict:
-    """A box with its surroundings; without a picture where that cannot be read."""
+    """A box with its surroundings; without an image where that cannot be read."""
     shown = {"title": str(entry["category"]), "file": Path(entry["file_name"]).name, "score": score}
     try:
         image = read_image(str(folder / entry["file_name"]), "RGB", MAX_PIXELS)
-        return {**shown, "picture": _encode(crop(image, entry["bbox"], color))}
+        return {**shown, "image": _encode(crop(image, entry["bbox"], color))}
     except OSError as error:
         _logger.warning(f"Left out of the report: {error}")
-        return {**shown, "picture": None}
+        return {**shown, "image": None}
 
 
 def crop(image: np.ndarray, box: Sequence[float], color: str) -> Image.Image:
-    """Cut a box with its surroundings out of a picture, and draw it.
+    """Cut a box with its surroundings out of an image, and draw it.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -166,7 +166,7 @@ def crop(image: np.ndarray, box: Sequence[float], color: str) -> Image.Image:
         color: of the box.
 
     Returns:
-        RGB of CROP_SIDE x CROP_SIDE pixels; what lies outside of the picture is grey.
+        RGB of CROP_SIDE x CROP_SIDE pixels; what lies outside of the image is grey.
     """
     x, y, width, height = box
     half = max((0.5 + CONTEXT) * max(width, height), 16.0)
@@ -189,14 +189,14 @@ def crop(image: np.ndarray, box: Sequence[float], color: str) -> Image.Image:
 
 
 def _encode(image: Image.Image) -> str:
-    """A picture as an address that holds it."""
+    """An image as an address that holds it."""
     data = io.BytesIO()
     image.save(data, "JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def _picture(file: Path | None) -> str | None:
-    """A picture of the run's as an address that holds it; wide ones are made smaller."""
+def _image(file: Path | None) -> str | None:
+    """An image of the run's as an address that holds it; wide ones are made smaller."""
     if file is None or not file.is_file():
         return None
     data = file.read_bytes()
@@ -225,7 +225,7 @@ def _curves(folder: Path) -> str | None:
     plot = folder / "training.png"
     # The level lens has the levels.
     plot_training(folder / "metrics.json", plot, level_names=())
-    return _picture(plot)
+    return _image(plot)
 
 
 def _number_of_steps(metrics_file: Path) -> int:
@@ -244,7 +244,7 @@ def _check(file: Path) -> dict:
     if statistics := data.get("statistics"):
         plot = file.with_name(f"statistics_{name}.png")
         plot_statistics(statistics, plot, title=f"{name}:")
-        shown["plot"] = _picture(plot)
+        shown["plot"] = _image(plot)
         shown["statistics"] = {key: _words(statistics[key]) for key in STATISTICS}
     return shown
 

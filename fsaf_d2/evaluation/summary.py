@@ -45,7 +45,7 @@ def summarize(
         truth: its objects.
         found: "joint", and for a detector of several branches what each of them finds alone, under
             its name and "_branch".
-        max_detections: how many of a class in a picture count.
+        max_detections: how many of a class in an image count.
         level_names, branch_names: of the pyramid's levels, finest first, and of the branches.
         score_thresh, input_sizes: for :func:`.diagnosis.diagnose`.
 

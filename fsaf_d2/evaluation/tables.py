@@ -30,7 +30,7 @@ def evaluation_text(evaluation: Mapping) -> str:
     by_size = evaluation["num_objects_by_size"]
     sizes = ", ".join(f"{count} {size}" for size, count in by_size.items())
     parts = [
-        f"{shown(evaluation['dataset'])}: {evaluation['num_images']} pictures, "
+        f"{shown(evaluation['dataset'])}: {evaluation['num_images']} images, "
         f"{evaluation['num_objects']} objects ({sizes})",
         overall_table(evaluation["overall"], by_size),
         class_table(evaluation["per_class"]),

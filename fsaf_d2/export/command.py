@@ -14,7 +14,7 @@ from ..prediction.loading import load_detector
 from .comparison import compare
 from .writing import ENDINGS, write_program, write_sidecar
 
-# So many pictures in which the programs differ are named.
+# So many images in which the programs differ are named.
 MAX_NAMED = 5
 
 
@@ -34,9 +34,9 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError(f"--output '{output}' is a folder: name a file.")
     if output.exists() and os.path.exists(args.weights) and output.samefile(args.weights):
         raise ValueError(f"--output '{output}' is the file of the weights: name another.")
-    pictures = [file.path for file in find_inputs(args.check).pictures] if args.check else []
-    if args.check and not pictures:
-        raise ValueError("There is no picture in what --check names.")
+    images = [file.path for file in find_inputs(args.check).images] if args.check else []
+    if args.check and not images:
+        raise ValueError("There is no image in what --check names.")
     detector = load_detector(
         args.weights,
         config_file=args.config_file,
@@ -51,8 +51,8 @@ def _run(args: argparse.Namespace) -> None:
     part = output.with_name(f".{output.name}.part")
     try:
         write_program(detector, part, args.format, with_nms=args.nms)
-        if pictures:
-            _check(detector, part, args.format, pictures)
+        if images:
+            _check(detector, part, args.format, images)
         sidecar = write_sidecar(detector, output, with_nms=args.nms)
         part.replace(output)
     finally:
@@ -61,7 +61,7 @@ def _run(args: argparse.Namespace) -> None:
     print(f"{output} ({size:.1f} MiB) with {sidecar.name} beside it.")
 
 
-def _check(detector: Detector, file: Path, kind: str, pictures: list[str]) -> None:
+def _check(detector: Detector, file: Path, kind: str, images: list[str]) -> None:
     """Make sure that the file finds what the detector does.
 
     Raises:
@@ -69,21 +69,21 @@ def _check(detector: Detector, file: Path, kind: str, pictures: list[str]) -> No
     """
     max_pixels = detector.max_pixels
     exported = load_exported(file, kind, batch_size=1, max_pixels=max_pixels, trust=True)
-    result = compare(detector, exported, pictures)
+    result = compare(detector, exported, images)
     for failure in result.failures[:MAX_NAMED]:
         print(f"Differs: {failure}")
     if result.failures:
         raise ValueError(
-            f"the exported program differs in {len(result.failures)} of {result.num_pictures} "
-            "pictures; no file was written."
+            f"the exported program differs in {len(result.failures)} of {result.num_images} "
+            "images; no file was written."
         )
     if not result.num_detections:
         raise ValueError(
-            f"nothing is found in the {result.num_pictures} pictures of --check, so that they "
+            f"nothing is found in the {result.num_images} images of --check, so that they "
             "prove nothing: name others. No file was written."
         )
     print(
-        f"The same {result.num_detections} detections in {result.num_pictures} pictures: boxes "
+        f"The same {result.num_detections} detections in {result.num_images} images: boxes "
         f"differ by {result.box_difference:.1e} px at the most, scores by "
         f"{result.score_difference:.1e}."
     )

@@ -1,4 +1,4 @@
-"""Whether an exported detector finds in pictures what the detector itself finds."""
+"""Whether an exported detector finds in images what the detector itself finds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from detectron2.structures import Instances
 
 from ..prediction.detector import Detector
 
-# In pixels of the network's input, or of the picture where that is smaller: in a larger one the
+# In pixels of the network's input, or of the image where that is smaller: in a larger one the
 # rounding of float32 is larger, too.
 BOX_TOLERANCE = 5e-3
 # Runtimes add in another order. Scores closer than this may change places.
@@ -18,17 +18,17 @@ SCORE_TOLERANCE = 1e-4
 
 
 class Comparison(NamedTuple):
-    """Of pictures, all together."""
+    """Of images, all together."""
 
-    num_pictures: int = 0
+    num_images: int = 0
     num_detections: int = 0
     box_difference: float = 0.0  # the largest, in pixels, of detections that both have
     score_difference: float = 0.0  # the largest
-    failures: tuple[str, ...] = ()  # a sentence for each picture in which they differ
+    failures: tuple[str, ...] = ()  # a sentence for each image in which they differ
 
     def __add__(self, other: Comparison) -> Comparison:
         return Comparison(
-            self.num_pictures + other.num_pictures,
+            self.num_images + other.num_images,
             self.num_detections + other.num_detections,
             max(self.box_difference, other.box_difference),
             max(self.score_difference, other.score_difference),
@@ -37,10 +37,10 @@ class Comparison(NamedTuple):
 
 
 def compare(detector: Detector, exported: Detector, files: Iterable[str]) -> Comparison:
-    """Run both on pictures and compare all that they find, whatever its score.
+    """Run both on images and compare all that they find, whatever its score.
 
     Raises:
-        OSError: a picture cannot be read.
+        OSError: an image cannot be read.
         ValueError: the exported detector cannot be run.
     """
     total = Comparison()
@@ -69,7 +69,7 @@ def compare_detections(
     limit: int,
     scale: float = 1.0,
 ) -> Comparison:
-    """Compare the detections in one picture.
+    """Compare the detections in one image.
 
     They are the same where each has one of the same class, level and branch, and of the same box
     and score within the tolerances; both lists being sorted, their order is then the same but for
@@ -78,10 +78,10 @@ def compare_detections(
 
     Args:
         expected, found: best first.
-        file: the picture, for the message.
+        file: the image, for the message.
         lowest: the score threshold.
-        limit: the most detections of a picture.
-        scale: pixels of the picture for one of the network's input.
+        limit: the most detections of an image.
+        scale: pixels of the image for one of the network's input.
     """
     one, other = _table(expected), _table(found)
     scores, boxes = (

@@ -1,9 +1,9 @@
-"""A detector as one program of tensors, from pictures of any size to detections.
+"""A detector as one program of tensors, from images of any size to detections.
 
 It can be traced for TorchScript and for ONNX. Everything but the suppression is what the detector
 itself runs.
 
-Letters: N pictures; C candidates of a picture; D detections of a picture; K classes.
+Letters: N images; C candidates of an image; D detections of an image; K classes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_SHIFTED = 4000
 
 
 class Outputs(NamedTuple):
-    """Of the program. Places of a picture without a detection come last; their score is 0."""
+    """Of the program. Places of an image without a detection come last; their score is 0."""
 
     boxes: Tensor  # (N, D, 4) float32, (x0, y0, x1, y1) in pixels of the input
     scores: Tensor  # (N, D) float32, falling
@@ -53,8 +53,8 @@ class DetectionProgram(nn.Module):
 
         Args:
             images: (N, 3, H, W) float32 of 0 to 255 in the channel order of the training; each
-                picture lies in the upper left corner.
-            sizes: (N, 2) int64, height and width of each picture.
+                image lies in the upper left corner.
+            sizes: (N, 2) int64, height and width of each image.
         """
         suppression = self.model.suppression
         parts = self.model.candidates(self._normalised(images, sizes), sizes)
@@ -79,7 +79,7 @@ class DetectionProgram(nn.Module):
         return _outputs(found.at(index)._replace(scores=scores))
 
     def _normalised(self, images: Tensor, sizes: Tensor) -> Tensor:
-        """Normalise; around the pictures there is 0, to the multiple that the network needs."""
+        """Normalise; around the images there is 0, to the multiple that the network needs."""
         images = (images - self.model.pixel_mean) / self.model.pixel_std
         inside = [
             torch.arange(images.shape[axis], device=images.device) < sizes[:, axis - 2, None]

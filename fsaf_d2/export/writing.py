@@ -20,7 +20,7 @@ ENDINGS = {"onnx": ".onnx", "torchscript": ".torchscript"}
 # NonMaxSuppression and ScatterND as they are used here, and the last that PyTorch's tracing knows
 # in full.
 OPSET = 17
-# The operators that a program runs do not depend on the pictures that it is traced with.
+# The operators that a program runs do not depend on the images that it is traced with.
 _EXAMPLE_SIZES = [[200, 264], [180, 240]]
 
 
@@ -79,7 +79,7 @@ def write_program(
     example = (torch.zeros(len(sizes), 3, *sizes.amax(dim=0).tolist()), sizes)
     write = _write_onnx if kind == "onnx" else _write_torchscript
     with torch.no_grad(), warnings.catch_warnings():
-        # Of what is recorded as a constant: nothing that depends on pictures, as tests show.
+        # Of what is recorded as a constant: nothing that depends on images, as tests show.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", "Exporting aten::index operator", UserWarning)

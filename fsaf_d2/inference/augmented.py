@@ -1,4 +1,4 @@
-"""Test-time augmentation of single-shot detectors: a picture is seen in several sizes, mirrored.
+"""Test-time augmentation of single-shot detectors: an image is seen in several sizes, mirrored.
 
 detectron2's ``GeneralizedRCNNWithTTA`` is for two stages. The keys are its own, ``TEST.AUG``.
 """
@@ -24,9 +24,9 @@ from .candidates import Candidates, resized, to_instances
 
 
 class AugmentedDetector(nn.Module):
-    """Detects in resized and mirrored views of a picture and merges what is found.
+    """Detects in resized and mirrored views of an image and merges what is found.
 
-    The detections of all views, in the picture's own pixels, pass one class-wise NMS, or one per
+    The detections of all views, in the image's own pixels, pass one class-wise NMS, or one per
     level of each branch before it where the detector has these; the best ones stay. A view at a
     time passes the network, so that no more memory is needed than for the largest of them.
     """
@@ -49,7 +49,7 @@ class AugmentedDetector(nn.Module):
             min_sizes: shorter sides of the views, in pixels.
             max_size: above which no longer side gets, in pixels.
             flip: whether each view is also mirrored.
-            input_format: "BGR" or "RGB", as the detector takes pictures.
+            input_format: "BGR" or "RGB", as the detector takes images.
             resize: by what they are resized, as ``INPUT.RESIZE``.
             max_pixels: files of more pixels are not decoded.
 
@@ -81,7 +81,7 @@ class AugmentedDetector(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict:
-        """Read ``TEST.AUG`` and how pictures are read."""
+        """Read ``TEST.AUG`` and how images are read."""
         return {
             "model": model,
             "min_sizes": cfg.TEST.AUG.MIN_SIZES,
@@ -94,14 +94,14 @@ class AugmentedDetector(nn.Module):
 
     @property
     def num_views(self) -> int:
-        """Of each picture."""
+        """Of each image."""
         return len(self.resizes) * (2 if self.flip else 1)
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """Detect.
 
         Args:
-            batched_inputs: a dict per picture. Views are made from the file ``file_name`` or, where
+            batched_inputs: a dict per image. Views are made from the file ``file_name`` or, where
                 there is none, from ``image`` (3, H, W). Detections refer to ``height`` and
                 ``width``, where these are given.
 
@@ -109,25 +109,25 @@ class AugmentedDetector(nn.Module):
             what the detector gives.
 
         Raises:
-            OSError: a picture cannot be read.
+            OSError: an image cannot be read.
         """
         return [self._detect(x) for x in batched_inputs]
 
-    def _detect(self, picture: dict) -> dict[str, Instances]:
-        if os.path.isfile(picture.get("file_name", "")):
-            image = read_image(picture["file_name"], self.input_format, self.max_pixels)
+    def _detect(self, inputs: dict) -> dict[str, Instances]:
+        if os.path.isfile(inputs.get("file_name", "")):
+            image = read_image(inputs["file_name"], self.input_format, self.max_pixels)
         else:
-            image = np.ascontiguousarray(picture["image"].cpu().numpy().transpose(1, 2, 0))
+            image = np.ascontiguousarray(inputs["image"].cpu().numpy().transpose(1, 2, 0))
         size = image.shape[:2]
         found: dict[str, list[Instances]] = {}
         for view, transform in self._views(image):
             for name, detections in self._found_in(view, transform).items():
                 found.setdefault(name, []).append(detections)
-        height, width = picture.get("height", size[0]), picture.get("width", size[1])
+        height, width = inputs.get("height", size[0]), inputs.get("width", size[1])
         return {name: self._merged(views, size, (height, width)) for name, views in found.items()}
 
     def _views(self, image: np.ndarray) -> Iterator[tuple[np.ndarray, T.Transform]]:
-        """Views of a picture (H, W, 3), and how each was made."""
+        """Views of an image (H, W, 3), and how each was made."""
         for resize in self.resizes:
             view = T.AugInput(image)
             transform = resize(view)
@@ -137,7 +137,7 @@ class AugmentedDetector(nn.Module):
                 yield cv2.flip(view.image, 1), T.TransformList([transform, mirror])
 
     def _found_in(self, view: np.ndarray, transform: T.Transform) -> dict[str, Instances]:
-        """What is found in a view, in the picture's pixels."""
+        """What is found in a view, in the image's pixels."""
         height, width = view.shape[:2]
         (outputs,) = self.model([{"image": to_planes(view), "height": height, "width": width}])
         back = transform.inverse()

@@ -1,4 +1,4 @@
-"""How a trained detector is used on pictures and videos."""
+"""How a trained detector is used on images and videos."""
 
 from .detector import Detector
 from .inputs import find_inputs

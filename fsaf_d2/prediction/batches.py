@@ -1,4 +1,4 @@
-"""Batches of pictures of one shape, and reading ahead of the network."""
+"""Batches of images of one shape, and reading ahead of the network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# A picture waits for others of its shape until so many batches' worth of pictures have come by.
+# An image waits for others of its shape until so many batches' worth of images have come by.
 MAX_WAIT = 4
 
 
@@ -18,7 +18,7 @@ def by_shape(
 ) -> Iterator[list[T]]:
     """Group items of one shape, each group in the order in which they came.
 
-    A picture that shares a batch with larger ones is padded, which changes what a network sees at
+    An image that shares a batch with larger ones is padded, which changes what a network sees at
     its border. With others of its own shape it is as alone.
 
     Args:

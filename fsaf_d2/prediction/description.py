@@ -136,8 +136,7 @@ def _input_format(content: dict, cfg: CfgNode, source: str) -> str:
     stored = content.get("input_format", chosen)
     if stored != chosen:
         raise ValueError(
-            f"'{source}' was trained with pictures in {stored!r:.20}, but INPUT.FORMAT is "
-            f"{chosen!r}."
+            f"'{source}' was trained with images in {stored!r:.20}, but INPUT.FORMAT is {chosen!r}."
         )
     return chosen
 

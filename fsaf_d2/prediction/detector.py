@@ -1,4 +1,4 @@
-"""A trained detector that takes pictures, in files or in memory."""
+"""A trained detector that takes images, in files or in memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_DRAWN_SIDE = 1600
 
 
 class Prepared(NamedTuple):
-    """A picture and what the network gets of it."""
+    """An image and what the network gets of it."""
 
     image: np.ndarray  # (H, W, 3) uint8 as it was given, upright
     channels: Channels  # of `image`
@@ -34,9 +34,9 @@ class Prepared(NamedTuple):
 
 
 class Detector:
-    """Finds objects in pictures, with the reading and resizing of the training's evaluation.
+    """Finds objects in images, with the reading and resizing of the training's evaluation.
 
-    Detections are detectron2's ``Instances`` on the CPU, in pixels of the upright picture, the
+    Detections are detectron2's ``Instances`` on the CPU, in pixels of the upright image, the
     surest first: ``pred_boxes``, ``scores``, ``pred_classes`` (indices into ``class_names``),
     and, where the detector tells them, ``pred_levels`` (indices into ``level_names``) and
     ``pred_branches`` (indices into ``branch_names``).
@@ -49,9 +49,9 @@ class Detector:
             not tell them.
         branch_names: of the branches, such as "point"; empty if detections do not tell them.
         input_format: the network's channel order.
-        short_side, max_side: what pictures are resized to, in pixels.
-        size_divisibility: to multiples of it the network pads pictures.
-        batch_size: pictures that pass the network together at the most.
+        short_side, max_side: what images are resized to, in pixels.
+        size_divisibility: to multiples of it the network pads images.
+        batch_size: images that pass the network together at the most.
         max_pixels: files of more pixels are not decoded.
         notes: sentences on what was assumed because the weights' file does not say it.
     """
@@ -79,13 +79,13 @@ class Detector:
             model: a detector, or what stands for one; it is set to evaluate.
             class_names, category_ids, thresholds: of each class.
             level_names, branch_names: of each level and branch, if detections tell them.
-            short_side: that pictures are resized to, in pixels; 0 for as they are.
+            short_side: that images are resized to, in pixels; 0 for as they are.
             max_side: above which no longer side gets.
-            size_divisibility: to multiples of it the network pads pictures.
-            resize: by what pictures are resized, as ``INPUT.RESIZE``.
+            size_divisibility: to multiples of it the network pads images.
+            resize: by what images are resized, as ``INPUT.RESIZE``.
             input_format: the network's channel order.
             max_pixels: files of more pixels are not decoded.
-            batch_size: pictures that pass the network together at the most.
+            batch_size: images that pass the network together at the most.
             notes: what was assumed.
         """
         self.model = model.eval()
@@ -105,15 +105,15 @@ class Detector:
 
     def __call__(
         self,
-        pictures: str | os.PathLike | np.ndarray | Sequence[str | os.PathLike | np.ndarray],
+        images: str | os.PathLike | np.ndarray | Sequence[str | os.PathLike | np.ndarray],
         *,
         channels: Channels = "BGR",
         min_score: float | None = None,
     ) -> Instances | list[Instances]:
-        """Find the objects in one picture, or in each of several.
+        """Find the objects in one image, or in each of several.
 
         Args:
-            pictures: path of a file, or uint8 array (H, W, 3) as ``cv2.imread`` gives it; or a list
+            images: path of a file, or uint8 array (H, W, 3) as ``cv2.imread`` gives it; or a list
                 of these.
             channels: order of the arrays' channels: "BGR" as OpenCV has them, or "RGB" as Pillow
                 and matplotlib have them. Files are read in the right order by themselves.
@@ -124,12 +124,12 @@ class Detector:
             the detections, or for a list a list of them; see the class.
 
         Raises:
-            OSError: a file cannot be read, is no picture or is too large; the message names it.
+            OSError: a file cannot be read, is no image or is too large; the message names it.
             ValueError: an array is not as said above.
         """
-        if isinstance(pictures, (str, os.PathLike, np.ndarray)):
-            return self([pictures], channels=channels, min_score=min_score)[0]
-        prepared = (self.prepare(picture, channels) for picture in pictures)
+        if isinstance(images, (str, os.PathLike, np.ndarray)):
+            return self([images], channels=channels, min_score=min_score)[0]
+        prepared = (self.prepare(image, channels) for image in images)
         found: dict[int, Instances] = {}
         batches = by_shape(
             enumerate(prepared), lambda x: self.padded_shape(x[1]), batch_size=self.batch_size
@@ -140,9 +140,9 @@ class Detector:
         return [self.choose(found[place], min_score) for place in sorted(found)]
 
     def prepare(
-        self, picture: str | os.PathLike | np.ndarray, channels: Channels = "BGR"
+        self, image: str | os.PathLike | np.ndarray, channels: Channels = "BGR"
     ) -> Prepared:
-        """Read a picture, if it is a file, and resize it for the network.
+        """Read an image, if it is a file, and resize it for the network.
 
         Raises:
             OSError: as :meth:`__call__`.
@@ -150,39 +150,39 @@ class Detector:
         """
         if channels not in ("BGR", "RGB"):
             raise ValueError(f"channels must be 'BGR' or 'RGB', not {channels!r}.")
-        if isinstance(picture, np.ndarray):
-            is_picture = picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
-            if not is_picture or 0 in picture.shape:
+        if isinstance(image, np.ndarray):
+            is_image = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+            if not is_image or 0 in image.shape:
                 raise ValueError(
-                    "A picture must be a uint8 array of shape (height, width, 3), not "
-                    f"{picture.dtype} of {picture.shape}: cv2.imread gives it so."
+                    "An image must be a uint8 array of shape (height, width, 3), not "
+                    f"{image.dtype} of {image.shape}: cv2.imread gives it so."
                 )
-            image = np.ascontiguousarray(picture)
+            pixels = np.ascontiguousarray(image)
         else:
             channels = self.input_format
-            image = read_image(os.fspath(picture), channels, self.max_pixels)
-        wanted = image if channels == self.input_format else _swapped(image)
-        height, width = image.shape[:2]
+            pixels = read_image(os.fspath(image), channels, self.max_pixels)
+        wanted = pixels if channels == self.input_format else _swapped(pixels)
+        height, width = pixels.shape[:2]
         augmented = T.AugInput(wanted)
         try:
             self._resize(augmented)
         except (ValueError, cv2.error) as error:
             raise ValueError(
-                f"A picture of {width} x {height} pixels cannot be resized for the network: {error}"
+                f"An image of {width} x {height} pixels cannot be resized for the network: {error}"
             ) from error
-        return Prepared(image, channels, to_planes(augmented.image))
+        return Prepared(pixels, channels, to_planes(augmented.image))
 
     def padded_shape(self, prepared: Prepared) -> tuple[int, ...]:
-        """Height and width that the network pads a picture to.
+        """Height and width that the network pads an image to.
 
-        Pictures of one shape may share a batch: what is found in them does not depend on it.
+        Images of one shape may share a batch: what is found in them does not depend on it.
         """
         step = self.size_divisibility
         return tuple(math.ceil(side / step) * step for side in prepared.resized.shape[1:])
 
     @torch.no_grad()
     def detect(self, batch: Sequence[Prepared]) -> list[Instances]:
-        """Pass pictures through the network together; all that is found, whatever its score."""
+        """Pass images through the network together; all that is found, whatever its score."""
         inputs = [
             {"image": x.resized, "height": x.image.shape[0], "width": x.image.shape[1]}
             for x in batch
@@ -196,7 +196,7 @@ class Detector:
 
     def draw(
         self,
-        picture: str | os.PathLike | np.ndarray,
+        image: str | os.PathLike | np.ndarray,
         found: Instances,
         *,
         channels: Channels = "BGR",
@@ -204,23 +204,23 @@ class Detector:
         """Draw detections with class, score, level and branch.
 
         Args:
-            picture: as for :meth:`__call__`.
+            image: as for :meth:`__call__`.
             found: what is drawn.
-            channels: order of the channels, of ``picture`` if it is an array and of the result.
+            channels: order of the channels, of ``image`` if it is an array and of the result.
 
         Returns:
-            uint8 (h, w, 3). Small pictures are magnified and large ones are shrunk, so that the
+            uint8 (h, w, 3). Small images are magnified and large ones are shrunk, so that the
             labels can be read.
         """
-        if not isinstance(picture, np.ndarray):
-            picture = read_image(os.fspath(picture), channels, self.max_pixels)
+        if not isinstance(image, np.ndarray):
+            image = read_image(os.fspath(image), channels, self.max_pixels)
         drawn = draw_detections(
-            _swapped(picture) if channels == "BGR" else picture,
+            _swapped(image) if channels == "BGR" else image,
             found,
             class_names=self.class_names,
             level_names=self.level_names,
             branch_names=self.branch_names,
-            scale=drawing_scale(*picture.shape[:2]),
+            scale=drawing_scale(*image.shape[:2]),
         )
         return _swapped(drawn) if channels == "BGR" else drawn
 
@@ -231,7 +231,7 @@ def _swapped(image: np.ndarray) -> np.ndarray:
 
 
 def drawing_scale(height: int, width: int) -> float:
-    """By how much a picture is magnified to be drawn on."""
+    """By how much an image is magnified to be drawn on."""
     longer = max(height, width)
     if longer > MAX_DRAWN_SIDE:
         return MAX_DRAWN_SIDE / longer

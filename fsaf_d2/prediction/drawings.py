@@ -1,4 +1,4 @@
-"""What was found, as pictures: drawn over, and cut out."""
+"""What was found, as images: drawn over, and cut out."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if hasattr(cv2, "IMWRITE_JPEG_SAMPLING_FACTOR_444"):
 _NAME_LENGTH = 50
 
 
-class DrawnPictures:
-    """``pictures/NAME.jpg`` for each picture and ``pictures/NAME.mp4`` for each video."""
+class DrawnImages:
+    """``pictures/NAME.jpg`` for each image and ``pictures/NAME.mp4`` for each video."""
 
     def __init__(self, folder: Path, detector: Detector) -> None:
         self._folder = folder / "pictures"
@@ -33,10 +33,10 @@ class DrawnPictures:
         self._video: _Video | None = None
 
     def add(self, shot: Shot, found: Instances) -> None:
-        """Draw one picture or frame; the frames of a video come one after the other."""
+        """Draw one image or frame; the frames of a video come one after the other."""
         drawn = self._detector.draw(bgr(shot), found, channels="BGR")
         if shot.frame is None:
-            write_picture(output_file(self._folder, shot, ".jpg"), drawn)
+            write_image(output_file(self._folder, shot, ".jpg"), drawn)
             return
         file = self._folder / f"{shot.stem}.mp4"
         if self._video is None or self._video.file != file:
@@ -72,7 +72,7 @@ class _Video:
         if not self._writer.isOpened():
             raise OSError(
                 f"The video '{file}' cannot be written: either its folder cannot be written to, or "
-                "this OpenCV has no FFmpeg. Without drawn pictures: --save json csv"
+                "this OpenCV has no FFmpeg. Without drawn images: --save json csv"
             )
 
     def add(self, frame: np.ndarray) -> None:
@@ -100,9 +100,9 @@ class Crops:
         self._folders = {kind: folder / "crops" / names[kind] for kind in classes}
 
     def add(self, shot: Shot, found: Instances) -> None:
-        """Cut out of one picture or frame; the numbers begin with the surest of a class."""
+        """Cut out of one image or frame; the numbers begin with the surest of a class."""
         height, width = shot.size
-        picture = bgr(shot)
+        image = bgr(shot)
         counts = dict.fromkeys(self._folders, 0)
         for (x0, y0, x1, y1), _, kind, _, _ in rows(found, self._detector):
             if kind not in counts:
@@ -112,7 +112,7 @@ class Crops:
             if left < right and top < bottom:
                 counts[kind] += 1
                 file = output_file(self._folders[kind], shot, f"_{counts[kind]}.jpg")
-                write_picture(file, np.ascontiguousarray(picture[top:bottom, left:right]))
+                write_image(file, np.ascontiguousarray(image[top:bottom, left:right]))
 
     def finish(self, _: Summary) -> None:
         """Nothing is left to do."""
@@ -130,18 +130,18 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
 
 
 def bgr(shot: Shot) -> np.ndarray:
-    """The whole picture with OpenCV's order of channels."""
+    """The whole image with OpenCV's order of channels."""
     image = shot.prepared.image
     return image if shot.prepared.channels == "BGR" else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
 
 
-def write_picture(file: Path, picture: np.ndarray) -> None:
-    """Write a BGR picture.
+def write_image(file: Path, image: np.ndarray) -> None:
+    """Write a BGR image.
 
     Raises:
         OSError: it cannot be written; the error names the file.
     """
-    there, content = cv2.imencode(file.suffix, picture, _QUALITY)
+    there, content = cv2.imencode(file.suffix, image, _QUALITY)
     if not there:
-        raise OSError(f"The picture '{file}' could not be encoded.")
+        raise OSError(f"The image '{file}' could not be encoded.")
     file.write_bytes(content.tobytes())

@@ -1,6 +1,6 @@
 """Detectors in files of ONNX and TorchScript; neither file nor sidecar is trusted.
 
-Letters: N pictures; D detections of a picture; K classes; L levels.
+Letters: N images; D detections of an image; K classes; L levels.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def load_exported(
     Args:
         path: of the file.
         kind: of the file, see :func:`kind_of`.
-        batch_size: pictures that pass the network together at the most.
+        batch_size: images that pass the network together at the most.
         max_pixels: files of more pixels are not decoded.
         trust: run a TorchScript file, which is code.
 

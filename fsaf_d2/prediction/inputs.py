@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-# Those that are not read by this project as well: they are pictures that fail, and are named so.
-PICTURES = frozenset(
+# Those that are not read by this project as well: they are images that fail, and are named so.
+IMAGES = frozenset(
     (
         ".jpg",
         ".jpeg",
@@ -60,7 +60,7 @@ VIDEOS = frozenset(
 
 
 class InputFile(NamedTuple):
-    """A picture or a video."""
+    """An image or a video."""
 
     path: str  # as the user would write it
     stem: str  # its outputs' path below their folders, without extension; no other input has it
@@ -69,9 +69,9 @@ class InputFile(NamedTuple):
 class Inputs(NamedTuple):
     """What was found."""
 
-    pictures: list[InputFile]
+    images: list[InputFile]
     videos: list[InputFile]
-    skipped: list[tuple[str, str]]  # path and reason, of what is no picture by its name
+    skipped: list[tuple[str, str]]  # path and reason, of what is no image by its name
 
 
 def find_inputs(
@@ -80,10 +80,10 @@ def find_inputs(
     recursive: bool = False,
     output: str | os.PathLike[str] | None = None,
 ) -> Inputs:
-    """List the pictures and videos that are meant.
+    """List the images and videos that are meant.
 
     Files that are named are taken as they are. Of folders and patterns only files are taken whose
-    name ends as those of pictures or videos do; the others are listed as skipped.
+    name ends as those of images or videos do; the others are listed as skipped.
 
     Args:
         given: files, folders and patterns such as ``photos/*.jpg``, in which ``**`` stands for any
@@ -136,8 +136,8 @@ class _Search:
             self._add_file(file, named=False)
 
     def _add_file(self, path: str, named: bool) -> None:
-        if not named and Path(path).suffix.lower() not in PICTURES | VIDEOS:
-            self._skipped[path] = "its name is not that of a picture or video"
+        if not named and Path(path).suffix.lower() not in IMAGES | VIDEOS:
+            self._skipped[path] = "its name is not that of an image or video"
         elif not os.path.isfile(path):
             self._skipped[path] = "it is not a file"
         else:
@@ -163,8 +163,8 @@ class _Search:
         stems = _stems([os.path.relpath(path, top) for path in self._files])
         files = [InputFile(path, stem) for path, stem in zip(self._files.values(), stems)]
         videos = [file for file in files if _is_video(file.path)]
-        pictures = [file for file in files if not _is_video(file.path)]
-        return Inputs(pictures, videos, list(self._skipped.items()))
+        images = [file for file in files if not _is_video(file.path)]
+        return Inputs(images, videos, list(self._skipped.items()))
 
 
 def _is_video(path: str) -> bool:

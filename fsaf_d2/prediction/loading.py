@@ -24,7 +24,7 @@ from .description import describe
 from .detector import Detector
 from .exported import kind_of, load_exported
 
-# On a CPU a batch gains nothing but for small pictures.
+# On a CPU a batch gains nothing but for small images.
 BATCH_SIZES = {"cpu": 2, "cuda": 8}
 
 
@@ -50,7 +50,7 @@ def load_detector(
         overrides: alternating keys and values on top of the config.
         class_names: of each class, for weights that do not name them.
         device: such as "cpu" or "cuda"; by default the GPU if there is one.
-        batch_size: pictures that pass the network together; by default 8 on a GPU and 2 on a CPU.
+        batch_size: images that pass the network together; by default 8 on a GPU and 2 on a CPU.
         trust: read the file by pickle without limits, which runs any code in it.
 
     Raises:

@@ -40,8 +40,8 @@ def _run(args: argparse.Namespace) -> int:
     _check(args)
     inputs = find_inputs(args.input, recursive=args.recursive, output=args.output)
     _say_skipped(inputs)
-    if not (inputs.pictures or inputs.videos):
-        raise ValueError("There is no picture and no video in the input.")
+    if not (inputs.images or inputs.videos):
+        raise ValueError("There is no image and no video in the input.")
     require_safe_folder(Path(args.output), inputs, args.overwrite)
     detector = load_detector(
         args.weights,

@@ -18,12 +18,12 @@ from tqdm import tqdm
 from .batches import by_shape, read_ahead
 from .description import printable
 from .detector import Detector
-from .drawings import Crops, DrawnPictures
+from .drawings import Crops, DrawnImages
 from .inputs import InputFile, Inputs
-from .shots import Failure, Shot, Summary, count_frames, read_picture, read_video
+from .shots import Failure, Shot, Summary, count_frames, read_image, read_video
 from .tables import CsvTable, JsonTable, YoloFiles
 
-OUTPUTS = {"pictures": DrawnPictures, "json": JsonTable, "csv": CsvTable, "yolo": YoloFiles}
+OUTPUTS = {"pictures": DrawnImages, "json": JsonTable, "csv": CsvTable, "yolo": YoloFiles}
 DEFAULT_OUTPUTS = ("pictures", "json", "csv")
 # What an output folder may hold of an earlier run.
 _NAMES = ("pictures", "predictions.json", "predictions.csv", "labels", "classes.txt", "crops")
@@ -33,7 +33,7 @@ class Output(Protocol):
     """Somewhere to write what was found."""
 
     def add(self, shot: Shot, found: Instances) -> None:
-        """Write one picture or frame."""
+        """Write one image or frame."""
 
     def finish(self, summary: Summary) -> None:
         """Write the rest."""
@@ -50,7 +50,7 @@ def predict(
     workers: int | None = None,
     overwrite: bool = False,
 ) -> Summary:
-    """Predict on pictures and videos, and write what was found. A file that fails is named.
+    """Predict on images and videos, and write what was found. A file that fails is named.
 
     Args:
         detector: as :func:`.load_detector` gives it.
@@ -59,7 +59,7 @@ def predict(
         save: of "pictures" (drawn), "json", "csv", "yolo".
         crops: classes of which each detection is cut out and saved; empty for all classes.
         min_score: the least score for all classes; by default the detector's thresholds.
-        workers: threads that read pictures; by default one for every two cores, 8 at the most.
+        workers: threads that read images; by default one for every two cores, 8 at the most.
         overwrite: whether files of an earlier run may be replaced.
 
     Raises:
@@ -75,7 +75,7 @@ def predict(
     try:
         with _bar(inputs) as bar, _Run(detector, outputs, summary, bar, min_score) as run:
             workers = workers or min(max((os.cpu_count() or 1) // 2, 1), 8)
-            run.take(_pictures(detector, inputs.pictures, workers))
+            run.take(_images(detector, inputs.images, workers))
             for video in inputs.videos:
                 # One after the other, so that the frames of each are written in their order.
                 run.take(_frames(detector, video))
@@ -97,7 +97,7 @@ def require_safe_folder(folder: Path, inputs: Inputs, overwrite: bool) -> None:
         raise FileExistsError(f"The output '{folder}' is a file: name a folder.")
     ours = [folder / name for name in _NAMES]
     resolved = [file.resolve() for file in ours]
-    for file in (*inputs.pictures, *inputs.videos):
+    for file in (*inputs.images, *inputs.videos):
         path = Path(file.path).resolve()
         if any(path.is_relative_to(place) for place in resolved):
             raise ValueError(
@@ -131,14 +131,14 @@ def _indices(names: Sequence[str], class_names: Sequence[str]) -> list[int]:
 
 
 def _bar(inputs: Inputs) -> tqdm:
-    total = len(inputs.pictures) + sum(count_frames(video.path) for video in inputs.videos)
+    total = len(inputs.images) + sum(count_frames(video.path) for video in inputs.videos)
     return tqdm(total=total, unit=" images", dynamic_ncols=True, file=sys.stderr)
 
 
-def _pictures(
+def _images(
     detector: Detector, files: Sequence[InputFile], workers: int
 ) -> Iterator[Shot | Failure]:
-    return read_ahead((partial(read_picture, detector, file) for file in files), workers=workers)
+    return read_ahead((partial(read_image, detector, file) for file in files), workers=workers)
 
 
 def _frames(detector: Detector, video: InputFile) -> Iterator[Shot | Failure]:
@@ -155,7 +155,7 @@ def _frames(detector: Detector, video: InputFile) -> Iterator[Shot | Failure]:
 
 
 class _Run:
-    """Detects in pictures and frames; a thread writes them, in the order in which they came."""
+    """Detects in images and frames; a thread writes them, in the order in which they came."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Pictures and video frames on their way from files to outputs."""
+"""Images and video frames on their way from files to outputs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_RATE = 1000.0
 
 
 class Shot(NamedTuple):
-    """A picture, or a frame of a video."""
+    """An image, or a frame of a video."""
 
     file: str
     stem: str  # the path of its outputs, without folder and extension
@@ -58,8 +58,8 @@ class Summary:
     """How a prediction on many files went."""
 
     least_scores: dict[str, float]  # by class name, from which detections were written
-    num_files: int = 0  # pictures and videos that are done
-    num_images: int = 0  # pictures and frames
+    num_files: int = 0  # images and videos that are done
+    num_images: int = 0  # images and frames
     num_detections: int = 0  # that were written
     highest_score: float = 0.0  # of all, also those below the least
     complete: bool = False  # whether all files have had their turn
@@ -73,13 +73,13 @@ class Summary:
         return 3 if self.failures else 0
 
 
-def read_picture(detector: Detector, file: InputFile) -> Shot | Failure:
-    """Read and resize a picture; whatever is wrong with it is its own failure."""
+def read_image(detector: Detector, file: InputFile) -> Shot | Failure:
+    """Read and resize an image; whatever is wrong with it is its own failure."""
     try:
         return Shot(file.path, file.stem, detector.prepare(file.path))
     except Exception as error:
         # Those of the mapper name the file, as the failure does.
-        reason = str(error).removeprefix(f"Picture '{file.path}' ")
+        reason = str(error).removeprefix(f"Image '{file.path}' ")
         return Failure(file.path, reason if isinstance(error, OSError) else _described(error))
 
 

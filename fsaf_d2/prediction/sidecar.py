@@ -1,4 +1,4 @@
-"""What is said beside an exported detector: classes, thresholds and how pictures are prepared."""
+"""What is said beside an exported detector: classes, thresholds and how images are prepared."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Sidecar(NamedTuple):
     level_names: list[str]
     branch_names: list[str]
     input_format: str  # "BGR" or "RGB", the order of the channels
-    short_side: int  # that pictures are resized to, in pixels; 0 for as they are
+    short_side: int  # that images are resized to, in pixels; 0 for as they are
     max_side: int  # above which no longer side gets
-    resize: str  # by what pictures are resized, as INPUT.RESIZE
-    size_divisibility: int  # to multiples of it the program pads pictures
+    resize: str  # by what images are resized, as INPUT.RESIZE
+    size_divisibility: int  # to multiples of it the program pads images
     pixel_mean: list[float]  # of each channel; the program itself subtracts it
     pixel_std: list[float]  # of each channel; the program itself divides by it
     score_thresh: float  # below which nothing comes out
     nms_thresh: float  # IoU above which the lower score is suppressed
     nms_per_level: bool
-    max_detections: int  # of a picture
+    max_detections: int  # of an image
 
     def to_text(self) -> str:
         """As JSON."""

@@ -33,7 +33,7 @@ class JsonTable:
         self._stream.write('{"annotations": [')
 
     def add(self, shot: Shot, found: Instances) -> None:
-        """Write the detections of one picture or frame."""
+        """Write the detections of one image or frame."""
         image = {"id": len(self._images) + 1, "file_name": shot.file}
         image["height"], image["width"] = shot.size
         if shot.frame is not None:
@@ -88,7 +88,7 @@ class CsvTable:
         self._writer.writerow(COLUMNS)
 
     def add(self, shot: Shot, found: Instances) -> None:
-        """Write the detections of one picture or frame."""
+        """Write the detections of one image or frame."""
         place = ("", "") if shot.frame is None else (shot.frame, f"{shot.seconds:.3f}")
         # A path stays one with ./ before it.
         file = f"./{shot.file}" if shot.file.startswith(_FORMULA_STARTS) else shot.file
@@ -112,7 +112,7 @@ class CsvTable:
 
 
 class YoloFiles:
-    """``labels/NAME.txt`` for each picture: class, centre, width, height in shares, score.
+    """``labels/NAME.txt`` for each image: class, centre, width, height in shares, score.
 
     A frame's is ``labels/clip.mp4/000012.txt``. ``classes.txt`` has the names, in the order of the
     classes, which count from 0.
@@ -126,7 +126,7 @@ class YoloFiles:
         )
 
     def add(self, shot: Shot, found: Instances) -> None:
-        """Write the file of one picture or frame, an empty one if nothing was found."""
+        """Write the file of one image or frame, an empty one if nothing was found."""
         height, width = shot.size
         lines = []
         for (x0, y0, x1, y1), score, kind, _, _ in rows(found, self._detector):
@@ -156,7 +156,7 @@ def rows(found: Instances, detector: Detector) -> list[tuple[list[float], float,
 
 
 def output_file(folder: Path, shot: Shot, ending: str) -> Path:
-    """The file of a picture or frame below a folder, whose folder is made."""
+    """The file of an image or frame below a folder, whose folder is made."""
     name = shot.stem
     if shot.frame is not None:
         # Beside clip.mp4 there may be a folder clip, but none of the name clip.mp4.

@@ -36,7 +36,7 @@ class GuardedRun:
     """Is mixed into a trainer of detectron2's, before it, whatever kind of config describes it.
 
     The trainer has ``settings``, ``checkpointer``, ``scheduler`` and, behind ``_trainer``, what
-    runs a step; its ``data_loader`` has ``last_batch``, ``num_pictures`` and a state. It calls
+    runs a step; its ``data_loader`` has ``last_batch``, ``num_images`` and a state. It calls
     :meth:`build_guard` once all that is built.
     """
 
@@ -152,7 +152,7 @@ class GuardedRun:
                 raise_if_unwritable(self.settings.output_dir, error)
                 raise
         settings, steps = self.settings, min(self.iter + 1, self.max_iter)
-        advice = write_advice(settings, steps=steps, num_images=self.data_loader.num_pictures)
+        advice = write_advice(settings, steps=steps, num_images=self.data_loader.num_images)
         if settings.datasets and comm.is_main_process():
             keep_report(settings.output_dir)
         if advice:

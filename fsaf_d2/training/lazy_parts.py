@@ -52,7 +52,7 @@ class TrainingData:
             yield batch
 
     @property
-    def num_pictures(self) -> int:
+    def num_images(self) -> int:
         """How many images of all processes together are trained on; 0 if that is not known."""
         return len(self._records) if self._records is not None else 0
 

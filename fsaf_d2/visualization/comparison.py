@@ -1,4 +1,4 @@
-"""Pictures of what is annotated beside what a detector finds."""
+"""Images of what is annotated beside what a detector finds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .detections import (
     draw_truth,
 )
 
-LONGER_SIDE = 400  # px of one picture
+LONGER_SIDE = 400  # px of one image
 MAX_BOXES = 30  # the surest ones; more cannot be told apart
 # Of classes for which no threshold is known.
 DEFAULT_THRESHOLD = 0.4
@@ -32,11 +32,11 @@ def draw_beside(
     branch_names: Sequence[str] = (),
     thresholds: Mapping[str, float],
 ) -> np.ndarray:
-    """Draw a picture twice: with its annotations on the left, with what was found on the right.
+    """Draw an image twice: with its annotations on the left, with what was found on the right.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        record: the picture in detectron2's format of data sets.
+        record: the image in detectron2's format of data sets.
         found: detections in image pixels, as of a detector.
         class_names: of the K classes.
         level_names, branch_names: of the levels, the finest first, and of the branches, where
@@ -73,7 +73,7 @@ def comparison_grid(
     level_names: Sequence[str] = (),
     branch_names: Sequence[str] = (),
 ) -> np.ndarray:
-    """Lay pictures of :func:`draw_beside` out in two columns below a title and a legend.
+    """Lay images of :func:`draw_beside` out in two columns below a title and a legend.
 
     Returns:
         (H, W, 3) uint8 RGB.

@@ -1,4 +1,4 @@
-"""A plot of what a data set holds: classes, sizes of boxes and of pictures, objects per picture."""
+"""A plot of what a data set holds: classes, sizes of boxes and of images, objects per image."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ BORDERS = (32, 96)
 
 
 def plot_statistics(statistics: dict, path: str | os.PathLike[str], *, title: str = "") -> None:
-    """Plot classes by size of their objects, sides of boxes, and objects per picture.
+    """Plot classes by size of their objects, sides of boxes, and objects per image.
 
     Args:
         statistics: what :func:`fsaf_d2.data.checking.check_source.statistics` returns.
-        path: the picture to write; its suffix gives the format, such as ``.png``.
+        path: the image to write; its suffix gives the format, such as ``.png``.
         title: above all.
     """
     num_bars = min(len(statistics["classes"]), MAX_BARS + 1)
@@ -39,7 +39,7 @@ def plot_statistics(statistics: dict, path: str | os.PathLike[str], *, title: st
     # Of a long path its end says most.
     title = title if len(title) <= MAX_TITLE else f"…{title[1 - MAX_TITLE :]}"
     figure.suptitle(
-        f"{title}  {statistics['images']:,} pictures, {statistics['boxes']:,} boxes".strip(),
+        f"{title}  {statistics['images']:,} images, {statistics['boxes']:,} boxes".strip(),
         fontsize=11,
         parse_math=False,
     )
@@ -103,5 +103,5 @@ def _plot_objects(axes: Axes, statistics: dict) -> None:
         width = max(1, -(-int(values.max() + 1) // 40))
         edges = np.arange(0, values.max() + width + 1, width) - 0.5
         axes.hist(values, edges, weights=weights, color="#56B4E9")
-    axes.set_xlabel("boxes in a picture")
-    axes.set_ylabel("pictures")
+    axes.set_xlabel("boxes in an image")
+    axes.set_ylabel("images")

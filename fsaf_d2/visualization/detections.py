@@ -1,4 +1,4 @@
-"""Pictures of detections that tell which pyramid level and which branch answered."""
+"""Images of detections that tell which pyramid level and which branch answered."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MIN_LONGER_SIDE = 512
 
 
 def level_color(index: int) -> str:
-    """Return the colour of a pyramid level, the same in every picture.
+    """Return the colour of a pyramid level, the same in every image.
 
     Args:
         index: the level's place in the list of levels, 0 for the finest.
@@ -71,7 +71,7 @@ def draw_detections(
         scale: magnification; None magnifies small images so that the labels can be read.
 
     Returns:
-        The picture, (round(H * scale), round(W * scale), 3) uint8 RGB.
+        The image, (round(H * scale), round(W * scale), 3) uint8 RGB.
     """
     if scale is None:
         scale = max(1, math.ceil(MIN_LONGER_SIDE / max(image.shape[:2])))
@@ -117,7 +117,7 @@ def draw_truth(
         scale: magnification.
 
     Returns:
-        The picture, (round(H * scale), round(W * scale), 3) uint8 RGB.
+        The image, (round(H * scale), round(W * scale), 3) uint8 RGB.
     """
     axes = _canvas(image, scale)
     for box in boxes * scale:
@@ -129,41 +129,41 @@ def draw_truth(
 
 
 def detection_grid(
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     *,
     columns: int = 3,
     level_names: Sequence[str] = (),
     branch_names: Sequence[str] = (),
     ground_truth: bool = False,
 ) -> np.ndarray:
-    """Lay pictures of detections out in rows, with a legend above them.
+    """Lay images of detections out in rows, with a legend above them.
 
     Args:
-        pictures: at least one picture, each (H, W, 3) uint8 RGB; the sizes may differ.
-        columns: pictures per row.
+        images: at least one image, each (H, W, 3) uint8 RGB; the sizes may differ.
+        columns: images per row.
         level_names, branch_names: as for :func:`draw_detections`.
-        ground_truth: whether the pictures show true boxes, which the legend then explains.
+        ground_truth: whether the images show true boxes, which the legend then explains.
 
     Returns:
         The canvas, (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: there are no pictures, or `columns` is below 1.
+        ValueError: there are no images, or `columns` is below 1.
     """
-    if not pictures or columns < 1:
-        raise ValueError(f"got {len(pictures)} pictures for {columns} columns")
-    columns = min(columns, len(pictures))
-    cell_height = max(picture.shape[0] for picture in pictures) + GAP
-    cell_width = max(picture.shape[1] for picture in pictures) + GAP
-    rows = -(-len(pictures) // columns)
+    if not images or columns < 1:
+        raise ValueError(f"got {len(images)} images for {columns} columns")
+    columns = min(columns, len(images))
+    cell_height = max(image.shape[0] for image in images) + GAP
+    cell_width = max(image.shape[1] for image in images) + GAP
+    rows = -(-len(images) // columns)
     legend = _legend(columns * cell_width + GAP, level_names, branch_names, ground_truth)
     canvas = np.empty((len(legend) + rows * cell_height, legend.shape[1], 3), dtype=np.uint8)
     canvas[:] = np.rint(255 * np.array(to_rgb(CANVAS_COLOR)))
     canvas[: len(legend)] = legend
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(images):
         top = len(legend) + i // columns * cell_height
         left = GAP + i % columns * cell_width
-        canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+        canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
     return canvas
 
 
@@ -187,7 +187,7 @@ def _canvas(image: np.ndarray, scale: float) -> Axes:
     figure = _figure(width, height)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
-    # Where the picture gets smaller, Pillow averages over all of its pixels.
+    # Where the image gets smaller, Pillow averages over all of its pixels.
     magnified = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
     # Into the canvas itself: as an image of matplotlib's it would be resampled once more.
     canvas = np.asarray(figure.canvas.get_renderer().buffer_rgba())
@@ -248,7 +248,7 @@ def _draw_label(
     color: str,
     taken: Sequence[tuple[float, float, float, float]],
 ) -> tuple[float, float, float, float]:
-    """Write a label at the edge of its box, inside the picture and clear of earlier labels.
+    """Write a label at the edge of its box, inside the image and clear of earlier labels.
 
     Returns the label's place, xyxy in canvas pixels.
     """

@@ -20,7 +20,7 @@ def plot_level_lens(report: dict, output_file: str | os.PathLike) -> None:
 
     Args:
         report: the content of ``level_lens.json``.
-        output_file: the picture to write; its suffix gives the format.
+        output_file: the image to write; its suffix gives the format.
     """
     figure = Figure(figsize=(8, 9), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -49,7 +49,7 @@ def _plot_sizes(axes: Axes, report: dict) -> None:
     counts = np.array(report["objects_by_level_and_size"], dtype=float)
     step = report["evaluations"][-1]["step"]
     title = f"After step {step:,}: level and size of {int(counts.sum()):,} objects"
-    axes.set_title(f"{title} of fixed training pictures", fontsize=10)
+    axes.set_title(f"{title} of fixed training images", fontsize=10)
     totals = counts.sum(axis=0)
     shares = np.divide(
         100 * counts, totals, out=np.full_like(counts, np.nan), where=totals[None] > 0

@@ -1,4 +1,4 @@
-"""A picture of what a detector finds in a data set."""
+"""An image of what a detector finds in a data set."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def draw_samples(
         how many detections were drawn.
 
     Raises:
-        OSError: a picture cannot be read or is too large, or the output cannot be written.
+        OSError: an image cannot be read or is too large, or the output cannot be written.
     """
     records = get_detection_dataset_dicts([dataset_name], filter_empty=False)
     chosen = np.linspace(0, len(records) - 1, min(num_images, len(records))).round().astype(int)
@@ -58,13 +58,13 @@ def draw_samples(
 
     was_training = model.training
     model.eval()
-    pictures, num_drawn = [], 0
+    images, num_drawn = [], 0
     for index, record in enumerate(records[i] for i in chosen):
         with torch.no_grad():
             found = model([inputs[index]])[0]["instances"].to("cpu")
         found = found[found.scores >= min_score]
         num_drawn += len(found)
-        pictures.append(
+        images.append(
             draw_detections(
                 read_image(record["file_name"], "RGB", cfg.INPUT.MAX_PIXELS),
                 found,
@@ -74,9 +74,9 @@ def draw_samples(
             )
         )
     model.train(was_training)
-    grid = detection_grid(pictures, **names, ground_truth=True)
+    grid = detection_grid(images, **names, ground_truth=True)
     if not cv2.imwrite(os.fspath(output_file), cv2.cvtColor(grid, cv2.COLOR_RGB2BGR)):
-        raise OSError(f"The picture '{output_file}' could not be written.")
+        raise OSError(f"The image '{output_file}' could not be written.")
     return num_drawn
 
 

@@ -79,7 +79,7 @@ def plot_training(
 
     Args:
         metrics_file: detectron2's `metrics.json`.
-        output_file: the picture to write; its suffix gives the format, such as `.png`.
+        output_file: the image to write; its suffix gives the format, such as `.png`.
         level_names: the names of the levels, the finest first; none leaves the shares out.
         window: number of records whose objects are counted together for one share.
 

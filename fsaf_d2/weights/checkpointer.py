@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
-from ..backbones import TimmTrunk
+from ..backbones import TimmBackbone
 from .files import WeightsFileError, load_file
 from .layouts import LAYOUTS, Conversion, conflicts, to_current_names, to_own_layout
 from .report import LoadReport, make_report
@@ -112,14 +112,14 @@ class SafeCheckpointer(DetectionCheckpointer):
         return found
 
     def _to_own_layout(self, weights: dict) -> Conversion:
-        for name, trunk in self.model.named_modules():
-            if isinstance(trunk, TimmTrunk):
+        for name, backbone in self.model.named_modules():
+            if isinstance(backbone, TimmBackbone):
                 found = from_timm(
                     weights,
-                    trunk.net.state_dict(),
+                    backbone.net.state_dict(),
                     prefix=f"{name}.net.",
-                    network=trunk.name,
-                    keys=trunk.pretrained_keys(),
+                    network=backbone.name,
+                    keys=backbone.pretrained_keys(),
                 )
                 if found:
                     return found

@@ -20,8 +20,8 @@ from .files import WeightsFileError
 
 Weights = dict[str, "Tensor | np.ndarray"]
 
-TRUNK = "backbone.bottom_up."
-# Of pictures in 0..255; torchvision and timm state them for 0..1.
+BOTTOM_UP = "backbone.bottom_up."
+# Of images in 0..255; torchvision and timm state them for 0..1.
 IMAGENET_RGB = {
     "INPUT.FORMAT": "RGB",
     "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
@@ -159,7 +159,7 @@ def _close(value: object, expected: object) -> bool:
     return value == expected
 
 
-def _resnet_name(name: str, to: str = TRUNK) -> str | None:
+def _resnet_name(name: str, to: str = BOTTOM_UP) -> str | None:
     if name == "conv1.weight":
         return f"{to}stem.conv1.weight"
     if name.startswith("bn1."):

@@ -193,7 +193,7 @@ def remedy(item: Misshapen, report: LoadReport) -> str:
     if re.search(r"\.(fpn_|top_block\.)|^(head|towers|branches)\.", name):
         if found[0] != item.in_model[0]:
             return f"MODEL.FPN.OUT_CHANNELS {found[0]} fits it"
-        return "the trunk (MODEL.RESNETS.DEPTH, RES2_OUT_CHANNELS) is another"
+        return "the backbone (MODEL.RESNETS.DEPTH, RES2_OUT_CHANNELS) is another"
     if ".bottom_up.net." in name:
         return "MODEL.TIMM.NAME must be the network whose weights they are"
     if ".stem." in name:

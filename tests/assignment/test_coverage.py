@@ -29,7 +29,7 @@ def test_best_ious_are_those_of_all_pairs(offset):
     )
     assert ShapeSpec(stride=8).stride == STRIDES[0]
     anchors = Boxes.cat(generator([torch.zeros(1, 1, *size) for size in SIZES]))
-    # Anywhere in the picture of 160 x 96 and over its border, of 2 to 128 pixels.
+    # Anywhere in the image of 160 x 96 and over its border, of 2 to 128 pixels.
     centers = torch.rand(300, 2) * torch.tensor([180.0, 116.0]) - 10
     halves = 2 ** (torch.rand(300, 2) * 6)
     boxes = torch.cat([centers - halves, centers + halves], dim=1)
@@ -41,7 +41,7 @@ def test_best_ious_are_those_of_all_pairs(offset):
     torch.testing.assert_close(found.float(), expected)
 
 
-def test_pictures_of_other_sizes_have_other_anchors():
+def test_images_of_other_sizes_have_other_anchors():
     generator = DefaultAnchorGenerator(
         sizes=[[16]], aspect_ratios=[[1.0]], strides=(16,), offset=0.5
     )
@@ -65,7 +65,7 @@ def test_locations_that_smaller_objects_take():
     # All belong to the level of stride 8, as 28 pixels do. The effective box of the first is
     # (36.8, 36.8, 43.2, 43.2), of cells 4 and 5 in x and y: four locations. The second is smaller,
     # about (36, 36), of the single cell (4, 4). The third is the same as the second, in another
-    # picture. The fourth lies on the second, and is larger: it loses its only location.
+    # image. The fourth lies on the second, and is larger: it loses its only location.
     boxes = [[24, 24, 56, 56], [34, 34, 38, 38], [34, 34, 38, 38], [33, 33, 39, 39]]
     images = torch.tensor([0, 0, 1, 0])
     objects = Objects(torch.tensor(boxes).float(), torch.zeros(4, dtype=torch.int64), images)

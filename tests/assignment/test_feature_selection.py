@@ -21,7 +21,7 @@ from fsaf_d2.losses import background_loss_sums
 STRIDES = (8, 16, 32, 64, 128)
 K = 4
 
-# The picture of METHODS' vectors: 1344 x 800 pixels.
+# The image of METHODS' vectors: 1344 x 800 pixels.
 LARGE = [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]
 SMALL = [(13, 17), (7, 9), (4, 5), (2, 3), (1, 2)]
 
@@ -63,7 +63,7 @@ def nested(flat: torch.Tensor, sizes=SMALL) -> list:
 
 
 def random_objects(generator: torch.Generator, count: int, num_images: int):
-    """Boxes tiny and huge, nested, of the same class, and partly or wholly off the picture."""
+    """Boxes tiny and huge, nested, of the same class, and partly or wholly off the image."""
     objects = []
     for _ in range(count):
         center = torch.rand(2, generator=generator) * torch.tensor([180.0, 140.0]) - 20

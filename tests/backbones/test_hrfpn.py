@@ -16,7 +16,7 @@ SMALL += ["MODEL.FPN.OUT_CHANNELS", "32", "MODEL.RETINANET.NUM_CONVS", "1"]
 
 
 class Maps(Backbone):
-    """Maps of the strides 4 and 8 that are what it is given, instead of a trunk."""
+    """Maps of the strides 4 and 8 that are what it is given, instead of a backbone."""
 
     size_divisibility = 8
 
@@ -68,7 +68,7 @@ def test_maps_are_enlarged_between_the_centres_of_their_cells():
     assert levels["p2"].tolist() == [[[[0, 1, 3, 4]] * 2]]
 
 
-def test_a_level_finer_than_the_trunk():
+def test_a_level_finer_than_the_backbone():
     levels = sums(1, 2)({"res2": torch.rand(1, 1, 4, 6), "res3": torch.rand(1, 1, 2, 3)})
     assert {name: tuple(x.shape[2:]) for name, x in levels.items()} == {
         "p0": (16, 24),

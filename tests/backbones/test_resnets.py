@@ -1,4 +1,4 @@
-"""Trunks that are config alone build, have the papers' sizes and train."""
+"""Backbones that are config alone build, have the papers' sizes and train."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from fsaf_d2.backbones.fpn import group_norm
 
 SHALLOW = ["MODEL.RESNETS.RES2_OUT_CHANNELS", "64"]
 X_101 = ["MODEL.RESNETS.DEPTH", "101", "MODEL.RESNETS.NUM_GROUPS"]
-TRUNKS = {
+BACKBONES = {
     "R_18": ([*SHALLOW, "MODEL.RESNETS.DEPTH", "18"], 21_603_720),
     "R_34": ([*SHALLOW, "MODEL.RESNETS.DEPTH", "34"], 31_711_880),
     "R_50": (["MODEL.RESNETS.DEPTH", "50"], 38_162_312),
@@ -37,9 +37,9 @@ def step(*words: str) -> torch.nn.Module:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TRUNKS)
-def test_a_trunk_trains_and_has_its_size(name):
-    words, num_parameters = TRUNKS[name]
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_backbone_trains_and_has_its_size(name):
+    words, num_parameters = BACKBONES[name]
     model = step(*words, "MODEL.PIXEL_STD", "[64.0, 64.0, 64.0]")
     # Frozen batch norm keeps its weight and bias as buffers.
     state = model.state_dict()
@@ -51,7 +51,7 @@ def test_a_trunk_trains_and_has_its_size(name):
 
 
 @pytest.mark.parametrize("norm", ["BN", "SyncBN", "GN"])
-def test_a_trunk_trains_from_scratch(norm):
+def test_a_backbone_trains_from_scratch(norm):
     words = [*TINY, "MODEL.RETINANET.NORM", norm, "MODEL.FPN.NORM", norm]
     words += ["MODEL.RESNETS.NORM", norm, "MODEL.RESNETS.STRIDE_IN_1X1", "False"]
     # Of 24 channels group norm cannot have 32 groups.
@@ -69,6 +69,6 @@ def test_a_trunk_trains_from_scratch(norm):
 )
 def test_groups_of_group_norm(channels, groups):
     assert group_norm(channels).num_groups == groups
-    # A picture's coarsest map may have a single cell.
+    # An image's coarsest map may have a single cell.
     if channels // groups > 1:
         assert group_norm(channels)(torch.randn(1, channels, 1, 1)).isfinite().all()

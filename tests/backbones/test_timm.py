@@ -1,4 +1,4 @@
-"""Networks of timm as trunks: sizes, maps, steps, norms, what is frozen, what is refused."""
+"""Networks of timm as backbones: sizes, maps, steps, norms, what is frozen, what is refused."""
 
 import pytest
 import timm
@@ -8,7 +8,7 @@ from detectron2.modeling import build_backbone, build_model
 from models import ROOT, batch, random_instances
 
 from fsaf_d2 import load_config
-from fsaf_d2.backbones import TimmTrunk
+from fsaf_d2.backbones import TimmBackbone
 from fsaf_d2.config_keys import warnings_of_dead_keys
 
 SIZE = (64, 96)
@@ -53,12 +53,12 @@ def assert_trains(model: torch.nn.Module) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_trains_and_has_its_size(name):
     model = build_model(config(f"{name}_FPN"))
-    trunk = model.backbone.bottom_up
+    backbone = model.backbone.bottom_up
     if name in HRNETS:
-        assert size(trunk) == HRNETS[name][0]
+        assert size(backbone) == HRNETS[name][0]
     else:
         total, channels = WITH_CLASSIFIER[name]
-        assert size(trunk) == total - (channels + 1) * CLASSIFIER
+        assert size(backbone) == total - (channels + 1) * CLASSIFIER
     assert_trains(model)
 
 
@@ -73,14 +73,14 @@ def test_hrnets_pyramid_trains_and_has_its_size(name):
 
 @pytest.mark.parametrize("name", ["cspresnet50", "cspdarknet53", "mobilenetv3_small_050"])
 def test_maps_are_the_whole_networks(name):
-    trunk = TimmTrunk(name=name).eval()
+    backbone = TimmBackbone(name=name).eval()
     whole = timm.create_model(name).eval()
-    own = trunk.net.state_dict()
+    own = backbone.net.state_dict()
     for key, value in whole.state_dict().items():
         for other in (key, key.replace(".", "_", 1)):
             if other in own:
                 own[other].copy_(value)
-    found, seen = trunk(torch.ones(1, 3, *SIZE)), {}
+    found, seen = backbone(torch.ones(1, 3, *SIZE)), {}
     for stride, module in zip((8, 16, 32), _last_of_each_stride(whole)):
         module.register_forward_hook(lambda *x, stride=stride: seen.update({stride: x[-1]}))
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_maps_are_the_whole_networks(name):
     assert list(found) == ["res3", "res4", "res5"]
     for (feature, value), expected in zip(found.items(), seen.values(), strict=True):
         torch.testing.assert_close(value, expected)
-        shape = trunk.output_shape()[feature]
+        shape = backbone.output_shape()[feature]
         assert (value.shape[1], SIZE[0] // value.shape[2]) == (shape.channels, shape.stride)
 
 
@@ -98,8 +98,8 @@ def _last_of_each_stride(whole: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def test_maps_with_channels_last_are_turned():
-    trunk = TimmTrunk(name="mambaout_femto")
-    assert [tuple(x.shape[1:]) for x in trunk(torch.zeros(1, 3, 64, 96)).values()] == [
+    backbone = TimmBackbone(name="mambaout_femto")
+    assert [tuple(x.shape[1:]) for x in backbone(torch.zeros(1, 3, 64, 96)).values()] == [
         (96, 8, 12),
         (192, 4, 6),
         (288, 2, 3),
@@ -108,10 +108,10 @@ def test_maps_with_channels_last_are_turned():
 
 def test_layers_that_no_map_needs_are_not_trained():
     # The last exchange to the branch of stride 4, which this pyramid has no use for.
-    trunk = TimmTrunk(name=SMALL)
-    sum(x.sum() for x in trunk(torch.rand(2, 3, *SIZE)).values()).backward()
-    assert all(p.requires_grad == (p.grad is not None) for p in trunk.parameters())
-    fixed = [name for name, p in trunk.named_parameters() if not p.requires_grad]
+    backbone = TimmBackbone(name=SMALL)
+    sum(x.sum() for x in backbone(torch.rand(2, 3, *SIZE)).values()).backward()
+    assert all(p.requires_grad == (p.grad is not None) for p in backbone.parameters())
+    fixed = [name for name, p in backbone.named_parameters() if not p.requires_grad]
     assert fixed and all(".fuse_layers.0." in name for name in fixed)
 
 
@@ -127,23 +127,25 @@ NORM_KINDS = {
 @pytest.mark.parametrize("norm", NORM_KINDS)
 @pytest.mark.parametrize("name", ["cspresnet50", SMALL])
 def test_norm(name, norm):
-    trunk = TimmTrunk(name=name, norm=norm, out_features=["res2", "res3", "res4", "res5"])
-    kinds = {type(module).__name__ for module in trunk.modules()}
+    backbone = TimmBackbone(name=name, norm=norm, out_features=["res2", "res3", "res4", "res5"])
+    kinds = {type(module).__name__ for module in backbone.modules()}
     assert {kind for kind in kinds - {"ConvNormAct"} if "Norm" in kind} <= NORM_KINDS[norm]
-    expected = TimmTrunk(name=name, out_features=["res5"])
+    expected = TimmBackbone(name=name, out_features=["res5"])
     if norm != "GN":
-        expected.net.load_state_dict(trunk.net.state_dict(), strict=False)
-        picture = torch.rand(1, 3, *SIZE)
+        expected.net.load_state_dict(backbone.net.state_dict(), strict=False)
+        image = torch.rand(1, 3, *SIZE)
         with torch.no_grad():
-            maps = trunk.eval()(picture), expected.eval()(picture)
+            maps = backbone.eval()(image), expected.eval()(image)
         # Activations within batch norm are still there.
         torch.testing.assert_close(maps[0]["res5"], maps[1]["res5"])
-    before = {name: x.clone() for name, x in trunk.named_buffers() if "running" in name}
-    trunk.train()
-    sum(x.square().sum() for x in trunk(torch.rand(2, 3, *SIZE)).values()).backward()
-    changed = {name for name, x in trunk.named_buffers() if not torch.equal(x, before.get(name, x))}
+    before = {name: x.clone() for name, x in backbone.named_buffers() if "running" in name}
+    backbone.train()
+    sum(x.square().sum() for x in backbone(torch.rand(2, 3, *SIZE)).values()).backward()
+    changed = {
+        name for name, x in backbone.named_buffers() if not torch.equal(x, before.get(name, x))
+    }
     assert bool(changed) == (norm in ("", "BN", "SyncBN"))
-    affine = [p for name, p in trunk.named_parameters() if "bn" in name]
+    affine = [p for name, p in backbone.named_parameters() if "bn" in name]
     assert bool(affine) == (norm != "FrozenBN")
 
 
@@ -159,19 +161,19 @@ def test_norm(name, norm):
     ],
 )
 def test_what_is_frozen(name, freeze_at, fixed):
-    trunk = TimmTrunk(name=name, freeze_at=freeze_at)
-    before = {key: value.clone() for key, value in trunk.net.state_dict().items()}
-    optimizer = torch.optim.SGD([p for p in trunk.parameters() if p.requires_grad], lr=0.1)
-    sum(x.square().mean() for x in trunk(torch.rand(2, 3, *SIZE)).values()).backward()
+    backbone = TimmBackbone(name=name, freeze_at=freeze_at)
+    before = {key: value.clone() for key, value in backbone.net.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.1)
+    sum(x.square().mean() for x in backbone(torch.rand(2, 3, *SIZE)).values()).backward()
     optimizer.step()
     moved = {
         key
-        for key, value in trunk.net.state_dict().items()
+        for key, value in backbone.net.state_dict().items()
         if "running_mean" in key and not torch.equal(value, before[key])
     }
     frozen = {key for key in before if any(key.startswith(f"{start}.") for start in fixed)}
     assert moved == {key for key in before if "running_mean" in key} - frozen
-    learning = {key for key, p in trunk.net.named_parameters() if p.requires_grad}
+    learning = {key for key, p in backbone.net.named_parameters() if p.requires_grad}
     assert not learning & frozen and len(learning) > 20
 
 
@@ -183,7 +185,7 @@ REFUSED = {
     "folder": ({"name": "local-dir:/tmp/net"}, "never fetched or read"),
     "tag": ({"name": "hrnet_w18.foo"}, r"no weights with that tag.*hrnet_w18\.ms"),
     "no pyramid": ({"name": "vit_tiny_patch16_224"}, "strides 16, but .* needs 8, 32"),
-    "one size": ({"name": "swin_tiny_patch4_window7_224"}, "pictures of every size"),
+    "one size": ({"name": "swin_tiny_patch4_window7_224"}, "images of every size"),
     "feature": ({"name": SMALL, "out_features": ["p3"]}, "res1 .stride 2."),
     "order": ({"name": SMALL, "out_features": ["res5", "res4"]}, "from fine to coarse"),
     "twice": ({"name": SMALL, "out_features": ["res4", "res4"]}, "from fine to coarse"),
@@ -201,16 +203,16 @@ REFUSED = {
 def test_what_is_refused(case):
     arguments, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
-        TimmTrunk(**arguments)
+        TimmBackbone(**arguments)
 
 
 def test_without_timm_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
     with pytest.raises(ImportError, match=r"pip install 'timm>=1.0'"):
-        TimmTrunk(name=SMALL)
+        TimmBackbone(name=SMALL)
 
 
-def test_pictures_of_one_channel():
+def test_images_of_one_channel():
     cfg = config("hrnet_w18_FPN", "MODEL.TIMM.NAME", "resnet18")
     backbone = build_backbone(cfg, ShapeSpec(channels=1))
     assert list(backbone(torch.zeros(1, 1, *SIZE))) == ["p3", "p4", "p5", "p6", "p7"]

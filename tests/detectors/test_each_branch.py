@@ -38,7 +38,7 @@ def single_model(model, *overrides: str):
     return single
 
 
-def pictures() -> list[dict]:
+def images() -> list[dict]:
     """Two sizes, so that one is padded; both asked for at other sizes than the network's."""
     inputs = batch(instances([], []), instances([], [], size=(96, 200)))
     inputs[0].update(height=300, width=250)
@@ -75,7 +75,7 @@ def merging(request, monkeypatch):
     ],
 )
 def test_each_branch_finds_what_it_would_alone(case, overrides, merging):
-    model, inputs = joint_model(*overrides, **case), pictures()
+    model, inputs = joint_model(*overrides, **case), images()
     expected = detect(model, inputs)
     with each_branch(model):
         outputs = detect(model, inputs)
@@ -93,7 +93,7 @@ def test_a_silent_branch_finds_nothing_alone():
     torch.nn.init.constant_(model.branches.point.cls_score.weight, 0)
     torch.nn.init.constant_(model.branches.point.cls_score.bias, -3.0)  # score 0.047
     with each_branch(model):
-        for output in detect(model, pictures()):
+        for output in detect(model, images()):
             assert_same(output["instances"], output["anchor_branch"])
             assert len(output["point_branch"]) == 0
 
@@ -103,7 +103,7 @@ def test_the_network_runs_once():
     for module in (model.backbone, model.towers, *model.branches.values()):
         module.register_forward_hook(lambda *_: calls.append(1))
     with each_branch(model):
-        detect(model, pictures())
+        detect(model, images())
     assert len(calls) == 4
 
 
@@ -112,7 +112,7 @@ def test_only_within_the_body_and_also_in_a_wrapper():
     with pytest.raises(KeyError), each_branch(torch.nn.Sequential(model)):
         assert model.detects_each_branch
         raise KeyError
-    assert [set(output) for output in detect(model, pictures())] == [{"instances"}] * 2
+    assert [set(output) for output in detect(model, images())] == [{"instances"}] * 2
 
 
 def test_training_is_the_same_within():
@@ -126,10 +126,10 @@ def test_training_is_the_same_within():
 def test_models_of_one_branch_give_what_they_always_do(overrides):
     model = single_model(joint_model(), *overrides)
     with each_branch(model):
-        assert all(set(output) == {"instances"} for output in detect(model, pictures()))
+        assert all(set(output) == {"instances"} for output in detect(model, images()))
 
 
 def test_other_detectors_give_what_they_always_do():
     model = build_model(tiny_cfg("MODEL.META_ARCHITECTURE", "RetinaNet")).eval()
     with each_branch(model):
-        assert all(set(output) == {"instances"} for output in detect(model, pictures()))
+        assert all(set(output) == {"instances"} for output in detect(model, images()))

@@ -475,7 +475,7 @@ def test_a_scale_that_is_no_number_is_refused():
 
 
 def test_boxes_of_both_branches_that_agree_at_the_border_are_one_detection():
-    """An anchor and a point for the same object, whose boxes differ only beyond the picture."""
+    """An anchor and a point for the same object, whose boxes differ only beyond the image."""
     model = tiny_model().eval()
     logits, deltas = silent(9), [torch.zeros(1, 36, *size) for size in SIZES]
     point_logits = silent(1)

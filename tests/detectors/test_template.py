@@ -151,7 +151,7 @@ def test_at_most_the_asked_number_of_detections_of_the_image_they_are_on(overrid
     model = tiny_model(*overrides, *everything).eval()
     for name, parameter in head_parameters(model).items():
         if name.endswith("bbox_pred.weight"):
-            torch.nn.init.zeros_(parameter)  # anchors and points as they are, on the picture
+            torch.nn.init.zeros_(parameter)  # anchors and points as they are, on the image
         if name.endswith("bbox_pred.bias"):
             parameter.data.clamp_(min=0.1)
     inputs = batch(instances([], [], size=(90, 150)))

@@ -67,7 +67,7 @@ def test_focal_loss_of_untrained_heads():
     assert 9 * total.item() == pytest.approx(12.157, abs=1e-2)
 
 
-def test_locations_of_a_picture_of_coco_size():
+def test_locations_of_an_image_of_coco_size():
     """800 x 1344: 22,400 locations and nine anchors at each."""
     grid = grid_of([(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)])
     branches = tiny_model().branches

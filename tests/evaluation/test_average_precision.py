@@ -132,7 +132,7 @@ def test_an_object_with_the_id_0_can_be_found(tmp_path):
     assert BoxEvaluation(truth, found, max_detections=100).metrics()["AP"] == pytest.approx(100)
 
 
-def test_375_objects_of_a_class_in_a_picture(tmp_path):
+def test_375_objects_of_a_class_in_an_image(tmp_path):
     objects = [(1, 1, (8 * (i % 25), 6 * (i // 25), 7, 5)) for i in range(375)]
     data = coco_set(objects)
     truth = truth_of(data, tmp_path)

@@ -11,7 +11,7 @@ SIZE = np.array([WIDTH, HEIGHT] * 2)
 
 @pytest.fixture(scope="module")
 def data() -> dict:
-    """Objects all over pictures of 640 x 480 pixels."""
+    """Objects all over images of 640 x 480 pixels."""
     rng = np.random.default_rng(0)
     objects = []
     for image in range(1, 21):
@@ -38,7 +38,7 @@ BOX_MISTAKES = {
     "(centre x, centre y, width, height)": lambda x, y, w, h: (x + w / 2, y + h / 2, w, h),
     "x and y swapped in the boxes": lambda x, y, w, h: (y, x, h, w),
     "(y0, x0, y1, x1)": lambda x, y, w, h: (y, x, y + h, x + w),
-    "multiplied by the picture's width and height": lambda *box: np.array(box) / SIZE,
+    "multiplied by the image's width and height": lambda *box: np.array(box) / SIZE,
     "scaled back from a short side of 800": lambda *box: np.array(box) * 800 / 480,
     "multiplied by 2 ": lambda *box: np.array(box) / 2,
     "multiplied by 0.75 ": lambda *box: np.array(box) / 0.75,
@@ -82,7 +82,7 @@ def test_several_mistakes_at_once(data, tmp_path):
         box = np.array(BOX_MISTAKES["(centre x, centre y, width, height)"](*entry["bbox"])) / SIZE
         found.append({**entry, "bbox": list(box), "category_id": ids[entry["category_id"]]})
     text = sentence(data, found, tmp_path)
-    for words in ("centre x", "picture's width and height", "from 0 on", "it would be 100.0"):
+    for words in ("centre x", "image's width and height", "from 0 on", "it would be 100.0"):
         assert words in text
 
 
@@ -101,7 +101,7 @@ def test_the_detectors_own_input_sizes_are_used(data, tmp_path):
     found = [{**x, "bbox": [value * 0.6 for value in x["bbox"]]} for x in perfect(data)]
     sizes = np.tile(0.6 * SIZE[:2], (20, 1))
     text = sentence(data, found, tmp_path, input_sizes=sizes)
-    assert "boxes scaled to the pictures' own size it would be 100.0" in text
+    assert "boxes scaled to the images' own size it would be 100.0" in text
 
 
 def test_what_is_well_needs_no_explanation(data, tmp_path):
@@ -138,7 +138,7 @@ def test_a_sure_detector_that_finds_nothing(data, tmp_path):
     assert "though scores reach 0.99" in text and "it would be" not in text
 
 
-def test_predictions_of_pictures_without_objects_alone(tmp_path):
+def test_predictions_of_images_without_objects_alone(tmp_path):
     data, _ = random_set(num_images=3)
     data["annotations"] = [x for x in data["annotations"] if x["image_id"] == 1]
     found = [prediction(2, 3, (0, 0, 9, 9), 0.9)]

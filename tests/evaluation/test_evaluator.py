@@ -30,7 +30,7 @@ def register(tmp_path):
         file = tmp_path / f"{name}.json"
         file.write_text(json.dumps(data))
         register_coco_instances(name, {}, str(file), str(tmp_path))
-        with contextlib.suppress(KeyError):  # test pictures have no annotations to load
+        with contextlib.suppress(KeyError):  # test images have no annotations to load
             DatasetCatalog.get(name)
         ids = sorted(x["id"] for x in data["categories"])
         MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id = {
@@ -47,7 +47,7 @@ def register(tmp_path):
 
 
 def instances(data: dict, found: list[dict], *, with_source: bool = True) -> Instances:
-    """What a detector gives for one picture."""
+    """What a detector gives for one image."""
     ids = sorted(x["id"] for x in data["categories"])
     result = Instances((100, 200))
     boxes = torch.tensor([x["bbox"] for x in found]).reshape(-1, 4)
@@ -69,8 +69,8 @@ def run(evaluator, data: dict, *predictions: list[dict], **options) -> dict:
             name: instances(data, [x for x in found if x["image_id"] == image["id"]], **options)
             for name, found in zip(("instances", "anchor_branch", "point_branch"), predictions)
         }
-        picture = torch.zeros(3, 50, 100)
-        evaluator.process([{"image_id": image["id"], "image": picture}], [outputs])
+        pixels = torch.zeros(3, 50, 100)
+        evaluator.process([{"image_id": image["id"], "image": pixels}], [outputs])
     return evaluator.evaluate()
 
 
@@ -181,8 +181,8 @@ def test_files_and_what_is_in_them(register, tmp_path):
     run(evaluator, data, predictions, predictions[::2], predictions[1::2])
     names = {file.name for file in (tmp_path / "a" / "b").iterdir()}
     tables = {"overall.csv", "classes.csv", "levels.csv", "confusion.csv"}
-    pictures = {"pr_curves.png", "confusion.png"}
-    assert names == {"evaluation.json", "predictions.json"} | tables | pictures
+    images = {"pr_curves.png", "confusion.png"}
+    assert names == {"evaluation.json", "predictions.json"} | tables | images
     evaluation = read(tmp_path / "a" / "b")
     assert set(evaluation) == {
         *("dataset", "num_images", "num_objects", "num_objects_by_size", "class_names"),
@@ -238,7 +238,7 @@ def test_detectors_without_levels(register, tmp_path):
     assert "| all detections " in evaluation_text(read(tmp_path))
 
 
-def test_pictures_without_annotations_give_predictions_alone(register, tmp_path):
+def test_images_without_annotations_give_predictions_alone(register, tmp_path):
     data, predictions = random_set()
     del data["annotations"]
     name = register(data)
@@ -248,7 +248,7 @@ def test_pictures_without_annotations_give_predictions_alone(register, tmp_path)
     ]
 
 
-def test_no_pictures_give_nothing(register):
+def test_no_images_give_nothing(register):
     evaluator = BoxEvaluator(register(random_set()[0]))
     evaluator.reset()
     assert evaluator.evaluate() == {}
@@ -288,7 +288,7 @@ def test_strangers_are_named(register):
     data, predictions = random_set()
     evaluator = BoxEvaluator(register(data))
     data["images"].append({"id": 99})
-    with pytest.raises(ValueError, match="Picture 99 was evaluated"):
+    with pytest.raises(ValueError, match="Image 99 was evaluated"):
         run(evaluator, data, predictions)
     data["images"].pop()
     data["categories"].append({"id": 10})
@@ -342,18 +342,18 @@ def test_too_low_a_limit_of_detections_is_said(register, caplog):
     with caplog.at_level(logging.WARNING, "detectron2.fsaf_d2.evaluation"):
         logging.getLogger("detectron2").propagate = True
         run(BoxEvaluator(register(data), max_detections=20), data, perfect(data))
-    assert "a picture with 30 objects" in caplog.text and "DETECTIONS_PER_IMAGE" in caplog.text
+    assert "an image with 30 objects" in caplog.text and "DETECTIONS_PER_IMAGE" in caplog.text
 
 
-def test_boxes_in_the_resized_pictures_pixels_are_recognised(register, tmp_path):
-    """Pictures of 200 x 100 pixels that the detector saw at 100 x 50."""
+def test_boxes_in_the_resized_images_pixels_are_recognised(register, tmp_path):
+    """Images of 200 x 100 pixels that the detector saw at 100 x 50."""
     data, _ = random_set(crowds=0)
     halved = [
         {**x, "bbox": [float(np.float32(value / 2)) for value in x["bbox"]]} for x in perfect(data)
     ]
     run(BoxEvaluator(register(data), tmp_path), data, halved)
     diagnosis = read(tmp_path)["diagnosis"]
-    assert "scaled to the pictures' own size it would be 100.0" in diagnosis
+    assert "scaled to the images' own size it would be 100.0" in diagnosis
 
 
 def test_results_can_be_flattened_and_printed(register):

@@ -30,7 +30,7 @@ def test_a_file_gives_what_was_written(tmp_path):
         assert np.array_equal(getattr(again, name), getattr(found, name))
 
 
-def test_a_perfect_file_has_ap_100_also_with_375_objects_in_a_picture(tmp_path):
+def test_a_perfect_file_has_ap_100_also_with_375_objects_in_an_image(tmp_path):
     objects = [(1, 1, (8 * (i % 25), 6 * (i // 25), 7, 5)) for i in range(375)]
     data = coco_set(objects, category_ids=(1,))
     evaluation = evaluate(tmp_path, data, perfect(data))
@@ -54,8 +54,8 @@ def test_an_empty_file_is_a_detector_that_finds_nothing(tmp_path):
     assert "no detections" in evaluation["diagnosis"]
 
 
-def test_names_of_pictures_lead_nowhere(tmp_path):
-    """No picture is read."""
+def test_names_of_images_lead_nowhere(tmp_path):
+    """No image is read."""
     data = coco_set([(1, 1, (0, 0, 9, 9))])
     data["images"][0]["file_name"] = "../../elsewhere/1.jpg"
     data["images"][1]["file_name"] = "/elsewhere/2.jpg"
@@ -86,7 +86,7 @@ GOOD = prediction(1, 1, (0, 0, 9, 9), 0.9)
         ([{**GOOD, "score": 1e300}], "finite number"),
         (
             [GOOD, {**GOOD, "image_id": 17}, {**GOOD, "image_id": 17}],
-            "2 of 3 predictions are of pictures that the annotations lack, such as image_id 17",
+            "2 of 3 predictions are of images that the annotations lack, such as image_id 17",
         ),
     ],
 )

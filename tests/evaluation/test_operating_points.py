@@ -27,7 +27,7 @@ def iou(one, other, *, crowd: bool = False) -> float:
     return shared / (area if crowd else area + other[2] * other[3] - shared)
 
 
-def match_picture(objects: list[dict], found: list[dict], *, by_class: bool) -> list[int | None]:
+def match_image(objects: list[dict], found: list[dict], *, by_class: bool) -> list[int | None]:
     """The place of the object that each detection, best first, takes; -1 for a crowd."""
     taken, answers = set(), []
     for entry in found:
@@ -54,8 +54,8 @@ def match_picture(objects: list[dict], found: list[dict], *, by_class: bool) -> 
     return answers
 
 
-def pictures(data: dict, predictions: list[dict]):
-    """Objects and detections, best first, of each picture."""
+def images(data: dict, predictions: list[dict]):
+    """Objects and detections, best first, of each image."""
     for image in sorted(x["id"] for x in data["images"]):
         objects = [x for x in data["annotations"] if x["image_id"] == image]
         found = [x for x in predictions if x["image_id"] == image]
@@ -65,9 +65,9 @@ def pictures(data: dict, predictions: list[dict]):
 def f1_at(data: dict, predictions: list[dict], category: int, threshold: float):
     """(f1, precision, recall) in percent, with only the detections of this score or more."""
     right = wrong = 0
-    for objects, found in pictures(data, predictions):
+    for objects, found in images(data, predictions):
         found = [x for x in found if x["category_id"] == category and x["score"] >= threshold]
-        answers = match_picture(objects, found, by_class=True)
+        answers = match_image(objects, found, by_class=True)
         right += sum(answer not in (None, -1) for answer in answers)
         wrong += sum(answer is None for answer in answers)
     count = sum(x["category_id"] == category and not x["iscrowd"] for x in data["annotations"])
@@ -181,9 +181,9 @@ def test_confusion_is_that_of_plain_loops(seed, tmp_path):
     thresholds = np.array([0.3, 0.5, 0.1])
     places = {category: k for k, category in enumerate(truth.category_ids)}
     expected = np.zeros((4, 4), dtype=int)
-    for objects, found in pictures(data, predictions):
+    for objects, found in images(data, predictions):
         found = [x for x in found if x["score"] >= thresholds[places[x["category_id"]]]]
-        answers = match_picture(objects, found, by_class=False)
+        answers = match_image(objects, found, by_class=False)
         for entry, answer in zip(found, answers):
             if answer != -1:
                 row = 3 if answer is None else places[objects[answer]["category_id"]]

@@ -15,7 +15,7 @@ def evaluation_of(data: dict, predictions: list[dict], tmp_path) -> dict:
 
 
 @pytest.mark.parametrize("num_classes", [1, 3, 30, MAX_CLASSES + 20])
-def test_pictures_for_few_and_many_classes(num_classes, tmp_path):
+def test_images_for_few_and_many_classes(num_classes, tmp_path):
     """Their sides in pixels are such that a person can look at them."""
     data, predictions = random_set(category_ids=tuple(range(1, num_classes + 1)), num_images=20)
     evaluation = evaluation_of(data, predictions, tmp_path)

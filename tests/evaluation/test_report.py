@@ -27,10 +27,10 @@ STATISTICS = {
 }
 
 
-def evaluation(picture: Path, name: str) -> dict:
+def evaluation(image: Path, name: str) -> dict:
     """What an evaluation of one class with one object leaves."""
     best = {"threshold": 0.43, "precision": 80.0, "recall": 50.0, "f1": 61.5}
-    entry = {"image_id": 1, "file_name": str(picture), "category": name, "bbox": [10, 12, 20, 16]}
+    entry = {"image_id": 1, "file_name": str(image), "category": name, "bbox": [10, 12, 20, 16]}
     return {
         "dataset": "own_val",
         "num_images": 1,
@@ -40,8 +40,8 @@ def evaluation(picture: Path, name: str) -> dict:
         "overall": {"joint": METRICS, "anchor_branch": METRICS},
         "per_class": [{"name": name, "num_objects": 1, **METRICS, "best_f1": best}],
         "levels": [{"name": "p3", "num_detections": 4, "AP": 1.0, "AP50": None}],
-        "image_root": str(picture.parent),
-        "misses": [{**entry, "file_name": picture.name, "best_score": None}],
+        "image_root": str(image.parent),
+        "misses": [{**entry, "file_name": image.name, "best_score": None}],
         "false_alarms": [{**entry, "score": 0.9, "file_name": "/gone/away.jpg"}],
         "diagnosis": None,
     }
@@ -50,18 +50,18 @@ def evaluation(picture: Path, name: str) -> dict:
 @pytest.fixture
 def run_folder(tmp_path) -> Path:
     """A run whose names try to be HTML."""
-    picture = tmp_path / "photo.png"
-    cv2.imwrite(str(picture), np.full((60, 80, 3), 90, np.uint8))
+    image = tmp_path / "photo.png"
+    cv2.imwrite(str(image), np.full((60, 80, 3), 90, np.uint8))
     folder = tmp_path / "run"
     inference = folder / "inference" / "own_val"
     inference.mkdir(parents=True)
-    data = evaluation(picture, "<script>alert(1)</script>")
+    data = evaluation(image, "<script>alert(1)</script>")
     (inference / "evaluation.json").write_text(json.dumps(data))
     cv2.imwrite(str(inference / "pr_curves.png"), np.zeros((40, 50, 3), np.uint8))
     (folder / "samples").mkdir()
     for step, width in ((100, 30), (1000, 3000)):
-        picture = np.zeros((20, width, 3), np.uint8)
-        cv2.imwrite(str(folder / "samples" / f"step_{step:07d}.jpg"), picture)
+        image = np.zeros((20, width, 3), np.uint8)
+        cv2.imwrite(str(folder / "samples" / f"step_{step:07d}.jpg"), image)
     (folder / "config.yaml").write_text("SOLVER: {BASE_LR: 0.02}\nOUTPUT_DIR: <b>\n")
     lines = [{"iteration": i, "total_loss": 2.0 - i / 100} for i in range(0, 60, 20)]
     (folder / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
@@ -90,7 +90,7 @@ def test_the_page_shows_what_is_there(run_folder):
     ):
         assert text in page
     assert "point branch alone" not in page
-    assert page.count("the picture could not be read") == 1 and "away.jpg" in page
+    assert page.count("the image could not be read") == 1 and "away.jpg" in page
     for plot in ("data/statistics_own_train.png", "training.png"):
         assert base64.b64encode((run_folder / plot).read_bytes()).decode() in page
     assert "objects_per_image" not in page

@@ -41,7 +41,7 @@ def test_a_perfect_detector(tmp_path):
 
 
 def test_what_is_not_there_has_no_figures(tmp_path):
-    """One small object of class 1; class 2 has none, but a false alarm; a picture is empty."""
+    """One small object of class 1; class 2 has none, but a false alarm; an image is empty."""
     found = [prediction(1, 1, A, 0.9), prediction(2, 2, B, 0.8), prediction(2, 2, B, 0.3)]
     evaluation = summary(coco_set([(1, 1, A)]), found, tmp_path)
     one, two = evaluation["per_class"]
@@ -65,7 +65,7 @@ def test_no_objects_at_all(tmp_path):
     assert evaluation["num_objects"] == 0 and "no objects" in evaluation["diagnosis"]
 
 
-def test_no_pictures_have_objects_or_detections(tmp_path):
+def test_no_images_have_objects_or_detections(tmp_path):
     evaluation = summary(coco_set([]), [], tmp_path)
     assert evaluation["max_score"] == 0 and evaluation["false_alarms"] == []
 

@@ -61,7 +61,7 @@ def test_many_classes_take_a_third_of_the_lines(tmp_path):
 
 def test_the_whole_text(tmp_path):
     text = evaluation_text(evaluation_of(coco_set([(1, 1, (0, 0, 20, 20))]), [], tmp_path))
-    assert text.startswith("toy: 2 pictures, 1 objects (1 small, 0 medium, 0 large)\n\n| ")
+    assert text.startswith("toy: 2 images, 1 objects (1 small, 0 medium, 0 large)\n\n| ")
     assert text.endswith("\n\nAP is 0.0: there are no detections.")
 
 

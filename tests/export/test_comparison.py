@@ -77,7 +77,7 @@ def test_nothing_in_both():
 
 
 def test_the_tolerance_is_in_pixels_of_the_networks_input():
-    """In a picture that was made ten times smaller, rounding is ten times as large."""
+    """In an image that was made ten times smaller, rounding is ten times as large."""
     one, other = detections(ROWS), detections([(0.9, 0.008, 1), *ROWS[1:]])
     for scale, count in ((1.0, 1), (10.0, 0)):
         result = compare_detections(one, other, "a.jpg", lowest=0.05, limit=100, scale=scale)

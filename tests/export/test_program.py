@@ -1,4 +1,4 @@
-"""A file finds what the detector finds, whatever the sizes and numbers of pictures."""
+"""A file finds what the detector finds, whatever the sizes and numbers of images."""
 
 import numpy as np
 import pytest
@@ -33,12 +33,12 @@ def joint(request, tmp_path_factory):
 
 
 def assert_same(expected, found, at_least=1):
-    result = compare_detections(expected, found, "picture", lowest=0.05, limit=100)
+    result = compare_detections(expected, found, "image", lowest=0.05, limit=100)
     assert not result.failures and result.num_detections >= at_least, result
     torch.testing.assert_close(expected.scores, found.scores, rtol=0, atol=1e-4)
 
 
-def assert_same_in_pictures(exported, sizes=SIZES):
+def assert_same_in_images(exported, sizes=SIZES):
     other = exported.load()
     for seed, size in enumerate(sizes):
         expected, found = (x(photo(*size, seed), min_score=0) for x in (exported.detector, other))
@@ -46,19 +46,19 @@ def assert_same_in_pictures(exported, sizes=SIZES):
     assert len(expected) < 100
 
 
-def test_pictures_of_all_sizes(joint):
-    assert_same_in_pictures(joint)
+def test_images_of_all_sizes(joint):
+    assert_same_in_images(joint)
     assert len(joint.detector(photo(*SIZES[0]), min_score=0)) > 20
 
 
-def test_pictures_of_all_sizes_in_one_batch(joint):
-    pictures = [joint.detector.prepare(photo(*size, i)) for i, size in enumerate(SIZES[:5])]
-    pairs = zip(joint.detector.detect(pictures), joint.load().detect(pictures))
+def test_images_of_all_sizes_in_one_batch(joint):
+    images = [joint.detector.prepare(photo(*size, i)) for i, size in enumerate(SIZES[:5])]
+    pairs = zip(joint.detector.detect(images), joint.load().detect(images))
     for expected, found in pairs:
         assert_same(expected, found)
 
 
-def test_what_is_around_a_picture_does_not_matter(joint):
+def test_what_is_around_an_image_does_not_matter(joint):
     model = joint.load().model
     batch, sizes = torch.full((2, 3, 90, 130), 99.0), torch.tensor([[90, 120], [70, 130]])
     one = [torch.as_tensor(x) for x in model._program(batch, sizes)]
@@ -89,17 +89,17 @@ def test_a_file_describes_itself(joint):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_found_in_some_pictures_or_all(tmp_path, kind):
+def test_nothing_found_in_some_images_or_all(tmp_path, kind):
     exported = export(tmp_path, kind, **AS_IT_IS)
-    pictures = [exported.detector.prepare(photo(90, 120, seed)) for seed in range(4)]
-    best = [x.scores[0].item() for x in exported.detector.detect(pictures)]
+    images = [exported.detector.prepare(photo(90, 120, seed)) for seed in range(4)]
+    best = [x.scores[0].item() for x in exported.detector.detect(images)]
     for branch in exported.detector.model.branches.values():
         branch.score_thresh = sum(sorted(best)[1:3]) / 2
     write_program(exported.detector, exported.file, kind)
-    expected, other = exported.detector.detect(pictures), exported.load()
-    for one, found in zip(expected, other.detect(pictures)):
+    expected, other = exported.detector.detect(images), exported.load()
+    for one, found in zip(expected, other.detect(images)):
         assert_same(one, found, at_least=0)
-    empty = [picture for picture, one in zip(pictures, expected) if not len(one)]
+    empty = [image for image, one in zip(images, expected) if not len(one)]
     assert len(empty) == 2
     assert [len(found) for found in other.detect(empty)] == [0, 0]
 
@@ -109,7 +109,7 @@ def test_nothing_found_in_some_pictures_or_all(tmp_path, kind):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_other_detectors(tmp_path, kind, variant):
     exported = export(tmp_path, kind, **AS_IT_IS, **VARIANTS[variant])
-    assert_same_in_pictures(exported)
+    assert_same_in_images(exported)
 
 
 @pytest.mark.slow
@@ -118,15 +118,15 @@ def test_other_detectors(tmp_path, kind, variant):
 def test_candidates_without_suppression(tmp_path, kind, per_level):
     key = {"MODEL__FSAF__NMS_PER_LEVEL": per_level}
     exported = export(tmp_path, kind, with_nms=False, **AS_IT_IS, **key)
-    assert_same_in_pictures(exported)
-    picture = exported.detector.prepare(photo()).resized[None].float()
-    outputs = exported.load().model._program(picture, torch.tensor([picture.shape[2:]]))
+    assert_same_in_images(exported)
+    image = exported.detector.prepare(photo()).resized[None].float()
+    outputs = exported.load().model._program(image, torch.tensor([image.shape[2:]]))
     assert (torch.as_tensor(outputs[1]) > 0).sum() > len(exported.detector(photo(), min_score=0))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_resized_pictures_of_rgb_detectors(tmp_path, kind):
+def test_resized_images_of_rgb_detectors(tmp_path, kind):
     exported = export(tmp_path, kind, INPUT__FORMAT="RGB", INPUT__MIN_SIZE_TEST=150)
     other = exported.load()
     assert other.input_format == "RGB"
@@ -154,7 +154,7 @@ def test_equal_scores(tmp_path, kind):
 
 
 def doubtful_pairs(count: int) -> Candidates:
-    """Of one picture: pairs of an IoU about the threshold, in which rounding decides."""
+    """Of one image: pairs of an IoU about the threshold, in which rounding decides."""
     first = torch.rand(count // 2, 2) * 1200
     first = torch.cat([first, first + 10], dim=1)
     second = first.clone()

@@ -33,8 +33,8 @@ def assert_finds_the_same(folder, kind: str, network: str, **overrides) -> None:
     exported = export(folder, kind, MODEL__TIMM__NAME=network, **overrides)
     other, count = exported.load(), 0
     for seed, size in enumerate(SIZES):
-        picture = photo(*size, seed)
-        expected, found = (x(picture, min_score=0) for x in (exported.detector, other))
+        image = photo(*size, seed)
+        expected, found = (x(image, min_score=0) for x in (exported.detector, other))
         result = compare_detections(expected, found, str(size), lowest=0.03, limit=100)
         assert not result.failures, result
         count += result.num_detections

@@ -1,4 +1,4 @@
-"""Views of a picture, and what is made of the detections in them."""
+"""Views of an image, and what is made of the detections in them."""
 
 import cv2
 import numpy as np
@@ -27,19 +27,19 @@ def augmented(model, *, min_sizes=(128,), flip=False, max_size=999) -> Augmented
     return AugmentedDetector(model, min_sizes=min_sizes, max_size=max_size, flip=flip)
 
 
-def picture_of(image: np.ndarray, **more) -> dict:
+def image_of(image: np.ndarray, **more) -> dict:
     return {"image": torch.from_numpy(image.transpose(2, 0, 1).copy()), **more}
 
 
-def detect(model, *pictures) -> list[dict]:
+def detect(model, *images) -> list[dict]:
     with torch.no_grad():
-        return model(list(pictures))
+        return model(list(images))
 
 
-def test_one_view_of_the_picture_itself_changes_nothing(model):
-    picture = picture_of(photo(128, 160))
+def test_one_view_of_the_image_itself_changes_nothing(model):
+    image = image_of(photo(128, 160))
     expected, found = (
-        detect(x, picture)[0]["instances"] for x in (model, augmented(model, min_sizes=(128,)))
+        detect(x, image)[0]["instances"] for x in (model, augmented(model, min_sizes=(128,)))
     )
     assert len(found) == len(expected) == 100
     for name in ("scores", "pred_classes", "pred_levels", "pred_branches"):
@@ -47,22 +47,22 @@ def test_one_view_of_the_picture_itself_changes_nothing(model):
     torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
 
 
-def test_a_mirrored_view_is_that_of_the_mirrored_picture(model):
+def test_a_mirrored_view_is_that_of_the_mirrored_image(model):
     """With two views of equal worth the result does not depend on which of them is mirrored."""
     image = photo(128, 160)
     both = augmented(model, flip=True)
-    one = detect(both, picture_of(image))[0]["instances"]
-    other = detect(both, picture_of(image[:, ::-1]))[0]["instances"]
+    one = detect(both, image_of(image))[0]["instances"]
+    other = detect(both, image_of(image[:, ::-1]))[0]["instances"]
     boxes = other.pred_boxes.tensor
     boxes[:, [0, 2]] = 160 - boxes[:, [2, 0]]
-    compared = compare_detections(one, other, "picture", lowest=0.05, limit=100)
+    compared = compare_detections(one, other, "image", lowest=0.05, limit=100)
     assert not compared.failures and compared.num_detections == 100
-    single = detect(model, picture_of(image))[0]["instances"]
+    single = detect(model, image_of(image))[0]["instances"]
     assert not torch.equal(single.scores, one.scores)
 
 
 class SeesWhatIsBright:
-    """Finds the one bright rectangle of a picture, exactly; notes the sizes of what it sees."""
+    """Finds the one bright rectangle of an image, exactly; notes the sizes of what it sees."""
 
     def __init__(self, score=0.5) -> None:
         self.sizes, self.mirrored = [], []
@@ -81,17 +81,17 @@ class SeesWhatIsBright:
         return [{"instances": found}]
 
 
-def bright_picture() -> np.ndarray:
+def bright_image() -> np.ndarray:
     image = np.zeros((90, 120, 3), np.uint8)
     image[30:60, 12:48] = 255
     return image
 
 
-def test_detections_of_all_views_are_in_the_pictures_pixels(model, monkeypatch):
+def test_detections_of_all_views_are_in_the_images_pixels(model, monkeypatch):
     sees = SeesWhatIsBright()
     monkeypatch.setattr(model, "forward", sees)
     views = augmented(model, min_sizes=(90, 45, 180, 300), flip=True, max_size=320)
-    (output,) = detect(views, picture_of(bright_picture(), height=900, width=1200))
+    (output,) = detect(views, image_of(bright_image(), height=900, width=1200))
     assert views.num_views == 8
     sizes = [(90, 120), (45, 60), (180, 240), (240, 320)]
     assert sees.sizes == [size for size in sizes for _ in range(2)]
@@ -106,19 +106,19 @@ def test_detections_of_all_views_are_in_the_pictures_pixels(model, monkeypatch):
 
 
 def test_views_are_made_from_the_file(model, monkeypatch, tmp_path):
-    """Not from the picture that has been resized for the network."""
-    cv2.imwrite(str(tmp_path / "a.png"), bright_picture())
+    """Not from the image that has been resized for the network."""
+    cv2.imwrite(str(tmp_path / "a.png"), bright_image())
     sees = SeesWhatIsBright()
     monkeypatch.setattr(model, "forward", sees)
-    shrunk = cv2.resize(bright_picture(), (12, 9))
+    shrunk = cv2.resize(bright_image(), (12, 9))
     more = {"height": 90, "width": 120, "file_name": str(tmp_path / "a.png")}
-    (output,) = detect(augmented(model, min_sizes=(90,)), picture_of(shrunk, **more))
+    (output,) = detect(augmented(model, min_sizes=(90,)), image_of(shrunk, **more))
     assert output["instances"].pred_boxes.tensor.tolist() == [[12, 30, 48, 60]]
 
 
 def test_no_more_than_the_limit(model):
     views = augmented(model, min_sizes=(96, 128, 160), flip=True)
-    (output,) = detect(views, picture_of(photo(128, 160)))
+    (output,) = detect(views, image_of(photo(128, 160)))
     assert len(output["instances"]) == model.suppression.max_detections == 100
     assert output["instances"].scores.diff().max() <= 0
 
@@ -126,7 +126,7 @@ def test_no_more_than_the_limit(model):
 def test_each_branch_is_merged_as_well(model):
     views = augmented(model, min_sizes=(96, 128))
     with each_branch(views):
-        (output,) = detect(views, picture_of(photo(128, 160)))
+        (output,) = detect(views, image_of(photo(128, 160)))
     assert set(output) == {"instances", "anchor_branch", "point_branch"}
     assert output["point_branch"].pred_branches.all()
     assert not output["anchor_branch"].pred_branches.any()

@@ -24,7 +24,7 @@ def grouped(text: str, batch_size: int) -> list[str]:
         ("aaa", ["aa", "a"]),
         ("abab", ["aa", "bb"]),
         ("abcab", ["aa", "bb", "c"]),
-        # After four batches' worth of others a picture waits no longer.
+        # After four batches' worth of others an image waits no longer.
         ("abbbbbbbbcc", ["bb", "bb", "bb", "bb", "a", "cc"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a detector takes, and that it finds the same however pictures come."""
+"""What a detector takes, and that it finds the same however images come."""
 
 import cv2
 import numpy as np
@@ -64,17 +64,17 @@ def test_detections_reach_their_class_threshold(detector):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
 def test_results_do_not_depend_on_the_batch(detector, monkeypatch, batch_size):
-    """Pictures of several shapes, some of them padded to the same size by the network."""
+    """Images of several shapes, some of them padded to the same size by the network."""
     sizes = [(90, 120), (120, 90), (88, 120), (300, 100), (90, 121), (90, 120), (64, 64)]
-    pictures = [photo(*size, seed) for seed, size in enumerate(sizes)]
+    images = [photo(*size, seed) for seed, size in enumerate(sizes)]
     monkeypatch.setattr(detector, "batch_size", batch_size)
     batches = []
     detect = detector.detect
     monkeypatch.setattr(detector, "detect", lambda x: batches.append(len(x)) or detect(x))
-    together = detector(pictures, min_score=0)
+    together = detector(images, min_score=0)
     assert sum(batches) == 7 and max(batches) == min(batch_size, 4)
-    for picture, found in zip(pictures, together):
-        assert_close(found, detector(picture, min_score=0))
+    for image, found in zip(images, together):
+        assert_close(found, detector(image, min_score=0))
 
 
 def test_padding_to_a_larger_neighbour_would_change_results(detector):
@@ -86,7 +86,7 @@ def test_padding_to_a_larger_neighbour_would_change_results(detector):
         assert_close(together, alone)
 
 
-def test_one_picture_or_a_list(detector):
+def test_one_image_or_a_list(detector):
     assert detector([]) == []
     (found,) = detector([photo()])
     assert torch.equal(found.scores, detector(photo()).scores)
@@ -112,12 +112,12 @@ def test_the_order_of_channels_has_two_names(detector):
         detector(photo(), channels="rgb")
 
 
-def test_a_picture_too_thin_for_the_network_is_refused(detector):
+def test_an_image_too_thin_for_the_network_is_refused(detector):
     with pytest.raises(ValueError, match="60000 x 1 pixels cannot be resized"):
         detector(np.zeros((1, 60000, 3), np.uint8))
 
 
-def test_pictures_are_read_with_the_limits_of_training(save, tmp_path):
+def test_images_are_read_with_the_limits_of_training(save, tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), photo())
     detector = load_detector(save(), overrides=["INPUT.MAX_PIXELS", "999"], device="cpu")
     with pytest.raises(OSError, match=r"a\.png'.* 120 x 90 pixels.*999"):
@@ -152,9 +152,9 @@ def test_drawings_have_a_size_for_screens(detector, size, drawn):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_finds_the_same(save):
-    pictures = [photo(90, 120), photo(120, 90, 1)]
+    images = [photo(90, 120), photo(120, 90, 1)]
     on_gpu, on_cpu = (load_detector(save(**MORE), device=name) for name in ("cuda", "cpu"))
-    for one, other in zip(on_gpu(pictures, min_score=0), on_cpu(pictures, min_score=0)):
+    for one, other in zip(on_gpu(images, min_score=0), on_cpu(images, min_score=0)):
         assert one.scores.device.type == "cpu"
         # TF32 rounds coarsely.
         assert abs(one.scores[:10] - other.scores[:10]).max() < 0.02

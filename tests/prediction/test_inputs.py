@@ -25,14 +25,14 @@ def names(files) -> list[tuple[str, str]]:
     return [(file.path, file.stem) for file in files]
 
 
-def test_a_folder_gives_its_pictures_and_videos(here):
+def test_a_folder_gives_its_images_and_videos(here):
     here("in/b.JPG", "in/a.png", "in/clip.mp4", "in/notes.txt", "in/noending", "in/sub/c.png")
     found = find_inputs(["in"])
-    assert names(found.pictures) == [("in/a.png", "a"), ("in/b.JPG", "b")]
+    assert names(found.images) == [("in/a.png", "a"), ("in/b.JPG", "b")]
     assert names(found.videos) == [("in/clip.mp4", "clip")]
     skipped = dict(found.skipped)
     assert list(skipped) == ["in/noending", "in/notes.txt", "in/sub"]
-    assert "not that of a picture" in skipped["in/notes.txt"]
+    assert "not that of an image" in skipped["in/notes.txt"]
     assert "--recursive" in skipped["in/sub"]
 
 
@@ -40,7 +40,7 @@ def test_folders_in_folders_if_asked_for(here):
     here("in/a.png", "in/sub/a.png", "in/sub/deep/a.png", "in/out/pictures/a.png")
     os.symlink("..", "in/sub/loop")
     found = find_inputs(["in"], recursive=True, output="in/out")
-    assert names(found.pictures) == [
+    assert names(found.images) == [
         ("in/a.png", "a"),
         ("in/sub/a.png", "sub/a"),
         ("in/sub/deep/a.png", "sub/deep/a"),
@@ -54,7 +54,7 @@ def test_folders_in_folders_if_asked_for(here):
 def test_same_names_in_several_folders_stay_apart(here):
     here("x/images/1.jpg", "y/images/1.jpg", "y/2.jpg")
     found = find_inputs(["x/images", "y/images/1.jpg", "y/2.jpg"])
-    assert names(found.pictures) == [
+    assert names(found.images) == [
         ("x/images/1.jpg", "x/images/1"),
         ("y/images/1.jpg", "y/images/1"),
         ("y/2.jpg", "y/2"),
@@ -64,37 +64,37 @@ def test_same_names_in_several_folders_stay_apart(here):
 def test_same_names_but_for_the_ending_stay_apart(here):
     here("a.jpg", "A.png", "a.jpg.png", "b.mp4", "b.png")
     found = find_inputs(["."])
-    stems = [file.stem for file in (*found.pictures, *found.videos)]
+    stems = [file.stem for file in (*found.images, *found.videos)]
     assert sorted(stems) == ["A.png", "a.jpg", "a.jpg_2", "b.mp4", "b.png"]
 
 
 def test_no_file_comes_twice(here):
     here("in/a.jpg")
     found = find_inputs(["in", "in/a.jpg", "in/../in/*.jpg", os.path.abspath("in/a.jpg")])
-    assert names(found.pictures) == [("in/a.jpg", "a")]
+    assert names(found.images) == [("in/a.jpg", "a")]
 
 
 def test_patterns(here):
     here("in/a.jpg", "in/b.jpg", "in/b.txt", "in/x/c.jpg", "in/y/d.jpg", "in/[1].jpg", "in/1.jpg")
-    assert names(find_inputs(["in/?.*"]).pictures) == [
+    assert names(find_inputs(["in/?.*"]).images) == [
         ("in/1.jpg", "1"),
         ("in/a.jpg", "a"),
         ("in/b.jpg", "b"),
     ]
     assert find_inputs(["in/?.*"]).skipped[0][0] == "in/b.txt"
-    assert names(find_inputs(["in/**/[cd].jpg"]).pictures) == [
+    assert names(find_inputs(["in/**/[cd].jpg"]).images) == [
         ("in/x/c.jpg", "x/c"),
         ("in/y/d.jpg", "y/d"),
     ]
     # A file of that very name comes before a pattern.
-    assert names(find_inputs(["in/[1].jpg"]).pictures) == [("in/[1].jpg", "[1]")]
+    assert names(find_inputs(["in/[1].jpg"]).images) == [("in/[1].jpg", "[1]")]
     with pytest.raises(FileNotFoundError, match=r"No file matches the input 'in/\*\.gif'"):
         find_inputs(["in/*.gif"])
 
 
 def test_a_file_that_is_named_is_taken_whatever_its_name(here):
     here("scan.data")
-    assert names(find_inputs(["scan.data"]).pictures) == [("scan.data", "scan")]
+    assert names(find_inputs(["scan.data"]).images) == [("scan.data", "scan")]
 
 
 def test_what_does_not_exist_is_an_error(here):
@@ -116,5 +116,5 @@ def test_what_is_not_a_file_is_skipped(here, tmp_path):
     os.mkfifo("in/pipe.jpg")
     os.symlink("nowhere", "in/broken.jpg")
     found = find_inputs(["in"])
-    assert names(found.pictures) == [("in/a.jpg", "a")]
+    assert names(found.images) == [("in/a.jpg", "a")]
     assert {path for path, _ in found.skipped} == {"in/pipe.jpg", "in/broken.jpg"}

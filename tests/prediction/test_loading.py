@@ -31,7 +31,7 @@ def same(one, other) -> bool:
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Three pictures of different shapes, one of them turned by its EXIF orientation."""
+    """Three images of different shapes, one of them turned by its EXIF orientation."""
     images = []
     for index, (height, width) in enumerate([(90, 120), (120, 80), (61, 200)]):
         file = tmp_path / f"{index}.jpg"
@@ -71,7 +71,7 @@ def test_finds_what_evaluation_finds(save, content, dataset):
 def test_equals_detectron2s_predictor(save, content, tmp_path):
     cfg = tiny_run(tmp_path, MODEL__WEIGHTS=str(save()), DATASETS__TEST="()")
     image = photo(200, 160)
-    # A picture that becomes smaller: both resize it with Pillow.
+    # An image that becomes smaller: both resize it with Pillow.
     expected = DefaultPredictor(cfg)(image)["instances"]
     detector = load_detector(save(), overrides=AS_DETECTRON2, device="cpu")
     assert same(detector(image, min_score=0), expected)
@@ -125,7 +125,7 @@ def test_other_names_keep_the_thresholds(save):
         ({"thresholds": [0.5, 0.5, 0.5]}, "thresholds .*must be a number for each class"),
         ({"thresholds": {"cat": float("nan")}}, "thresholds .*must be a number for each class"),
         ({"thresholds": {"cat": "0.5"}}, "thresholds .*must be a number for each class"),
-        ({"input_format": "RGB"}, "pictures in 'RGB', but INPUT.FORMAT is 'BGR'"),
+        ({"input_format": "RGB"}, "images in 'RGB', but INPUT.FORMAT is 'BGR'"),
         ({"config": 3}, "config in .*must be a text"),
         ({"config": None}, r"does not hold the config.*--config-file.*--class-names"),
     ],
@@ -304,9 +304,9 @@ def test_the_demos_config_is_enough_for_weights_without_names(tmp_path):
 
 @pytest.mark.parametrize("method", ["auto", "pillow", "opencv"])
 @pytest.mark.parametrize("side", [40, 300])
-def test_pictures_are_resized_as_in_evaluation(save, tmp_path, method, side):
-    picture = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
-    cv2.imwrite(str(tmp_path / "a.png"), picture)
+def test_images_are_resized_as_in_evaluation(save, tmp_path, method, side):
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
     keys = ["INPUT.RESIZE", method, "INPUT.MIN_SIZE_TEST", str(side)]
     detector = load_detector(save(), device="cpu", overrides=keys)
     cfg = load_config(ROOT / "configs/demo/digits.yaml", [*keys, "INPUT.MAX_SIZE_TEST", "9999"])

@@ -13,7 +13,7 @@ from predictions import MORE, photo
 from pycocotools.coco import COCO
 
 from fsaf_d2.prediction.detector import Prepared
-from fsaf_d2.prediction.drawings import Crops, DrawnPictures, folder_names
+from fsaf_d2.prediction.drawings import Crops, DrawnImages, folder_names
 from fsaf_d2.prediction.shots import Failure, Shot, Summary
 from fsaf_d2.prediction.tables import CsvTable, JsonTable, YoloFiles
 
@@ -123,7 +123,7 @@ def test_no_class_name_is_run_by_a_table(detector, tmp_path, monkeypatch):
     assert "in/a.jpg,'=1+1," in (tmp_path / "predictions.csv").read_text()
 
 
-def test_yolo_has_shares_of_the_picture(detector, tmp_path):
+def test_yolo_has_shares_of_the_image(detector, tmp_path):
     frame = shot("x/clip.mp4", "x/clip", frame=12, seconds=0.48, rate=25.0)
     written(YoloFiles(tmp_path, detector), (shot(), TWO), (shot(stem="x/b"), NONE), (frame, TWO))
     # Centre (40, 30) of 200 x 100 pixels, sides 40 and 40; then (150.25, 50), 99.5 and 100.
@@ -165,12 +165,12 @@ def test_no_class_name_leads_out_of_the_folder():
 
 
 @pytest.mark.parametrize("channels", ["BGR", "RGB"])
-def test_pictures_are_drawn(detector, tmp_path, channels):
+def test_images_are_drawn(detector, tmp_path, channels):
     image = np.full((100, 200, 3), 90, np.uint8)
     image[:, :, 0] = 200
-    written(DrawnPictures(tmp_path, detector), (shot(image=image, channels=channels), TWO))
+    written(DrawnImages(tmp_path, detector), (shot(image=image, channels=channels), TWO))
     drawn = cv2.imread(str(tmp_path / "pictures/a.jpg")).astype(int)
-    # Magnified three times. The middle of a box shows the picture, its edge the level's colour.
+    # Magnified three times. The middle of a box shows the image, its edge the level's colour.
     assert drawn.shape == (300, 600, 3)
     inside = (200, 90, 90) if channels == "BGR" else (90, 90, 200)
     assert np.abs(drawn[90, 120] - inside).max() < 9
@@ -180,7 +180,7 @@ def test_pictures_are_drawn(detector, tmp_path, channels):
 @pytest.mark.parametrize("size", [(100, 200), (101, 203)])
 def test_videos_keep_their_frames_and_pace(detector, tmp_path, size, monkeypatch):
     monkeypatch.setattr(detector, "draw", lambda image, *_, **__: image)
-    output = DrawnPictures(tmp_path, detector)
+    output = DrawnImages(tmp_path, detector)
     for stem in ("clip", "x/other"):
         for index in range(7):
             image = np.full((*size, 3), 30 * index, np.uint8)
@@ -202,7 +202,7 @@ def test_videos_keep_their_frames_and_pace(detector, tmp_path, size, monkeypatch
 
 
 def test_a_video_that_cannot_be_written_is_named(detector, tmp_path):
-    output = DrawnPictures(tmp_path, detector)
+    output = DrawnImages(tmp_path, detector)
     (tmp_path / "pictures" / "clip.mp4").mkdir(parents=True)
     with pytest.raises(OSError, match=r"clip\.mp4' cannot be written"):
         output.add(shot("clip.mp4", "clip", frame=0, seconds=0.0, rate=5.0), NONE)

@@ -7,7 +7,7 @@ from predictions import photo, write_video
 
 from fsaf_d2.prediction import shots
 from fsaf_d2.prediction.inputs import InputFile
-from fsaf_d2.prediction.shots import Failure, Shot, count_frames, read_picture, read_video
+from fsaf_d2.prediction.shots import Failure, Shot, count_frames, read_image, read_video
 
 
 def frames_of(detector, file) -> list:
@@ -112,11 +112,11 @@ def test_the_environment_is_left_as_it_was(detector, tmp_path, monkeypatch):
     assert "OPENCV_FFMPEG_LOGLEVEL" not in shots.os.environ
 
 
-def test_a_picture_that_fails_is_a_failure(detector, tmp_path):
+def test_an_image_that_fails_is_a_failure(detector, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8")
-    failure = read_picture(detector, InputFile(str(tmp_path / "a.jpg"), "a"))
+    failure = read_image(detector, InputFile(str(tmp_path / "a.jpg"), "a"))
     assert failure.file == str(tmp_path / "a.jpg")
     assert failure.reason.startswith("cannot be read (")
     cv2.imwrite(str(tmp_path / "thin.png"), np.zeros((1, 60000, 3), np.uint8))
-    failure = read_picture(detector, InputFile(str(tmp_path / "thin.png"), "thin"))
+    failure = read_image(detector, InputFile(str(tmp_path / "thin.png"), "thin"))
     assert "60000 x 1 pixels cannot be resized" in failure.reason

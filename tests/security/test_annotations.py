@@ -27,17 +27,17 @@ WHOLE = {
 
 @pytest.fixture
 def folder(tmp_path):
-    """An image folder with links, beside a picture that is not of it."""
+    """An image folder with links, beside an image that is not of it."""
     images = tmp_path / "images"
     (images / "more").mkdir(parents=True)
     for path in (images / "a.jpg", images / "more/b.jpg", tmp_path / "secret.jpg"):
-        path.write_bytes(b"picture")
+        path.write_bytes(b"image")
     (images / "inner_link.jpg").symlink_to(images / "a.jpg")
     (images / "link.jpg").symlink_to(tmp_path / "secret.jpg")
     (images / "two_links.jpg").symlink_to("link.jpg")
     (images / "linked").symlink_to(tmp_path)
     (tmp_path / "images2").mkdir()
-    (tmp_path / "images2/c.jpg").write_bytes(b"picture")
+    (tmp_path / "images2/c.jpg").write_bytes(b"image")
     return tmp_path
 
 
@@ -167,7 +167,7 @@ def test_bytes_that_are_no_text_are_refused(folder):
         check_annotations(folder / "own.json", folder / "images")
 
 
-def test_pictures_without_annotations_pass(folder):
+def test_images_without_annotations_pass(folder):
     check(folder, changed(("annotations",), KeyError))
 
 

@@ -33,7 +33,7 @@ def test_reading_a_config_asks_for_no_network(config):
 
 
 @pytest.mark.parametrize("eval_only", [True, False])
-def test_a_run_does_not_begin_with_a_picture_from_elsewhere(tmp_path, eval_only):
+def test_a_run_does_not_begin_with_an_image_from_elsewhere(tmp_path, eval_only):
     (tmp_path / "images").mkdir()
     image = {"id": 1, "file_name": "../../etc/passwd", "width": 9, "height": 9}
     data = {"images": [image], "annotations": [], "categories": [{"id": 1, "name": "x"}]}
@@ -88,8 +88,8 @@ def test_code_in_weights_is_run_only_if_trusted(tmp_path, mode, trusted):
     assert ("--trust-weights: code in" in result.stdout) == trusted
 
 
-# What reads weights, pictures and YAML without the limits of this project, and where it is meant:
-# of pictures the header alone is read, or they are a run's own; of YAML, what plain_yaml has read.
+# What reads weights, images and YAML without the limits of this project, and where it is meant:
+# of images the header alone is read, or they are a run's own; of YAML, what plain_yaml has read.
 UNLIMITED = {
     r"\bDetectionCheckpointer\(": {"fsaf_d2/weights/checkpointer.py"},
     r"\bDefaultPredictor\(": set(),

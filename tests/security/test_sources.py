@@ -11,7 +11,7 @@ from formats import (
     WRITERS,
     lines,
     write_coco,
-    write_picture,
+    write_image,
     write_voc,
     write_yolo,
     xml,
@@ -28,7 +28,7 @@ SECRET = "root:x:0:0"
 def outside(tmp_path):
     """A folder that is none of the data set's."""
     folder = tmp_path / "outside"
-    write_picture(folder / "images/private.jpg")
+    write_image(folder / "images/private.jpg")
     (folder / "labels").mkdir()
     (folder / "labels/private.txt").write_text(lines(BOXES["train"]["a.jpg"]))
     (folder / "passwd").write_text(f"{SECRET}\n")
@@ -121,7 +121,7 @@ def test_file_names_of_voc_do_not_lead_out(tmp_path, outside, name, size):
     source = open_source(root)
     if size is None:
         # What would have to be opened is not.
-        assert [x.kind for x in source.findings] == ["unreadable picture"]
+        assert [x.kind for x in source.findings] == ["unreadable image"]
         assert source.data["images"] == []
     else:
         # As it stands, for the checks to refuse.
@@ -159,12 +159,12 @@ def test_annotation_files_that_are_links_out_are_not_read(tmp_path, outside, kin
     assert SECRET not in said(source)
 
 
-def test_pictures_that_are_links_out_are_not_read(tmp_path, outside):
+def test_images_that_are_links_out_are_not_read(tmp_path, outside):
     root = write_yolo(tmp_path / "own")
     (root / "train/images/a.jpg").unlink()
     (root / "train/images/a.jpg").symlink_to(outside / "images/private.jpg")
     source = open_source(root)
-    assert [x.kind for x in source.findings] == ["unreadable picture"]
+    assert [x.kind for x in source.findings] == ["unreadable image"]
     assert "a.jpg" not in [x["file_name"] for x in source.data["images"]]
 
 
@@ -216,12 +216,12 @@ def test_yaml_files_do_not_lead_out(tmp_path, outside, place, key):
 
 def test_labels_outside_of_the_yaml_files_folder_are_not_taken(tmp_path):
     """ ".../images/own" has labels in ".../labels/own" where a person names it, but not in YAML."""
-    write_picture(tmp_path / "images/own/train/a.jpg")
+    write_image(tmp_path / "images/own/train/a.jpg")
     (tmp_path / "labels/own/train").mkdir(parents=True)
     (tmp_path / "labels/own/train/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     file = tmp_path / "images/own/data.yaml"
     file.write_text("train: train\nnames: [cat]\n")
-    with pytest.raises(SourceError, match="None of the 1 pictures"):
+    with pytest.raises(SourceError, match="None of the 1 images"):
         open_source(file)
 
 
@@ -252,12 +252,12 @@ def test_hostile_yaml_is_refused(tmp_path, little_memory, kind, as_file):
 # -- JSON ---------------------------------------------------------------------------------------
 
 
-def test_pictures_outside_do_not_say_where_the_image_folder_is(tmp_path, outside):
+def test_images_outside_do_not_say_where_the_image_folder_is(tmp_path, outside):
     root = write_coco(tmp_path / "own")
     shutil.rmtree(root / "images")
     file = root / "annotations/train.json"
     file.write_text(file.read_text().replace("a.jpg", "../../outside/images/private.jpg"))
-    with pytest.raises(SourceError, match="None of the 4 pictures"):
+    with pytest.raises(SourceError, match="None of the 4 images"):
         open_source(root)
 
 

@@ -5,7 +5,7 @@ import re
 
 import programs
 import pytest
-from broken_data import BREAKS, sound_data, write_pictures, write_source
+from broken_data import BREAKS, sound_data, write_images, write_source
 
 from fsaf_d2.data.checking.findings import KINDS
 
@@ -14,9 +14,9 @@ check_data = programs.load_script("check_data")
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Sound data with pictures, and no histograms, which take most of the time."""
+    """Sound data with images, and no histograms, which take most of the time."""
     monkeypatch.setattr(check_data, "plot_statistics", lambda *args, **kwargs: None)
-    write_pictures(tmp_path / "images", sound_data())
+    write_images(tmp_path / "images", sound_data())
     return tmp_path
 
 
@@ -87,10 +87,10 @@ def test_what_is_not_certain_stays(folder, capsys, name):
 
 @pytest.fixture
 def two_sets(folder):
-    """Training and validation data with other pictures."""
+    """Training and validation data with other images."""
     for image in (val := sound_data())["images"]:
         image["file_name"] = f"v{image['file_name']}"
-    write_pictures(folder / "images", val, seed=1)
+    write_images(folder / "images", val, seed=1)
     return folder, write_source(folder, val, "val.json")
 
 
@@ -129,7 +129,7 @@ def test_the_same_name_and_boxes_with_other_contents(two_sets):
     for i in range(4):
         (folder / f"images/vp{i}.png").rename(folder / f"images/val/p{i}.png")
         val.data["images"][i]["file_name"] = f"val/p{i}.png"
-    # Many sets number their pictures from 1: other boxes are of other pictures.
+    # Many sets number their images from 1: other boxes are of other images.
     for index in (0, 4, 8):
         val.data["annotations"][index]["bbox"][0] += 5
     code, found = leaks(folder, write_source(folder, val.data, "val.json"))
@@ -230,7 +230,7 @@ def test_only_the_first_twenty_are_shown_and_all_are_in_the_file(folder, capsys)
 
 
 def test_histograms_are_written(tmp_path, capsys, monkeypatch):
-    write_pictures(tmp_path / "images", sound_data())
+    write_images(tmp_path / "images", sound_data())
     source = write_source(tmp_path, sound_data(), "train.json")
     monkeypatch.chdir(tmp_path)
     assert check_data.main([source.path]) == 0

@@ -69,7 +69,7 @@ def files(folder: Path) -> set[str]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_predict_finds_the_same_with_an_exported_file(call, tmp_path, weights, kind):
     code, output, errors = call("--format", kind, "--check", "photos")
-    assert (code, errors) == (0, "") and "detections in 3 pictures: boxes differ by" in output
+    assert (code, errors) == (0, "") and "detections in 3 images: boxes differ by" in output
     file = f"model_final.{kind}"
     assert files(tmp_path) == {file, f"{file}.json"}
     found = []
@@ -136,7 +136,7 @@ def test_a_program_that_differs_is_not_written(call, tmp_path, monkeypatch, kind
 
     monkeypatch.setattr(command, "write_program", write_another)
     code, output, errors = call("--format", kind, "--check", "photos")
-    assert code == 1 and "differs in 3 of 3 pictures; no file was written" in errors
+    assert code == 1 and "differs in 3 of 3 images; no file was written" in errors
     assert output.count("Differs: photos/") == 3
     assert files(tmp_path) == set()
 
@@ -147,7 +147,7 @@ def test_a_check_that_proves_nothing_fails(call, tmp_path):
     assert code == 1 and "prove nothing" in errors and files(tmp_path) == set()
     (tmp_path / "empty").mkdir()
     code, _, errors = call("--format", "torchscript", "--check", "empty")
-    assert code == 1 and "no picture in what --check names" in errors
+    assert code == 1 and "no image in what --check names" in errors
 
 
 def test_mistakes_end_in_one_sentence(call, tmp_path, weights, exported):

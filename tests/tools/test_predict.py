@@ -49,7 +49,7 @@ def call(tmp_path, monkeypatch, weights, capsys):
 
 
 def black_png(side: int) -> bytes:
-    """A black picture of one bit a pixel; Pillow takes seconds to write a large one."""
+    """A black image of one bit a pixel; Pillow takes seconds to write a large one."""
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     rows = zlib.compress(bytes(1 + -(-side // 8)) * side, 1)
     chunks = [b"IHDR" + header, b"IDAT" + rows, b"IEND"]
@@ -62,7 +62,7 @@ def black_png(side: int) -> bytes:
 def write_mixture(folder) -> None:
     """The folder of all that goes wrong, with some that goes right."""
     folder.mkdir()
-    (folder / "notes.txt").write_text("Not a picture.\n")
+    (folder / "notes.txt").write_text("Not an image.\n")
     cv2.imwrite(str(folder / "good.jpg"), photo())
     whole = (folder / "good.jpg").read_bytes()
     (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
@@ -82,7 +82,7 @@ def check_mixture(output) -> None:
     data = json.loads((output / "predictions.json").read_text())
     images = {os.path.basename(x["file_name"]): x for x in data["images"] if "frame" not in x}
     assert set(images) == {"good.jpg", "turned.png"}
-    # Both are the same picture, once it is upright.
+    # Both are the same image, once it is upright.
     assert (images["turned.png"]["height"], images["turned.png"]["width"]) == (90, 120)
     assert [x["frame"] for x in data["images"] if "frame" in x] == list(range(7))
     failed = {os.path.basename(x["file"]): x["reason"] for x in data["info"]["failed"]}
@@ -137,7 +137,7 @@ def test_the_program_from_outside(tmp_path, weights):
     assert len(data["info"]["failed"]) == 4 and len(data["images"]) == 9
 
 
-def test_pictures_of_all_kinds(call, tmp_path):
+def test_images_of_all_kinds(call, tmp_path):
     (tmp_path / "in").mkdir()
     kinds = {
         "png": ["RGB", "L", "LA", "P", "RGBA", "1"],
@@ -147,14 +147,14 @@ def test_pictures_of_all_kinds(call, tmp_path):
     }
     for ending, modes in kinds.items():
         for mode in modes:
-            picture = Image.fromarray(photo()).convert(mode)
-            picture.save(tmp_path / "in" / f"{mode}.{ending}")
+            image = Image.fromarray(photo()).convert(mode)
+            image.save(tmp_path / "in" / f"{mode}.{ending}")
     frames = [Image.fromarray(photo(seed=seed)) for seed in range(3)]
     frames[0].save(tmp_path / "in" / "moving.gif", save_all=True, append_images=frames[1:])
     assert call("--input", "in", "--output", "out", "--save", "json")[0] == 0
     data = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert len(data["images"]) == sum(map(len, kinds.values())) + 1
-    # Those that lose nothing are found alike; of what moves the first picture is taken.
+    # Those that lose nothing are found alike; of what moves the first image is taken.
     ids = {x["file_name"]: x["id"] for x in data["images"]}
     scores = {
         name: [x["score"] for x in data["annotations"] if x["image_id"] == number]
@@ -165,7 +165,7 @@ def test_pictures_of_all_kinds(call, tmp_path):
     assert scores["in/moving.gif"] == pytest.approx(scores["in/RGB.gif"], abs=1e-3)
 
 
-def write_pictures(folder, count: int) -> None:
+def write_images(folder, count: int) -> None:
     folder.mkdir()
     for index in range(count):
         size = (90, 120) if index % 3 else (120, 90)
@@ -178,7 +178,7 @@ def rows_of(file) -> list[dict]:
 
 
 def test_all_is_done(call, tmp_path):
-    write_pictures(tmp_path / "in", 7)
+    write_images(tmp_path / "in", 7)
     code, output, _ = call("--input", "in", "--output", "out", "--save", "yolo", "json", "csv")
     assert code == 0 and "7 of 7 files done" in output
     assert "Classes: cat, dog, bird. Least score: 0.35 to 0.50, by class. Running on cpu" in output
@@ -188,7 +188,7 @@ def test_all_is_done(call, tmp_path):
 
 
 def test_the_number_of_threads_and_the_batch_change_nothing(call, tmp_path):
-    write_pictures(tmp_path / "in", 9)
+    write_images(tmp_path / "in", 9)
     tables = []
     for number, options in enumerate([(1, 1), (4, 3), (9, 2)]):
         words = ["--batch-size", options[0], "--workers", options[1], "--save", "csv"]
@@ -201,7 +201,7 @@ def test_the_number_of_threads_and_the_batch_change_nothing(call, tmp_path):
 
 
 def test_one_least_score_for_all(call, tmp_path):
-    write_pictures(tmp_path / "in", 2)
+    write_images(tmp_path / "in", 2)
     for number, score in enumerate(["0", "0.6", "1"]):
         words = ["--min-score", score, "--save", "csv", "json"]
         code, output, _ = call("--input", "in", "--output", f"out{number}", *words)
@@ -215,7 +215,7 @@ def test_one_least_score_for_all(call, tmp_path):
 
 
 def test_crops_of_chosen_classes(call, tmp_path):
-    write_pictures(tmp_path / "in", 2)
+    write_images(tmp_path / "in", 2)
     words = ["--save", "csv", "--crops", "dog"]
     assert call("--input", "in", "--output", "out", *words)[0] == 0
     assert os.listdir(tmp_path / "out" / "crops") == ["dog"]
@@ -226,7 +226,7 @@ def test_crops_of_chosen_classes(call, tmp_path):
 
 
 def test_overrides_at_the_end(call, tmp_path):
-    write_pictures(tmp_path / "in", 1)
+    write_images(tmp_path / "in", 1)
     words = ["TEST.DETECTIONS_PER_IMAGE", 3]
     assert call("--input", "in", "--min-score", 0, "--output", "out", *words)[0] == 0
     assert len(rows_of("out/predictions.csv")) == 3
@@ -244,7 +244,7 @@ def test_overrides_at_the_end(call, tmp_path):
         (["--input", "in/*.gif", "--output", "out"], "No file matches"),
         (["--input", "in", "--output", "in"], "input folder and the output folder"),
         (["--input", "in", "--output", "in/000.png"], "is a file"),
-        (["--input", "empty", "--output", "out"], "no picture and no video"),
+        (["--input", "empty", "--output", "out"], "no image and no video"),
         (["--input", "in", "--output", "out", "--save", "xml"], "invalid choice: 'xml'"),
         (["--input", "in", "--output", "out", "--crops", "cats"], "no class 'cats' to crop"),
         (["--input", "in", "--output", "out", "--min-score", "50"], "from 0 to 1, not 50"),
@@ -256,7 +256,7 @@ def test_overrides_at_the_end(call, tmp_path):
     ],
 )
 def test_a_wrong_command_is_one_sentence(call, tmp_path, words, message):
-    write_pictures(tmp_path / "in", 1)
+    write_images(tmp_path / "in", 1)
     (tmp_path / "empty").mkdir()
     code, _, errors = call(*words)
     # What argparse says comes with the exit.
@@ -267,7 +267,7 @@ def test_a_wrong_command_is_one_sentence(call, tmp_path, words, message):
 
 
 def test_wrong_weights_are_one_sentence(call, tmp_path):
-    write_pictures(tmp_path / "in", 1)
+    write_images(tmp_path / "in", 1)
     (tmp_path / "bad.pth").write_bytes(b"nothing")
     code, _, errors = call("--input", "in", "--output", "out", weights="bad.pth")
     assert code == 1 and errors.startswith("predict: error: 'bad.pth' is no whole checkpoint")
@@ -276,7 +276,7 @@ def test_wrong_weights_are_one_sentence(call, tmp_path):
 
 
 def test_results_are_not_replaced_in_silence(call, tmp_path):
-    write_pictures(tmp_path / "in", 1)
+    write_images(tmp_path / "in", 1)
     assert call("--input", "in", "--output", "out")[0] == 0
     before = (tmp_path / "out" / "predictions.csv").read_bytes()
     code, _, errors = call("--input", "in", "--output", "out", "--min-score", 0)
@@ -287,29 +287,29 @@ def test_results_are_not_replaced_in_silence(call, tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
-def test_drawn_pictures_are_no_input_of_the_same_folder(call, tmp_path, overwrite):
-    write_pictures(tmp_path / "in", 1)
+def test_drawn_images_are_no_input_of_the_same_folder(call, tmp_path, overwrite):
+    write_images(tmp_path / "in", 1)
     assert call("--input", "in", "--output", "out")[0] == 0
     before = (tmp_path / "out" / "pictures" / "000.jpg").read_bytes()
-    words = ["--input", "out/pictures", "--output", "out", *overwrite]
+    words = ["--input", "out/images", "--output", "out", *overwrite]
     code, _, errors = call(*words)
     assert code == 1 and "lies where the output is written" in errors
     assert (tmp_path / "out" / "pictures" / "000.jpg").read_bytes() == before
 
 
 def test_none_done_is_exit_code_1(call, tmp_path):
-    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    (tmp_path / "a.jpg").write_bytes(b"no image")
     code, output, errors = call("--input", "a.jpg", "--output", "out")
     assert code == 1 and "Failed: a.jpg: cannot be read" in errors and "0 of 1 files" in output
 
 
 def test_a_full_disk_ends_it_with_a_sentence(call, tmp_path, monkeypatch):
-    write_pictures(tmp_path / "in", 5)
+    write_images(tmp_path / "in", 5)
 
     def full(file, _):
         raise OSError(28, "No space left on device", str(file))
 
-    monkeypatch.setattr("fsaf_d2.prediction.drawings.write_picture", full)
+    monkeypatch.setattr("fsaf_d2.prediction.drawings.write_image", full)
     code, _, errors = call("--input", "in", "--output", "out")
     assert code == 1 and "No space left on device: 'out/pictures/000.jpg'" in errors
     info = json.loads((tmp_path / "out" / "predictions.json").read_text())["info"]
@@ -317,7 +317,7 @@ def test_a_full_disk_ends_it_with_a_sentence(call, tmp_path, monkeypatch):
 
 
 def test_stopped_by_hand(call, tmp_path, monkeypatch):
-    write_pictures(tmp_path / "in", 5)
+    write_images(tmp_path / "in", 5)
 
     def stop(*_):
         raise KeyboardInterrupt

@@ -81,7 +81,7 @@ def test_it_is_logged_last_and_written(digits, tmp_path, caplog):
     trainer.test = lambda *_: {"bbox": {"AP": 0.3}}
     trainer.train()
     text = (tmp_path / "advice.txt").read_text().strip()
-    # Ten pictures, two a step.
+    # Ten images, two a step.
     assert text.startswith("AP 0.3 after 6 steps: under-trained; one epoch is 5.0 steps.")
     assert caplog.messages[-1] == text
 

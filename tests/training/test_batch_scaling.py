@@ -46,7 +46,7 @@ def values(cfg) -> tuple:
         (24, (0.015, 667, (4000, 5333), 6000, 333, 167, 24)),
     ],
 )
-def test_every_picture_is_seen_as_often(config, batch, expected):
+def test_every_image_is_seen_as_often(config, batch, expected):
     cfg = config("SOLVER.IMS_PER_BATCH", str(batch))
     lines = scale_to_batch(cfg)
     assert values(cfg) == expected

@@ -25,7 +25,7 @@ def model_of(cfg, state=None) -> torch.nn.Module:
 
 @pytest.fixture
 def found_val(digits, tmp_path):
-    """Two pictures, whose objects are where a random detector of either branch finds some."""
+    """Two images, whose objects are where a random detector of either branch finds some."""
     records = get_detection_dataset_dicts(["runs_val"], filter_empty=False)
     cfg = run_cfg(tmp_path / "a", **{**SETTINGS, "DATASETS__TEST": "('runs_val',)"})
     state, annotations = model_of(cfg).state_dict(), []
@@ -89,7 +89,7 @@ def test_the_ablation_from_one_pass_equals_separate_evaluations(found_val, tmp_p
 
 
 def test_the_limit_of_detections_is_the_evaluators(found_val, tmp_path):
-    """More than 100 in a picture count."""
+    """More than 100 in an image count."""
     cfg = run_cfg(tmp_path / "many", **SETTINGS, TEST__DETECTIONS_PER_IMAGE=150)
     Trainer.test(cfg, model_of(cfg, found_val))
     saved = json.loads((tmp_path / "many/inference/found_val/evaluation.json").read_text())

@@ -13,7 +13,7 @@ def examination(tmp_path, **options) -> Examination:
     return run_trainer(run_cfg(tmp_path, **options))._examination
 
 
-def test_the_same_pictures_are_drawn_at_every_evaluation(digits, tmp_path):
+def test_the_same_images_are_drawn_at_every_evaluation(digits, tmp_path):
     trainer = run_trainer(run_cfg(tmp_path, TEST__SAMPLES=2, TEST__EVAL_PERIOD=3))
     trainer.test = lambda *_: {}
     trainer.train()
@@ -21,7 +21,7 @@ def test_the_same_pictures_are_drawn_at_every_evaluation(digits, tmp_path):
     assert [x.name for x in files] == ["step_0000003.jpg", "step_0000006.jpg"]
     one, other = (np.asarray(Image.open(file)).astype(int) for file in files)
     assert one.shape == other.shape and one.shape[2] == 3
-    # Below title and legend the left half of each pair is the annotated picture.
+    # Below title and legend the left half of each pair is the annotated image.
     assert np.abs(one[80:, :400] - other[80:, :400]).max() == 0
 
 
@@ -64,5 +64,5 @@ def test_thresholds_are_those_of_a_report_that_is_new(digits, tmp_path):
 
 
 def test_tensorboard_gets_half_the_size():
-    picture = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
-    assert for_tensorboard(picture).shape == (3, 2, 3)
+    image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    assert for_tensorboard(image).shape == (3, 2, 3)

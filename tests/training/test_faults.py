@@ -140,15 +140,15 @@ def test_a_folder_that_vanishes(data_root, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_picture_that_vanishes(data_root, tmp_path, workers):
+def test_an_image_that_vanishes(data_root, tmp_path, workers):
     own_root, output = tmp_path / "data", tmp_path / "run"
     shutil.copytree(data_root, own_root)
-    picture = own_root / "digits/train/000003.jpg"
-    behind_the_first_checkpoint(output, picture.unlink)
+    image = own_root / "digits/train/000003.jpg"
+    behind_the_first_checkpoint(output, image.unlink)
     options = {"DATALOADER__NUM_WORKERS": workers, "SOLVER__MAX_ITER": 400}
     status, message = run(command(output, **options), own_root)
     assert status == 1
-    assert f"Picture '{picture}' is not there." in message and "MAX_UNREADABLE" in message
+    assert f"Image '{image}' is not there." in message and "MAX_UNREADABLE" in message
     checkpoints = sorted(output.glob("model_*.pth"))
     assert checkpoints and all(find_damage(file) is None for file in checkpoints)
 

@@ -103,7 +103,7 @@ def data_root(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["fsaf_R_50_FPN_3x_ms", "timm/hrnet_w18_FPN_1x"])
-def test_pictures_are_those_of_the_yaml_config(name, data_root):
+def test_images_are_those_of_the_yaml_config(name, data_root):
     cfg, lazy_cfg = yaml_config(name), LazyConfig.load(str(LAZY / f"{name}.py"))
     file = next(iter(sorted((data_root / "digits/train").iterdir())))
     annotation = {"bbox": [10, 20, 30, 40], "bbox_mode": 1, "category_id": 3, "iscrowd": 0}

@@ -12,8 +12,8 @@ from fsaf_d2.training.hooks.level_lens_hook import LevelLens
 
 # The data sets of training do.
 QUICK = {"DATASETS__TEST": "()", "TEST__LEVEL_LENS": 3, "TEST__EVAL_PERIOD": 2}
-# Pictures and levels, sizes and the heuristic's levels of their three objects.
-PICTURES = [["a.jpg", 2], ["b.jpg", 1]]
+# Images and levels, sizes and the heuristic's levels of their three objects.
+IMAGES = [["a.jpg", 2], ["b.jpg", 1]]
 SIZES, BY_SIZE = [3.0, 16.0, 5000.0], [0, 0, 4]
 
 
@@ -31,14 +31,14 @@ class Trainer:
         self.storage = storage
 
 
-def observed(folder, *selections, lens=None, pictures=PICTURES) -> tuple[LevelLens, dict]:
+def observed(folder, *selections, lens=None, images=IMAGES) -> tuple[LevelLens, dict]:
     """The report after evaluations in which the objects have selected these levels."""
     lens = lens or LevelLens(tiny_model(), [], str(folder))
     start = len(lens.state_dict()["evaluations"])
     with EventStorage() as storage:
         lens.trainer = Trainer(storage)
         for step, levels in enumerate(selections, start + 1):
-            lens._select = lambda levels=levels: (pictures, levels, SIZES, BY_SIZE)
+            lens._select = lambda levels=levels: (images, levels, SIZES, BY_SIZE)
             lens.observe(10 * step)
     return lens, json.loads((folder / "level_lens.json").read_text())
 
@@ -52,9 +52,9 @@ def test_an_object_flips_if_it_selects_another_level_than_before(tmp_path):
     assert report["evaluations"][0]["num_objects"] == {"p3": 2, "p4": 0, "p5": 0, "p6": 1, "p7": 0}
 
 
-def test_other_pictures_are_not_compared(tmp_path):
+def test_other_images_are_not_compared(tmp_path):
     lens, _ = observed(tmp_path, [0, 0, 3])
-    _, report = observed(tmp_path, [1, 1, 1], lens=lens, pictures=[["a.jpg", 1], ["b.jpg", 2]])
+    _, report = observed(tmp_path, [1, 1, 1], lens=lens, images=[["a.jpg", 1], ["b.jpg", 2]])
     assert report["evaluations"][-1]["compared"] == 0
 
 
@@ -93,7 +93,7 @@ def lens_on(folder, *ground_truths, overrides) -> LevelLens:
 
 @pytest.mark.parametrize("overrides", [JOINT, HEURISTIC])
 def test_objects_select_as_in_training(tmp_path, overrides):
-    """Without batch norm a training step with these pictures counts the same."""
+    """Without batch norm a training step with these images counts the same."""
     lens = lens_on(tmp_path, random_instances(12), random_instances(5), overrides=overrides)
     _, levels, sizes, by_size = lens._select()
     lens._model.train()([x for (x,) in lens._batches])

@@ -5,7 +5,7 @@ import importlib
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from formats import CLASSES, WRITERS, write_coco, write_picture, write_voc, write_yolo
+from formats import CLASSES, WRITERS, write_coco, write_image, write_voc, write_yolo
 from runs import run_cfg, run_trainer
 
 from fsaf_d2.data.reading.own import FILES
@@ -52,11 +52,11 @@ def test_every_format_trains_and_the_checkpoint_says_its_classes(tmp_path, kind)
 
 def test_what_is_done_is_printed(tmp_path, capsys):
     root = write_yolo(tmp_path / "own")
-    write_picture(root / "train/images/c.jpg")
+    write_image(root / "train/images/c.jpg")
     use_own_data(own_cfg(tmp_path / "run"), root, root)
     out = capsys.readouterr().out
-    assert "Training data" in out and "5 pictures, 4 boxes, 3 classes (zebra, cat" in out
-    assert "Validation data" in out and "2 pictures, 2 boxes" in out
+    assert "Training data" in out and "5 images, 4 boxes, 3 classes (zebra, cat" in out
+    assert "Validation data" in out and "2 images, 2 boxes" in out
 
 
 @pytest.mark.parametrize(

@@ -253,10 +253,10 @@ def test_a_run_that_fails_in_its_last_step_is_not_evaluated(digits, tmp_path):
     def run_step():
         step()
         if trainer.iter == 3:
-            raise OSError("no pictures")
+            raise OSError("no images")
 
     trainer.run_step = run_step
-    with pytest.raises(OSError, match="no pictures"):
+    with pytest.raises(OSError, match="no images"):
         trainer.train()
     assert list(trainer.left) == [0.7]
     assert not (tmp_path / "model_final.pth").exists()

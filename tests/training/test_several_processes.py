@@ -45,7 +45,7 @@ launch(main, device="cpu", args=(cfg, folder))
 
 
 @pytest.mark.slow
-def test_all_stop_at_the_same_step_and_look_at_all_pictures(digits, tmp_path):
+def test_all_stop_at_the_same_step_and_look_at_all_images(digits, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -26,7 +26,7 @@ FROZEN = ["MODEL.RESNETS.NORM", "FrozenBN"]
 SIZE = (128, 160)
 
 
-def pictures(count: int = 3) -> list[dict]:
+def images(count: int = 3) -> list[dict]:
     generator = torch.Generator().manual_seed(count)
     boxes = torch.rand(count, 4, 4, generator=generator) * 60
     boxes[..., 2:] += boxes[..., :2] + 2
@@ -40,9 +40,9 @@ def flat(state: dict) -> str:
 
 
 @pytest.mark.parametrize("overrides", [JOINT, ANCHORS_ONLY, ANCHOR_FREE_ONLY, HEURISTIC])
-def test_they_are_those_of_training_with_all_pictures_as_one_batch(overrides):
+def test_they_are_those_of_training_with_all_images_as_one_batch(overrides):
     model = tiny_model(*FROZEN, *overrides)
-    inputs = pictures()
+    inputs = images()
     found = validation_losses(model, [[x] for x in inputs])
     with torch.no_grad():
         expected = {name: loss.item() for name, loss in model.train()(inputs).items()}
@@ -55,14 +55,14 @@ def test_they_are_those_of_training_with_all_pictures_as_one_batch(overrides):
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_how_pictures_are_batched_does_not_matter():
-    model, inputs = tiny_model(), pictures(5)
+def test_how_images_are_batched_does_not_matter():
+    model, inputs = tiny_model(), images(5)
     one = validation_losses(model, [[x] for x in inputs])
     assert validation_losses(model, [inputs[:4], inputs[4:]]) == pytest.approx(one, rel=1e-5)
 
 
-def test_pictures_without_annotations_are_left_out():
-    model, inputs = tiny_model(), pictures()
+def test_images_without_annotations_are_left_out():
+    model, inputs = tiny_model(), images()
     expected = validation_losses(model, [inputs])
     bare = [{"image": x["image"]} for x in inputs]
     assert validation_losses(model, [inputs, bare]) == expected
@@ -73,7 +73,7 @@ def test_they_leave_no_trace():
     model = tiny_model().train()
     model.backbone.bottom_up.eval()
     with EventStorage() as storage:
-        sum(model(pictures()).values()).backward()
+        sum(model(images()).values()).backward()
         logged = dict(storage.latest())
         before = {name: value.clone() for name, value in model.state_dict().items()}
         gradients = [p.grad.clone() for p in model.parameters()]
@@ -81,7 +81,7 @@ def test_they_leave_no_trace():
 
         def batches():
             torch.rand(1), np.random.rand()
-            yield pictures()
+            yield images()
 
         losses = validation_losses(model, batches())
         assert storage.latest() == logged
@@ -92,11 +92,11 @@ def test_they_leave_no_trace():
     assert state == flat(random_state())
 
 
-def test_boxes_are_transformed_as_the_picture_and_nothing_is_augmented(tmp_path):
-    """A picture of 100 x 60 becomes one of 200 x 120; in training it would be flipped by chance."""
-    picture = np.zeros((60, 100, 3), np.uint8)
-    picture[10:20, 30:70] = 255
-    cv2.imwrite(str(tmp_path / "one.png"), picture)
+def test_boxes_are_transformed_as_the_image_and_nothing_is_augmented(tmp_path):
+    """An image of 100 x 60 becomes one of 200 x 120; in training it would be flipped by chance."""
+    image = np.zeros((60, 100, 3), np.uint8)
+    image[10:20, 30:70] = 255
+    cv2.imwrite(str(tmp_path / "one.png"), image)
     box = {"bbox": [30, 10, 40, 10], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 2}
     crowd = {**box, "iscrowd": 1}
     record = {"file_name": str(tmp_path / "one.png"), "height": 60, "width": 100, "image_id": 1}
@@ -162,7 +162,7 @@ def of_two(rank: int, folder) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2
     )
-    inputs = pictures()
+    inputs = images()
     mine = inputs[:3] if rank == 0 else inputs[3:]
     torch.save(validation_losses(tiny_model(), [[x] for x in mine]), folder / f"{rank}.pth")
     torch.distributed.barrier()
@@ -175,5 +175,5 @@ def test_two_processes_with_unequal_parts_agree_with_one(tmp_path):
     one, other = (torch.load(tmp_path / f"{rank}.pth") for rank in range(2))
     assert one == other
     torch.manual_seed(0)
-    inputs = pictures()
+    inputs = images()
     assert validation_losses(tiny_model(), [inputs]) == pytest.approx(one, rel=1e-5)

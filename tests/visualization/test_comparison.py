@@ -58,7 +58,7 @@ def test_boxes_of_crowds_are_not_drawn_as_objects():
     assert is_empty(left)
 
 
-def test_a_picture_without_annotations_can_be_drawn():
+def test_an_image_without_annotations_can_be_drawn():
     assert is_empty(drawn({}, found())[0])
 
 

@@ -12,8 +12,8 @@ def plotted(folder, data):
     file = folder / "new" / "data.png"
     found = statistics(check_source(write_source(folder, data), read_images=False))
     plot_statistics(found, file, title="$x_$ of <me>")
-    with Image.open(file) as picture:
-        return picture.size
+    with Image.open(file) as image:
+        return image.size
 
 
 def test_it_grows_with_the_number_of_classes(tmp_path):

@@ -1,4 +1,4 @@
-"""Pictures of detections."""
+"""Images of detections."""
 
 import sys
 
@@ -31,9 +31,9 @@ def draw(instances, image=None, **options):
     return draw_detections(image, instances, **options)
 
 
-def is_color(picture, color):
-    """Return where a picture shows a colour, with tolerance for anti-aliasing."""
-    difference = picture.astype(float) - 255 * np.array(to_rgb(color))
+def is_color(image, color):
+    """Return where an image shows a colour, with tolerance for anti-aliasing."""
+    difference = image.astype(float) - 255 * np.array(to_rgb(color))
     return np.abs(difference).max(axis=-1) < 20
 
 
@@ -42,8 +42,8 @@ BOX = [30.0, 40.0, 90.0, 80.0]
 
 @pytest.mark.parametrize("level", range(5))
 def test_box_is_drawn_at_its_place_in_its_levels_colour(level):
-    picture = draw(make_instances([BOX], [0.8], [level], [0]))
-    colored = is_color(picture, level_color(level))
+    image = draw(make_instances([BOX], [0.8], [level], [0]))
+    colored = is_color(image, level_color(level))
     # The edges of the box, magnified by 4: x 120 and 360, y 160 and 320.
     assert colored[165:315, 119:121].all(axis=1).mean() > 0.95
     assert colored[165:315, 359:361].all(axis=1).mean() > 0.95
@@ -52,8 +52,8 @@ def test_box_is_drawn_at_its_place_in_its_levels_colour(level):
 
 
 def test_box_of_the_second_branch_is_dashed():
-    picture = draw(make_instances([BOX], [0.8], [2], [1]))
-    right_edge = is_color(picture, level_color(2))[165:315, 359:361].all(axis=1)
+    image = draw(make_instances([BOX], [0.8], [2], [1]))
+    right_edge = is_color(image, level_color(2))[165:315, 359:361].all(axis=1)
     assert 0.4 < right_edge.mean() < 0.8
 
 
@@ -64,7 +64,7 @@ def test_every_level_has_its_own_colour():
 def test_every_detection_has_a_label():
     one = draw(make_instances([BOX], [0.8], [0], [0]))
     two = draw(make_instances([BOX, BOX], [0.8, 0.7], [0, 0], [0, 0]))
-    areas = [is_color(picture, level_color(0)).sum() for picture in (one, two)]
+    areas = [is_color(image, level_color(0)).sum() for image in (one, two)]
     assert areas[1] > areas[0] + 500
 
 
@@ -129,14 +129,14 @@ def test_the_legend_names_every_branch_where_there_are_several(monkeypatch):
         return legend(self, *args, **kwargs)
 
     monkeypatch.setattr(Figure, "legend", noted)
-    picture = np.zeros((60, 500, 3), dtype=np.uint8)
-    detection_grid([picture], level_names=["p3"], branch_names=THREE)
+    image = np.zeros((60, 500, 3), dtype=np.uint8)
+    detection_grid([image], level_names=["p3"], branch_names=THREE)
     assert shown[-1] == ["P3", "anchor branch", "fcos branch", "point branch"]
-    detection_grid([picture], level_names=["p3"], branch_names=["fcos"])
+    detection_grid([image], level_names=["p3"], branch_names=["fcos"])
     assert shown[-1] == ["P3"]
     # A detector that tells neither has a grid without a legend.
     count = len(shown)
-    assert detection_grid([picture]).shape[0] == 60 + 8 and len(shown) == count
+    assert detection_grid([image]).shape[0] == 60 + 8 and len(shown) == count
 
 
 def test_class_name_with_dollars_is_drawn_as_it_is():
@@ -147,7 +147,7 @@ def test_class_name_with_dollars_is_drawn_as_it_is():
 @pytest.mark.parametrize(
     "box", [[0, 0, 120, 100], [110, 40, 120, 60], [0, 0, 10, 20], [50, 80, 60, 100]]
 )
-def test_label_stays_inside_the_picture(box, monkeypatch):
+def test_label_stays_inside_the_image(box, monkeypatch):
     places = []
     draw_label = detections._draw_label
 
@@ -163,8 +163,8 @@ def test_label_stays_inside_the_picture(box, monkeypatch):
 
 
 def test_labels_of_one_place_do_not_cover_one_another():
-    picture = draw(make_instances([BOX] * 3, [0.9, 0.8, 0.7], [0, 1, 2], [0] * 3))
-    areas = [is_color(picture, level_color(i)).sum() for i in range(3)]
+    image = draw(make_instances([BOX] * 3, [0.9, 0.8, 0.7], [0, 1, 2], [0] * 3))
+    areas = [is_color(image, level_color(i)).sum() for i in range(3)]
     assert min(areas) > 500
 
 
@@ -176,23 +176,23 @@ def test_original_is_left_alone():
 
 def test_image_without_detections_stays_as_it_is():
     image = np.random.RandomState(0).randint(0, 255, (100, 120, 3)).astype(np.uint8)
-    picture = draw(make_instances([], [], [], []), image, scale=1)
-    assert np.abs(picture.astype(int) - image).max() <= 1
+    drawn = draw(make_instances([], [], [], []), image, scale=1)
+    assert np.abs(drawn.astype(int) - image).max() <= 1
 
 
 def test_ground_truth_is_white_and_below_the_detections():
     empty = make_instances([], [], [], [])
     truth = Boxes(torch.tensor([BOX]))
-    picture = draw(empty, gt_boxes=truth)
-    assert picture[165:315, 359:361].max(axis=(1, 2)).min() > 150
+    image = draw(empty, gt_boxes=truth)
+    assert image[165:315, 359:361].max(axis=(1, 2)).min() > 150
     covered = draw(make_instances([BOX], [0.8], [3], [0]), gt_boxes=truth)
     assert is_color(covered, level_color(3))[165:315, 359:361].all(axis=1).mean() > 0.95
 
 
 @pytest.mark.parametrize("scale, size", [(1, (100, 120)), (4, (400, 480)), (2.5, (250, 300))])
-def test_picture_has_the_magnified_size(scale, size):
-    picture = draw(make_instances([BOX], [0.8], [0], [0]), scale=scale)
-    assert picture.shape == (*size, 3) and picture.dtype == np.uint8
+def test_image_has_the_magnified_size(scale, size):
+    image = draw(make_instances([BOX], [0.8], [0], [0]), scale=scale)
+    assert image.shape == (*size, 3) and image.dtype == np.uint8
 
 
 def test_small_images_are_magnified_and_large_ones_are_not():
@@ -216,9 +216,9 @@ def test_pyplot_is_not_used(tmp_path):
     assert not _pylab_helpers.Gcf.figs
 
 
-def test_grid_holds_every_picture_at_its_place():
-    pictures = [np.full((300, 700, 3), 60 * i, dtype=np.uint8) for i in range(1, 4)]
-    grid = detection_grid(pictures, columns=2)
+def test_grid_holds_every_image_at_its_place():
+    images = [np.full((300, 700, 3), 60 * i, dtype=np.uint8) for i in range(1, 4)]
+    grid = detection_grid(images, columns=2)
     legend = grid.shape[0] - 2 * 308
     assert grid.shape[1] == 2 * 708 + 8
     assert (grid[legend : legend + 300, 8:708] == 60).all()
@@ -228,12 +228,12 @@ def test_grid_holds_every_picture_at_its_place():
 
 def test_legend_shows_every_level_also_in_a_narrow_grid():
     for width in (200, 1200):
-        picture = np.zeros((20, width, 3), dtype=np.uint8)
-        legend = detection_grid([picture], level_names=LEVEL_NAMES, ground_truth=True)[:-28]
+        image = np.zeros((20, width, 3), dtype=np.uint8)
+        legend = detection_grid([image], level_names=LEVEL_NAMES, ground_truth=True)[:-28]
         for i in range(5):
             assert is_color(legend, level_color(i)).sum() > 50
 
 
-def test_grid_without_pictures_is_refused():
-    with pytest.raises(ValueError, match="0 pictures"):
+def test_grid_without_images_is_refused():
+    with pytest.raises(ValueError, match="0 images"):
         detection_grid([])

@@ -31,7 +31,7 @@ def report(num_evaluations: int = 3) -> dict:
     }
 
 
-def test_a_picture_is_drawn_also_of_little(tmp_path):
+def test_an_image_is_drawn_also_of_little(tmp_path):
     short = {**report(1), "training": {"steps": [], "share": {name: [] for name in LEVELS}}}
     for index, content in enumerate((report(), short)):
         plot_level_lens(content, tmp_path / f"{index}.png")

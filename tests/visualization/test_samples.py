@@ -1,4 +1,4 @@
-"""The picture of a data set's samples is made with the limits of training."""
+"""The image of a data set's samples is made with the limits of training."""
 
 import cv2
 import pytest
@@ -26,12 +26,12 @@ def cfg(tmp_path):
 def test_samples_are_drawn(cfg, tmp_path):
     model = Trainer.build_model(cfg)
     num_drawn = draw_samples(model, cfg, "samples_val", tmp_path / "samples.png", min_score=0)
-    picture = cv2.imread(str(tmp_path / "samples.png"))
-    # Three pictures in a row, magnified to 512 pixels.
-    assert num_drawn >= 0 and picture.shape[1] == 3 * 520 + 8 and model.training
+    image = cv2.imread(str(tmp_path / "samples.png"))
+    # Three images in a row, magnified to 512 pixels.
+    assert num_drawn >= 0 and image.shape[1] == 3 * 520 + 8 and model.training
 
 
-def test_large_pictures_are_refused(cfg, tmp_path):
+def test_large_images_are_refused(cfg, tmp_path):
     cfg.INPUT.MAX_PIXELS = 64 * 64 - 1
     with pytest.raises(OSError, match=r"\.jpg' .*64 x 64 pixels.*INPUT\.MAX_PIXELS"):
         draw_samples(Trainer.build_model(cfg), cfg, "samples_val", tmp_path / "samples.png")

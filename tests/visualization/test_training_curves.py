@@ -83,11 +83,11 @@ def test_shares_count_the_objects_of_a_window_together():
 def test_plot_shows_every_level_in_its_colour(tmp_path):
     path = write_metrics(tmp_path / "metrics.json", training())
     plot_training(path, tmp_path / "new" / "plot.png")
-    picture = cv2.imread(str(tmp_path / "new" / "plot.png"))[:, :, ::-1]
+    image = cv2.imread(str(tmp_path / "new" / "plot.png"))[:, :, ::-1]
     for i in range(5):
         color = [int(level_color(i)[j : j + 2], 16) for j in (1, 3, 5)]
         # Equal counts: a fifth of the panel each.
-        assert 0.05 < (picture == color).all(axis=2).mean() < 0.12
+        assert 0.05 < (image == color).all(axis=2).mean() < 0.12
 
 
 def test_level_panel_is_left_out_where_levels_are_not_logged(tmp_path):

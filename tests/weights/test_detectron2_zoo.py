@@ -18,7 +18,7 @@ CPU = ["MODEL.DEVICE", "cpu"]
 SIZE = ["INPUT.MIN_SIZE_TEST", "256", "INPUT.MAX_SIZE_TEST", "427"]
 ALL = ["TEST.DETECTIONS_PER_IMAGE", "1000"]
 CHINA, FLOWER = (load_sample_image(f"{name}.jpg")[..., ::-1].copy() for name in ("china", "flower"))
-PICTURES = (CHINA, FLOWER, FLOWER[40:300, 200:420].copy())
+IMAGES = (CHINA, FLOWER, FLOWER[40:300, 200:420].copy())
 
 
 def random_retinanet(cfg) -> torch.nn.Module:
@@ -62,9 +62,9 @@ def test_detections_are_detectron2s(name, tmp_path):
     )
     assert ours.class_names[0] == "person"
     levels = set()
-    for picture in PICTURES:
-        expected = theirs(picture)["instances"]
-        found = ours(picture, min_score=0)
+    for image in IMAGES:
+        expected = theirs(image)["instances"]
+        found = ours(image, min_score=0)
         assert len(expected) > 300
         torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-6)
         torch.testing.assert_close(

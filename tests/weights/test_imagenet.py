@@ -52,9 +52,9 @@ def test_features_are_torchvisions(name, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         load_weights(checkpointer, str(tmp_path / "net.pth"), resume=False, cfg=cfg)
     assert "were trained with" not in caplog.text
-    trunk = [key for key in model.state_dict() if key.startswith("backbone.bottom_up.")]
+    backbone = [key for key in model.state_dict() if key.startswith("backbone.bottom_up.")]
     report = checkpointer.report
-    assert sorted(report.converted) == sorted(trunk) and not report.unexpected
+    assert sorted(report.converted) == sorted(backbone) and not report.unexpected
     assert {*report.converted.values(), *report.needless} == set(net.state_dict())
     assert {"fc.weight", "fc.bias", "bn1.num_batches_tracked"} <= set(report.needless)
 

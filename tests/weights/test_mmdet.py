@@ -20,7 +20,7 @@ MODELS = {
 ALL = ["TEST.DETECTIONS_PER_IMAGE", "1000"]
 
 
-def picture(height: int, width: int) -> torch.Tensor:
+def random_image(height: int, width: int) -> torch.Tensor:
     """Blurred noise, RGB (3, height, width) of 0 to 255."""
     noise = torch.rand(1, 3, height // 4, width // 4) * 255
     return torch.nn.functional.interpolate(noise, (height, width), mode="bilinear")[0].round()
@@ -43,7 +43,7 @@ def test_outputs_and_detections_are_those_of_the_original(name, tmp_path):
     assert sum(x.numel() for k, x in state.items() if "running_" not in k) == num_parameters
 
     torch.manual_seed(3)
-    image = picture(120, 172)
+    image = random_image(120, 172)
     exact = {key: value.double() for key, value in weights.items()}
     groups = options.get("groups", 1)
     with torch.no_grad():

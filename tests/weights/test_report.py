@@ -31,7 +31,7 @@ SHAPES = {
     "stem": (["MODEL.RESNETS.STEM_OUT_CHANNELS", "4"], "MODEL.RESNETS.STEM_OUT_CHANNELS 8"),
     "width": (["MODEL.RESNETS.WIDTH_PER_GROUP", "4"], "NUM_GROUPS 1, WIDTH_PER_GROUP 8"),
     "groups": (["MODEL.RESNETS.NUM_GROUPS", "2"], "NUM_GROUPS 1, WIDTH_PER_GROUP 8"),
-    "trunk": (["MODEL.RESNETS.RES2_OUT_CHANNELS", "16"], "RES2_OUT_CHANNELS 32"),
+    "backbone": (["MODEL.RESNETS.RES2_OUT_CHANNELS", "16"], "RES2_OUT_CHANNELS 32"),
 }
 
 
@@ -137,16 +137,16 @@ def test_names_and_shapes_of_strangers_do_no_harm(tmp_path):
     assert all(line.isprintable() for line in lines) and len(lines) > 1000
 
 
-def test_weights_of_a_trunk_are_matched_by_detectron2s_heuristics(tmp_path):
+def test_weights_of_a_backbone_are_matched_by_detectron2s_heuristics(tmp_path):
     """As in detectron2://ImageNetPretrained/MSRA/R-50.pkl: names without what is around them."""
     prefix = "backbone.bottom_up."
-    trunk = {k: v for k, v in tiny_model().state_dict().items() if k.startswith(prefix)}
-    weights = {name.removeprefix(prefix): value.numpy() for name, value in trunk.items()}
+    backbone = {k: v for k, v in tiny_model().state_dict().items() if k.startswith(prefix)}
+    weights = {name.removeprefix(prefix): value.numpy() for name, value in backbone.items()}
     weights["stem.fc.weight"] = np.zeros((1000, 512), np.float32)
     content = {"model": weights, "__author__": "MSRA", "matching_heuristics": True}
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
     report = report_of(str(tmp_path / "R-50.pkl"))
-    assert sorted(report.loaded) == sorted(trunk) and list(report.needless) == ["stem.fc.weight"]
+    assert sorted(report.loaded) == sorted(backbone) and list(report.needless) == ["stem.fc.weight"]
     assert not report.unexpected and "branches.anchor.cls_score.weight" in report.missing
 
 

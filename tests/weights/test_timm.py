@@ -21,7 +21,7 @@ NETS = ["cspresnet50", "hrnet_w18_small", "resnet18", "mobilenetv3_small_050"]
 
 def config(name: str, *words: str):
     file = ROOT / "configs/timm/Base-timm-FPN.yaml"
-    # Narrow behind the trunk, which is all that these weights are of.
+    # Narrow behind the backbone, which is all that these weights are of.
     narrow = ["MODEL.FPN.OUT_CHANNELS", "16", "MODEL.RETINANET.NUM_CONVS", "1"]
     return load_config(file, ["MODEL.DEVICE", "cpu", "MODEL.TIMM.NAME", name, *narrow, *words])
 
@@ -54,8 +54,8 @@ def test_every_tensor_is_accounted_for(name, ending, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         report = load(model, file, cfg)
     assert "were trained with" not in caplog.text and "not used" not in caplog.text
-    trunk = [key for key in model.state_dict() if key.startswith("backbone.bottom_up.")]
-    assert sorted(report.converted) == sorted(trunk) and not report.unexpected
+    backbone = [key for key in model.state_dict() if key.startswith("backbone.bottom_up.")]
+    assert sorted(report.converted) == sorted(backbone) and not report.unexpected
     assert {*report.converted.values(), *report.needless} == set(state)
     for key, old in report.converted.items():
         assert torch.equal(model.state_dict()[key], state[old])
@@ -67,14 +67,14 @@ def test_features_are_timms(tmp_path):
     torch.save({"state_dict": net.state_dict()}, tmp_path / "net.pth")
     model = build_model(cfg).eval()
     load(model, tmp_path / "net.pth", cfg)
-    picture = torch.randn(1, 3, 64, 96)
+    image = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
-        expected = net.forward_features(picture)
-        found = model.backbone.bottom_up(picture)["res5"]
+        expected = net.forward_features(image)
+        found = model.backbone.bottom_up(image)["res5"]
     torch.testing.assert_close(found, expected)
 
 
-def test_pictures_that_the_weights_are_not_for_are_named_by_key(tmp_path, caplog):
+def test_images_that_the_weights_are_not_for_are_named_by_key(tmp_path, caplog):
     words = ["INPUT.FORMAT", "BGR", "MODEL.PIXEL_MEAN", "[0.0, 0.0, 0.0]"]
     cfg = config("resnet18", *words, "MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]")
     torch.save(make("resnet18").state_dict(), tmp_path / "net.pth")
@@ -90,7 +90,7 @@ def test_pictures_that_the_weights_are_not_for_are_named_by_key(tmp_path, caplog
         )
 
 
-def test_the_tag_says_what_pictures_weights_are_for():
+def test_the_tag_says_what_images_weights_are_for():
     cfg = config("mobilenetv3_large_100.miil_in21k")
     keys = build_model(cfg).backbone.bottom_up.pretrained_keys()
     assert keys["MODEL.PIXEL_MEAN"] == [0, 0, 0] and keys["MODEL.PIXEL_STD"] == [255, 255, 255]

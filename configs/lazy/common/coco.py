@@ -1,4 +1,4 @@
-# COCO as Base-FSAF.yaml reads it: short side 800, flips, pictures without objects kept.
+# COCO as Base-FSAF.yaml reads it: short side 800, flips, images without objects kept.
 from detectron2.config import LazyCall as L
 from detectron2.data import (
     build_detection_test_loader,

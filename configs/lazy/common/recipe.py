@@ -1,4 +1,4 @@
-# The paper's schedule: 16 pictures a step, 90k steps.
+# The paper's schedule: 16 images a step, 90k steps.
 from detectron2 import model_zoo
 
 optimizer = model_zoo.get_config("common/optim.py").SGD

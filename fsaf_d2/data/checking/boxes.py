@@ -1,4 +1,4 @@
-"""Boxes in their pictures and beside each other.
+"""Boxes in their images and beside each other.
 
 Letter: M annotations that can be used (see :class:`.entries.Entries`).
 """
@@ -22,16 +22,16 @@ class Boxes(NamedTuple):
 
     layout: Layout
     pixels: np.ndarray  # (M, 4) x, y, width, height, by the layout
-    sizes: np.ndarray  # (M, 2) declared width and height of the pictures, nan where not given
-    is_usable: np.ndarray  # (M,) bool, whether something of the box is in the picture
+    sizes: np.ndarray  # (M, 2) declared width and height of the images, nan where not given
+    is_usable: np.ndarray  # (M,) bool, whether something of the box is in the image
 
     def clipped(self) -> np.ndarray:
-        """(M, 4) x, y, width, height of the parts in the pictures."""
+        """(M, 4) x, y, width, height of the parts in the images."""
         return box_layout.clip(self.pixels, self.sizes)
 
 
 def check_boxes(entries: Entries) -> Boxes:
-    """Compare boxes with the declared sizes of their pictures; findings go to ``entries.flaws``."""
+    """Compare boxes with the declared sizes of their images; findings go to ``entries.flaws``."""
     sizes = entries.sizes[entries.image_index]
     layout = box_layout.find_layout(entries.boxes, sizes)
     pixels = layout.to_pixels(entries.boxes, sizes)
@@ -50,7 +50,7 @@ def check_boxes(entries: Entries) -> Boxes:
     is_usable = is_free.copy()
     for kind, mask in kinds.items():
         for m in np.flatnonzero(mask & is_free).tolist():
-            entries.flaws.append(entries.of_box(kind, m, _picture_size(sizes[m])))
+            entries.flaws.append(entries.of_box(kind, m, _image_size(sizes[m])))
         is_free &= ~mask
         if kind != "box partly outside":
             is_usable &= ~mask
@@ -59,7 +59,7 @@ def check_boxes(entries: Entries) -> Boxes:
     return Boxes(layout, pixels, sizes, is_usable)
 
 
-def _picture_size(size: np.ndarray) -> str:
+def _image_size(size: np.ndarray) -> str:
     return "" if np.isnan(size).any() else f" in {size[0]:.0f} x {size[1]:.0f} pixels"
 
 
@@ -76,7 +76,7 @@ def _report_layout(entries: Entries, layout: Layout, sizes: np.ndarray) -> None:
     else:
         return
     for m in np.flatnonzero(shown).tolist():
-        entries.flaws.append(entries.of_box(kind, m, _picture_size(sizes[m]) + note))
+        entries.flaws.append(entries.of_box(kind, m, _image_size(sizes[m]) + note))
 
 
 def _check_duplicates(entries: Entries, is_usable: np.ndarray) -> None:

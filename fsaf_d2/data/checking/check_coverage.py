@@ -23,7 +23,7 @@ from .check_source import Check, size_groups
 
 # From which on an anchor is an object's (arXiv 1708.02002, Sec. 4).
 IOU = 0.5
-# detectron2 pads pictures to multiples of the coarsest stride of the backbone without its FPN.
+# detectron2 pads images to multiples of the coarsest stride of the backbone without its FPN.
 DIVISIBILITY = 32
 # Locations looked at at a time.
 MAX_LOCATIONS = 1 << 22
@@ -33,13 +33,13 @@ class _Resized(NamedTuple):
     """Objects as the network gets them in a test."""
 
     objects: Objects
-    sizes: Tensor  # (M, 2) width and height of each one's picture
+    sizes: Tensor  # (M, 2) width and height of each one's image
 
 
 def coverage(check: Check, cfg: CfgNode) -> dict:
     """Count the objects that no anchor reaches, and what locations objects have without anchors.
 
-    Pictures are resized as in a test (``INPUT.MIN_SIZE_TEST``, ``INPUT.MAX_SIZE_TEST``). Objects
+    Images are resized as in a test (``INPUT.MIN_SIZE_TEST``, ``INPUT.MAX_SIZE_TEST``). Objects
     are parted by their area in the annotation file, as evaluation does. Boxes that cannot be used
     and crowds are left out.
 
@@ -143,8 +143,8 @@ def _counted(counts: LocationCounts | None, mask: Tensor) -> dict[str, int | Non
 def _locations(resized: _Resized, strides: Tensor, cfg: CfgNode) -> LocationCounts | None:
     """Count the locations of objects, if the detector can.
 
-    Pictures are laid on canvases of whole cells of the coarsest level. What a larger canvas adds is
-    beyond the picture, where no object's centre is.
+    Images are laid on canvases of whole cells of the coarsest level. What a larger canvas adds is
+    beyond the image, where no object's centre is.
     """
     count = traits_of(cfg).count_locations
     if count is None:

@@ -43,7 +43,7 @@ def require_sound_data(
             and of detectron2's own (:data:`PUBLISHED`) the annotation files alone.
         output_dir: ``OUTPUT_DIR``; "" to write nothing.
         max_pixels: ``INPUT.MAX_PIXELS``.
-        read_images: whether to look at the picture files, and for leaks. A run that goes on has
+        read_images: whether to look at the image files, and for leaks. A run that goes on has
             done so when it began.
 
     Raises:
@@ -59,7 +59,7 @@ def require_sound_data(
             checks[name] = check_source(
                 source,
                 max_pixels=max_pixels,
-                # Of a folder elsewhere nothing is known before detectron2 fetches a picture.
+                # Of a folder elsewhere nothing is known before detectron2 fetches an image.
                 read_images=read_images and "://" not in source.image_root,
                 progress=True,
             )

@@ -12,10 +12,10 @@ from ..reading.sources import Source
 from .boxes import Boxes, check_boxes
 from .entries import Entries, check_entries
 from .findings import Flaw
-from .images import Picture, check_images
+from .images import ImageFile, check_images
 from .names import check_contents, check_names
 
-# COCO's sizes of objects, by area in square pixels of the picture as it is.
+# COCO's sizes of objects, by area in square pixels of the image as it is.
 SMALL, LARGE = 32**2, 96**2
 # Sides of boxes, the roots of their areas, that histograms are parted at: 4 to an octave.
 SIDES = 2 ** np.arange(0, 12.25, 0.25)
@@ -35,7 +35,7 @@ class Check:
     source: Source
     entries: Entries
     boxes: Boxes
-    pictures: list[Picture | None]  # of the I images; empty if they were not looked at
+    image_files: list[ImageFile | None]  # of the I images; empty if they were not looked at
     leaks: list[Flaw] = dataclasses.field(default_factory=list)
 
     @property
@@ -49,10 +49,10 @@ class Check:
         return [*self.source.findings, *(flaw.finding for flaw in self.flaws)]
 
     @property
-    def known_pictures(self) -> dict[str, Picture]:
-        """The pictures by file name, for another check of the same folder."""
-        pairs = zip(self.entries.images, self.pictures)
-        return {image["file_name"]: picture for image, picture in pairs if picture}
+    def known_image_files(self) -> dict[str, ImageFile]:
+        """The images by file name, for another check of the same folder."""
+        pairs = zip(self.entries.images, self.image_files)
+        return {image["file_name"]: file for image, file in pairs if file}
 
     @property
     def num_errors(self) -> int:
@@ -67,17 +67,17 @@ def check_source(
     read_images: bool = True,
     decode: bool = False,
     progress: bool = False,
-    known: dict[str, Picture] | None = None,
+    known: dict[str, ImageFile] | None = None,
 ) -> Check:
-    """Check a data set: entries, boxes, names and picture files.
+    """Check a data set: entries, boxes, names and image files.
 
     Args:
         source: its values are not trusted.
         max_pixels: ``INPUT.MAX_PIXELS``.
-        read_images: whether to look at the picture files, too.
-        decode: decode every picture to its end, which takes long.
+        read_images: whether to look at the image files, too.
+        decode: decode every image to its end, which takes long.
         progress: show a progress bar on a terminal.
-        known: pictures that have been looked at before, by file name.
+        known: images that have been looked at before, by file name.
     """
     unique = "minival" not in source.annotation_file
     entries = check_entries(
@@ -92,9 +92,9 @@ def check_source(
     boxes = check_boxes(entries)
     check_names(entries)
     check_contents(entries, boxes)
-    pictures = []
+    image_files = []
     if read_images:
-        pictures = check_images(
+        image_files = check_images(
             entries,
             source.image_root,
             max_pixels=max_pixels,
@@ -102,7 +102,7 @@ def check_source(
             progress=progress,
             known=known,
         )
-    return Check(source, entries, boxes, pictures)
+    return Check(source, entries, boxes, image_files)
 
 
 def statistics(check: Check) -> dict:

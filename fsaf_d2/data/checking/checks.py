@@ -15,7 +15,7 @@ from .entries import check_entries
 
 
 class AnnotationFileError(ValueError):
-    """An annotation file is broken, or names a picture outside its image folder."""
+    """An annotation file is broken, or names an image outside its image folder."""
 
 
 def require_datasets(names: Sequence[str]) -> None:
@@ -61,11 +61,11 @@ def require_annotations(names: Sequence[str]) -> None:
 def check_annotations(
     annotation_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
 ) -> None:
-    """Check that an annotation file is in COCO format, and that its pictures lie in their folder.
+    """Check that an annotation file is in COCO format, and that its images lie in their folder.
 
-    Checked are the parts of it that a box detector reads. A picture lies in its folder if that is
+    Checked are the parts of it that a box detector reads. An image lies in its folder if that is
     so after every symbolic link has been followed; the folder itself may be a link. Whether the
-    pictures exist is not checked.
+    images exist is not checked.
 
     Args:
         annotation_file: path of the JSON file.
@@ -73,7 +73,7 @@ def check_annotations(
 
     Raises:
         AnnotationFileError: the first entry that is not as it should be; the message names the
-            file, the entry and, for a picture, its name.
+            file, the entry and, for an image, its name.
         OSError: the file cannot be read.
     """
     path = os.fspath(annotation_file)

@@ -85,8 +85,8 @@ class Entries:
         file = name if isinstance(name, str) and name else self.annotation_file
         return Flaw(find(kind, file, value), value, "images", self.image_places[i])
 
-    def of_picture(self, kind: str, i: int, value: str) -> Flaw:
-        """What is wrong with the picture file of an image in 0..I-1."""
+    def of_image_file(self, kind: str, i: int, value: str) -> Flaw:
+        """What is wrong with the image file of an image in 0..I-1."""
         image = self.images[i]
         sentence = f"image {image['id']}, {image['file_name']!r:.99}: {value}"
         return self.of_image(kind, i, value)._replace(sentence=sentence)
@@ -104,9 +104,9 @@ def check_entries(
     places: dict[int, str] | None = None,
     unique_annotations: bool = True,
 ) -> Entries:
-    """Look at every entry that a box detector reads; the pictures themselves are not looked for.
+    """Look at every entry that a box detector reads; the images themselves are not looked for.
 
-    A picture lies in its folder if that is so after every symbolic link has been followed; the
+    An image lies in its folder if that is so after every symbolic link has been followed; the
     folder itself may be a link.
 
     Args:
@@ -122,7 +122,7 @@ def check_entries(
         data = {"images": [], "categories": []}
     _check_categories(entries, data)
     _check_images(entries, data, ImageFolder(image_root))
-    # Files of test pictures have none.
+    # Files of test images have none.
     if "annotations" not in data:
         data = {"annotations": []}
     _check_annotations(entries, data, unique_annotations)

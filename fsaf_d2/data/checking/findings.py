@@ -26,7 +26,7 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
         "A COCO file is a mapping with the lists 'images', 'annotations' and 'categories'.",
     ),
     "entry without id": ("error", "Give it an 'id' that is a whole number."),
-    "duplicate image id": ("error", "Give each picture an id of its own."),
+    "duplicate image id": ("error", "Give each image an id of its own."),
     "duplicate annotation id": ("error", "Give each annotation an id of its own."),
     "annotation id 0": (
         "warning",
@@ -54,14 +54,14 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
         "All annotations count the categories from another number than the list of "
         "categories: shift them.",
     ),
-    # pictures as the file has them
+    # images as the file has them
     "image without file name": ("error", "Give it a 'file_name' that is a text."),
     "path leaves the image folder": (
         "error",
         "It is not that of a file in the image folder, after links have been followed: move "
-        "the picture there, or name the folder that holds all.",
+        "the image there, or name the folder that holds all.",
     ),
-    "image size missing": ("error", "Write the picture's width and height in pixels, above 0."),
+    "image size missing": ("error", "Write the image's width and height in pixels, above 0."),
     "duplicate file name": (
         "error",
         "Make them one image: the objects of each are background in the other.",
@@ -72,9 +72,9 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
         "leave the image out.",
     ),
     "crowd-only image": ("warning", "It is left out of training; evaluation ignores its crowds."),
-    # pictures as they are
+    # images as they are
     "missing image": ("error", "There is no such file: bring it, or leave the image out."),
-    "no picture": ("error", "It is of no known picture format: replace it, or leave it out."),
+    "not an image": ("error", "It is of no known image format: replace it, or leave it out."),
     "truncated image": ("error", "Its end is missing: copy it again, or leave it out."),
     "damaged image": ("error", "It cannot be decoded: copy it again, or leave it out."),
     "huge image": (
@@ -92,12 +92,12 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
     ),
     "size before EXIF rotation": (
         "error",
-        "The picture is turned as its EXIF data say when it is read: turn the file itself, "
-        "and the boxes if they were drawn on the unturned picture.",
+        "The image is turned as its EXIF data say when it is read: turn the file itself, "
+        "and the boxes if they were drawn on the unturned image.",
     ),
     "EXIF-rotated image": (
         "warning",
-        "The picture is turned as its EXIF data say when it is read: see that the boxes were "
+        "The image is turned as its EXIF data say when it is read: see that the boxes were "
         "drawn on the turned one.",
     ),
     # boxes as they are written
@@ -118,20 +118,20 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
     ),
     "missing iscrowd": ("warning", "It is taken as 0."),
     "missing area": ("warning", "It is taken as width times height of the box."),
-    # boxes in their pictures
+    # boxes in their images
     "zero-sized box": ("error", "It would be left out in silence: correct or remove it."),
     "negative box size": ("error", "It would be left out in silence: correct or remove it."),
     "box outside the image": ("error", "It would be left out in silence: correct or remove it."),
     "box partly outside": ("warning", "It is cut at the border in training."),
-    "normalised box": ("error", "Write pixels: multiply by the picture's width and height."),
+    "normalised box": ("error", "Write pixels: multiply by the image's width and height."),
     "xyxy given as xywh": ("error", "The boxes are two corners: write x, y, width and height."),
     "duplicate box": ("warning", "The object counts twice: remove one."),
     # training and validation
     "leak": ("error", "The figures would be too good: remove it from training or validation."),
-    "same data for validation": ("warning", "The figures say nothing about other pictures."),
+    "same data for validation": ("warning", "The figures say nothing about other images."),
     "same name in validation": (
         "warning",
-        "The boxes are the same, the files differ: see that it is not one picture, saved twice.",
+        "The boxes are the same, the files differ: see that it is not one image, saved twice.",
     ),
 }
 

@@ -30,7 +30,7 @@ MENDS = {
     "image size missing": "the file's size written",
     "wrong image size": "the file's size written, as all boxes fit it",
     "missing image": "image left out",
-    "no picture": "image left out",
+    "not an image": "image left out",
     "truncated image": "image left out",
     "damaged image": "image left out",
     "leak": "image left out of the training data",
@@ -47,11 +47,11 @@ MENDS = {
     "missing iscrowd": "0 written",
     "missing area": "width times height written",
 }
-UNREADABLE = ("missing image", "no picture", "truncated image", "damaged image")
+UNREADABLE = ("missing image", "not an image", "truncated image", "damaged image")
 REMOVED = ("box not finite", "zero-sized box", "duplicate box", "annotation of a missing image")
 # Findings are looked for anew after each round, which may mend one thing behind another.
 ROUNDS = 6
-# By how much width and height may be scaled differently where a picture was only resized.
+# By how much width and height may be scaled differently where an image was only resized.
 SAME_ASPECT = 0.02
 
 
@@ -92,7 +92,7 @@ def fix(check: Check, validation: Check | None = None, **options: object) -> Fix
 
 def _check_again(check: Check, data: dict, validation: Check | None, options: dict) -> Check:
     source = dataclasses.replace(check.source, data=data, format="coco")
-    check = check_source(source, known=check.known_pictures, **options)
+    check = check_source(source, known=check.known_image_files, **options)
     if validation is not None:
         check.leaks = check_leaks(check, validation)
     return check
@@ -225,15 +225,15 @@ class _Mender:
         return True
 
     def _write_size(self, entry: dict, flaw: Flaw) -> bool:
-        """Write the file's size, if boxes were not meant for a picture of another size."""
+        """Write the file's size, if boxes were not meant for an image of another size."""
         i = self.image_of[flaw.index]
-        picture = self.check.pictures[i] if self.check.pictures else None
-        if picture is None or picture.size is None or picture.kind in UNREADABLE:
+        image_file = self.check.image_files[i] if self.check.image_files else None
+        if image_file is None or image_file.size is None or image_file.kind in UNREADABLE:
             return False
         declared = self.check.entries.sizes[i]
-        if np.isfinite(declared).all() and not self._fits(i, declared, np.array(picture.size)):
+        if np.isfinite(declared).all() and not self._fits(i, declared, np.array(image_file.size)):
             return False
-        entry["width"], entry["height"] = picture.size
+        entry["width"], entry["height"] = image_file.size
         return True
 
     def _fits(self, i: int, declared: np.ndarray, size: np.ndarray) -> bool:

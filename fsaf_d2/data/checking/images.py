@@ -1,4 +1,4 @@
-"""Picture files beside what an annotation file says of them.
+"""Image files beside what an annotation file says of them.
 
 Of a file the header and the end are read. Only where these leave it in doubt whether all of it is
 there, it is decoded.
@@ -45,8 +45,8 @@ SIGNATURES = (
 )
 
 
-class Picture(NamedTuple):
-    """What the header of a picture file says, or what is wrong with the file."""
+class ImageFile(NamedTuple):
+    """What the header of an image file says, or what is wrong with the file."""
 
     num_bytes: int = 0
     size: tuple[int, int] | None = None  # width and height, turned as the EXIF data say
@@ -62,48 +62,48 @@ def check_images(
     max_pixels: int = MAX_PIXELS,
     decode: bool = False,
     progress: bool = False,
-    known: dict[str, Picture] | None = None,
-) -> list[Picture | None]:
-    """Compare picture files with their entries; findings go to ``entries.flaws``.
+    known: dict[str, ImageFile] | None = None,
+) -> list[ImageFile | None]:
+    """Compare image files with their entries; findings go to ``entries.flaws``.
 
     Args:
         image_root: the folder that file names are relative to.
         max_pixels: ``INPUT.MAX_PIXELS``.
-        decode: decode every picture to its end, which takes long.
+        decode: decode every image to its end, which takes long.
         progress: show a progress bar on a terminal.
-        known: pictures that have been looked at before, by file name.
+        known: images that have been looked at before, by file name.
 
     Returns:
-        the pictures of the I images; None for those that do not lie in the folder.
+        the images of the I images; None for those that do not lie in the folder.
     """
     known = dict(known or {})
     names = [entries.images[i].get("file_name") for i in range(len(entries.images))]
     wanted = [name for name, inside in zip(names, entries.in_folder) if inside]
     new = [name for name in dict.fromkeys(wanted) if name not in known]
-    read = _read_pictures([os.path.join(image_root, name) for name in new], max_pixels, decode)
+    read = _read_image_files([os.path.join(image_root, name) for name in new], max_pixels, decode)
     hidden = None if progress and new else True
-    known.update(zip(new, tqdm(read, "pictures", len(new), unit="", disable=hidden)))
-    pictures = [known[x] if inside else None for x, inside in zip(names, entries.in_folder)]
-    for i, picture in enumerate(pictures):
-        if picture is None:
+    known.update(zip(new, tqdm(read, "images", len(new), unit="", disable=hidden)))
+    image_files = [known[x] if inside else None for x, inside in zip(names, entries.in_folder)]
+    for i, image_file in enumerate(image_files):
+        if image_file is None:
             continue
-        kind, value = picture.kind, picture.value
-        if picture.size and kind in (None, "16-bit colour image"):
-            kind, value = _compare(entries.sizes[i], picture) or (kind, value)
+        kind, value = image_file.kind, image_file.value
+        if image_file.size and kind in (None, "16-bit colour image"):
+            kind, value = _compare(entries.sizes[i], image_file) or (kind, value)
         if kind:
-            entries.flaws.append(entries.of_picture(kind, i, value))
-    return pictures
+            entries.flaws.append(entries.of_image_file(kind, i, value))
+    return image_files
 
 
-def _compare(declared: np.ndarray, picture: Picture) -> tuple[str, str] | None:
+def _compare(declared: np.ndarray, image_file: ImageFile) -> tuple[str, str] | None:
     """What is wrong with a declared size, or may be with boxes: kind and value."""
-    turned, upright = picture.size, picture.size
-    if picture.orientation >= 5:
+    turned, upright = image_file.size, image_file.size
+    if image_file.orientation >= 5:
         upright = turned[::-1]
-    about = f"EXIF orientation {picture.orientation}"
+    about = f"EXIF orientation {image_file.orientation}"
     sizes = f"{_by(declared)} declared, the file has {_by(turned)}"
     if tuple(declared) == turned or np.isnan(declared).any():
-        return ("EXIF-rotated image", about) if picture.orientation != 1 else None
+        return ("EXIF-rotated image", about) if image_file.orientation != 1 else None
     if tuple(declared) == upright:
         return "size before EXIF rotation", f"{about}: {sizes} once turned"
     return "wrong image size", sizes
@@ -113,7 +113,7 @@ def _by(size: tuple[float, float] | np.ndarray) -> str:
     return f"{size[0]:.0f} x {size[1]:.0f}"
 
 
-def _read_pictures(paths: list[str], max_pixels: int, decode: bool) -> Iterator[Picture]:
+def _read_image_files(paths: list[str], max_pixels: int, decode: bool) -> Iterator[ImageFile]:
     with (
         without_pillows_limit,
         warnings.catch_warnings(),
@@ -122,15 +122,15 @@ def _read_pictures(paths: list[str], max_pixels: int, decode: bool) -> Iterator[
         warnings.simplefilter("ignore")
         for start in range(0, len(paths), BLOCK):
             block = paths[start : start + BLOCK]
-            yield from threads.map(lambda path: read_picture(path, max_pixels, decode), block)
+            yield from threads.map(lambda path: read_image_file(path, max_pixels, decode), block)
 
 
-def read_picture(path: str, max_pixels: int = MAX_PIXELS, decode: bool = False) -> Picture:
-    """Look at a picture file, by its header and its end."""
+def read_image_file(path: str, max_pixels: int = MAX_PIXELS, decode: bool = False) -> ImageFile:
+    """Look at an image file, by its header and its end."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            return Picture(kind="no picture", value="it is no file")
+            return ImageFile(kind="not an image", value="it is no file")
         with open(path, "rb") as file:
             try:
                 return _examine(file, status.st_size, max_pixels, decode)
@@ -138,31 +138,31 @@ def read_picture(path: str, max_pixels: int = MAX_PIXELS, decode: bool = False) 
                 # Pillow raises errors of many types for broken files.
                 return _unreadable(file, status.st_size, error)
     except FileNotFoundError:
-        return Picture(kind="missing image", value=path)
+        return ImageFile(kind="missing image", value=path)
     except (OSError, ValueError) as error:
-        return Picture(kind="no picture", value=_told(error))
+        return ImageFile(kind="not an image", value=_told(error))
 
 
-def _unreadable(file: BinaryIO, num_bytes: int, error: Exception) -> Picture:
+def _unreadable(file: BinaryIO, num_bytes: int, error: Exception) -> ImageFile:
     file.seek(0)
     head = file.read(12)
     if not head.startswith(SIGNATURES):
         value = f"the file begins with {head!r}" if head else "the file is empty"
-        return Picture(num_bytes, kind="no picture", value=value)
+        return ImageFile(num_bytes, kind="not an image", value=value)
     is_cut = head.startswith(b"RIFF") and num_bytes < _riff_length(head)
     kind = "truncated image" if is_cut else "damaged image"
-    return Picture(num_bytes, kind=kind, value=f"{num_bytes} bytes: {_told(error)}")
+    return ImageFile(num_bytes, kind=kind, value=f"{num_bytes} bytes: {_told(error)}")
 
 
-def _examine(file: BinaryIO, num_bytes: int, max_pixels: int, decode: bool) -> Picture:
+def _examine(file: BinaryIO, num_bytes: int, max_pixels: int, decode: bool) -> ImageFile:
     header = Image.open(file, formats=FORMATS)
     with header:
         turn = _orientation(header)
         size = header.size[::-1] if turn >= 5 else header.size
-        picture = Picture(num_bytes, size, turn)
+        image_file = ImageFile(num_bytes, size, turn)
         if math.prod(size) > max_pixels:
             value = f"{_by(size)} pixels, more than {max_pixels}"
-            return picture._replace(kind="huge image", value=value)
+            return image_file._replace(kind="huge image", value=value)
         is_whole = _is_whole(header, file, num_bytes)
         bits = _deep(header)
         if decode or not is_whole:
@@ -170,9 +170,11 @@ def _examine(file: BinaryIO, num_bytes: int, max_pixels: int, decode: bool) -> P
                 header.load()
             except Exception as error:
                 kind = "damaged image" if is_whole else "truncated image"
-                return picture._replace(kind=kind, value=f"{num_bytes} bytes: {_told(error)}")
+                return image_file._replace(kind=kind, value=f"{num_bytes} bytes: {_told(error)}")
         return (
-            picture._replace(kind=bits, value=f"Pillow's mode {header.mode}") if bits else picture
+            image_file._replace(kind=bits, value=f"Pillow's mode {header.mode}")
+            if bits
+            else image_file
         )
 
 
@@ -185,7 +187,7 @@ def _orientation(header: Image.Image) -> int:
 
 
 def _deep(header: Image.Image) -> str | None:
-    """The kind of finding that a picture of more than 8 bits is."""
+    """The kind of finding that an image of more than 8 bits is."""
     if header.mode in DEEP_MODES:
         return "16-bit grey image"
     is_deep = any(";16" in str(tile[3]) for tile in header.tile)

@@ -1,4 +1,4 @@
-"""Pictures that are in the training and in the validation data."""
+"""Images that are in the training and in the validation data."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy as np
 from .check_source import Check
 from .findings import Flaw
 
-# By how much of a picture's side boxes of the same object differ, after the picture was resized.
+# By how much of an image's side boxes of the same object differ, after the image was resized.
 SAME = 0.005
 
 
 def check_leaks(training: Check, validation: Check) -> list[Flaw]:
-    """Find pictures of the training data whose file, or name, is in the validation data as well.
+    """Find images of the training data whose file, or name, is in the validation data as well.
 
-    Files are equal if all their bytes are; only those of equal length are read. Pictures of equal
-    names are found if they have the same boxes too: many sets number theirs from 1. If all pictures
+    Files are equal if all their bytes are; only those of equal length are read. Images of equal
+    names are found if they have the same boxes too: many sets number theirs from 1. If all images
     are in both, that is one finding.
 
     Args:
-        training, validation: of which the pictures have been looked at.
+        training, validation: of which the images have been looked at.
 
     Returns:
         what is wrong with entries of the training data.
@@ -34,12 +34,12 @@ def check_leaks(training: Check, validation: Check) -> list[Flaw]:
     is_all = len(pairs) == len(training.entries.images) == len(validation.entries.images) > 0
     if is_all or os.path.realpath(one) == os.path.realpath(other):
         # Whoever tries something out may mean it.
-        value = f"all pictures of '{one}' are the validation data"
+        value = f"all images of '{one}' are the validation data"
         return [training.entries.of_file("same data for validation", value)]
     flaws, leaking = [], {i for i, _ in pairs}
     for i, j in pairs:
         value = f"the file is '{_path(validation, j)}' of the validation data"
-        flaws.append(training.entries.of_picture("leak", i, value))
+        flaws.append(training.entries.of_image_file("leak", i, value))
     of_name = {_base_name(validation, j): j for j in _readable(validation)}
     candidates = [
         (i, of_name[_base_name(training, i)])
@@ -50,7 +50,7 @@ def check_leaks(training: Check, validation: Check) -> list[Flaw]:
     for i, j in candidates:
         if _are_same(boxes.get(i), other_boxes.get(j)):
             value = f"there is '{_path(validation, j)}' in the validation data"
-            flaws.append(training.entries.of_picture("same name in validation", i, value))
+            flaws.append(training.entries.of_image_file("same name in validation", i, value))
     return flaws
 
 
@@ -73,9 +73,9 @@ def _equal_files(training: Check, validation: Check) -> list[tuple[int, int]]:
     """Pairs of images, in the order of the training data, at most one pair of each of these."""
     of_length = defaultdict(list)
     for j in _readable(validation):
-        of_length[validation.pictures[j].num_bytes].append(j)
-    candidates = [i for i in _readable(training) if training.pictures[i].num_bytes in of_length]
-    lengths = {training.pictures[i].num_bytes for i in candidates}
+        of_length[validation.image_files[j].num_bytes].append(j)
+    candidates = [i for i in _readable(training) if training.image_files[i].num_bytes in of_length]
+    lengths = {training.image_files[i].num_bytes for i in candidates}
     of_content = {}
     for j in (j for length in lengths for j in of_length[length]):
         of_content.setdefault(_hash(_path(validation, j)), j)
@@ -84,7 +84,7 @@ def _equal_files(training: Check, validation: Check) -> list[tuple[int, int]]:
 
 
 def _readable(check: Check) -> Iterable[int]:
-    return (i for i, picture in enumerate(check.pictures) if picture and picture.num_bytes)
+    return (i for i, file in enumerate(check.image_files) if file and file.num_bytes)
 
 
 def _path(check: Check, i: int) -> str:

@@ -48,7 +48,7 @@ def as_text(content: dict) -> str:
 def _paragraphs(content: dict) -> Iterator[str]:
     found, counts = content["findings"], content["statistics"]
     yield (
-        f"{content['annotation_file']} ({content['format']}), pictures in "
+        f"{content['annotation_file']} ({content['format']}), images in "
         f"{content['image_root']}:\n{counts['images']} images, {counts['boxes']} boxes, "
         f"{len(counts['classes'])} classes; {counts['images_without_objects']} images without "
         "objects, which are background"
@@ -97,7 +97,7 @@ def _cut(text: str, *, keep_end: bool = False) -> str:
 
 
 def coverage_text(found: dict) -> str:
-    """Say what :func:`.check_coverage.coverage` found, beginning with how pictures are resized."""
+    """Say what :func:`.check_coverage.coverage` found, beginning with how images are resized."""
     has_locations = found["groups"]["all"]["shared"] is not None
     rows = []
     for name, x in found["groups"].items():
@@ -123,7 +123,7 @@ def coverage_text(found: dict) -> str:
     ][: len(rows[0])]
     what = "the anchors\nand the locations without anchors" if has_locations else "the anchors"
     text = (
-        f"With pictures resized to a short side of {found['min_size_test']} (long side up to "
+        f"With images resized to a short side of {found['min_size_test']} (long side up to "
         f"{found['max_size_test']}), {what} reach:\n\n"
         f"{tabulate(rows, headers, disable_numparse=True)}\n\n"
         "An object that no anchor reaches is learnt from its best anchor alone."

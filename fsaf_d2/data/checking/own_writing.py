@@ -96,7 +96,7 @@ def _open(path: str, split: str) -> tuple[Source, list[str]]:
     shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
     lines = [
         f"{'Training' if split == 'train' else 'Validation'} data '{path}' ({source.format}): "
-        f"{len(data['images'])} pictures, {len(data['annotations'])} boxes, {len(names)} classes "
+        f"{len(data['images'])} images, {len(data['annotations'])} boxes, {len(names)} classes "
         f"({shown})."
     ]
     counts = collections.Counter(finding.kind for finding in source.findings)
@@ -106,8 +106,8 @@ def _open(path: str, split: str) -> tuple[Source, list[str]]:
 
 
 def _require_sound(source: Source, split: str) -> None:
-    """Stop at errors: a picture would have fewer objects than it shows."""
-    # The pictures are looked at once the data are written.
+    """Stop at errors: an image would have fewer objects than it shows."""
+    # The images are looked at once the data are written.
     check = check_source(source, read_images=False)
     if check.num_errors:
         option = " --split val" if split == "val" else ""

@@ -1,1 +1,1 @@
-"""From records to batches: which pictures, how they are read, resized, changed and packed."""
+"""From records to batches: which images, how they are read, resized, changed and packed."""

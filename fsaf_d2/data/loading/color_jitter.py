@@ -1,4 +1,4 @@
-"""Random brightness, contrast and saturation of training pictures."""
+"""Random brightness, contrast and saturation of training images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def color_jitter(strength: float, image_format: str) -> list[T.Augmentation]:
 
     Args:
         strength: each of the three is multiplied by a factor from 1 - strength to 1 + strength.
-        image_format: of the pictures, ``BGR`` or ``RGB``.
+        image_format: of the images, ``BGR`` or ``RGB``.
 
     Raises:
         ValueError: the strength is below 0 or above 1.

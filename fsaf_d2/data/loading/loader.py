@@ -1,7 +1,7 @@
 """Training batches that depend on nothing but the seed and the step.
 
-Which pictures a batch holds, and how each is augmented, is a function of the run's seed and the
-picture's place in the run. So a run can go on at any step, with any number of workers, with the
+Which images a batch holds, and how each is augmented, is a function of the run's seed and the
+image's place in the run. So a run can go on at any step, with any number of workers, with the
 same batches that it would have had.
 """
 
@@ -33,7 +33,7 @@ _logger = logging.getLogger("detectron2.fsaf_d2.data")
 
 
 class UnreadableData(OSError):
-    """More training pictures than allowed could not be read."""
+    """More training images than allowed could not be read."""
 
 
 class TrainingLoader:
@@ -59,13 +59,13 @@ class TrainingLoader:
         Args:
             dataset_dicts: in detectron2's format.
             build_sampler: makes, for a seed, the endless stream of indices of this process.
-            mapper: reads and augments a picture, by the global random numbers of Python and NumPy.
-            batch_size: pictures of this process.
+            mapper: reads and augments an image, by the global random numbers of Python and NumPy.
+            batch_size: images of this process.
             seed: of order and augmentation, the same in all processes.
             num_workers: processes that prepare batches ahead; 0 prepares them when they are asked
                 for.
-            aspect_ratio_grouping: whether a batch holds only wide or only tall pictures.
-            max_unreadable: so many pictures, of this process, may be unreadable and are left out.
+            aspect_ratio_grouping: whether a batch holds only wide or only tall images.
+            max_unreadable: so many images, of this process, may be unreadable and are left out.
         """
         self._sizes = [(x.get("width", 1), x.get("height", 1)) for x in dataset_dicts]
         self._dataset = DatasetFromList(dataset_dicts, copy=False)
@@ -87,7 +87,7 @@ class TrainingLoader:
         """The next batch.
 
         Raises:
-            UnreadableData: more pictures than allowed cannot be read.
+            UnreadableData: more images than allowed cannot be read.
             OSError: a worker has died.
         """
         if self._stream is None:
@@ -117,7 +117,7 @@ class TrainingLoader:
                 if "DataLoader worker" not in str(error):
                     raise
                 raise OSError(
-                    f"A process that reads training pictures has ended ({error}). Most often "
+                    f"A process that reads training images has ended ({error}). Most often "
                     "memory was short: lower DATALOADER.NUM_WORKERS, and go on with --resume."
                 ) from error
             self._state["batches"] += 1
@@ -138,8 +138,8 @@ class TrainingLoader:
             _logger.warning(f"{sample} Left out: {count} of {limit} allowed.")
 
     @property
-    def num_pictures(self) -> int:
-        """How many pictures of all processes together are trained on."""
+    def num_images(self) -> int:
+        """How many images of all processes together are trained on."""
         return len(self._dataset)
 
     def spread_records(self, count: int) -> list[dict]:
@@ -164,7 +164,7 @@ def build_training_loader(cfg: CfgNode) -> TrainingLoader:
     Without ``SEED`` the seed is drawn, the same in all processes.
 
     Raises:
-        ValueError: the sampler is unknown, or no picture is left to train on.
+        ValueError: the sampler is unknown, or no image is left to train on.
     """
     dataset_dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
     let_go()
@@ -184,9 +184,9 @@ def build_training_loader(cfg: CfgNode) -> TrainingLoader:
 
 
 def choose_records(dataset_dicts: list[dict], *, filter_empty: bool) -> list[dict]:
-    """Choose the pictures to train on, and log how many others there are.
+    """Choose the images to train on, and log how many others there are.
 
-    Pictures whose only annotations are crowds are left out: what they show is neither learnt nor
+    Images whose only annotations are crowds are left out: what they show is neither learnt nor
     background.
 
     Args:
@@ -208,15 +208,15 @@ def choose_records(dataset_dicts: list[dict], *, filter_empty: bool) -> list[dic
     key = f"DATALOADER.FILTER_EMPTY_ANNOTATIONS is {filter_empty}"
     if num_empty:
         fate = "left out" if filter_empty else "kept as background to learn from"
-        _logger.info(f"{num_empty} training pictures without objects are {fate} ({key}).")
+        _logger.info(f"{num_empty} training images without objects are {fate} ({key}).")
     if num_crowds:
         _logger.warning(
-            f"{num_crowds} training pictures whose only annotations are crowds (iscrowd 1) are "
+            f"{num_crowds} training images whose only annotations are crowds (iscrowd 1) are "
             "left out, as they are not background."
         )
     if not kept:
         raise ValueError(
-            f"None of the {len(dataset_dicts)} training pictures is left: {num_empty} have no "
+            f"None of the {len(dataset_dicts)} training images is left: {num_empty} have no "
             f"objects ({key}), and {num_crowds} show crowds only."
         )
     return kept
@@ -294,7 +294,7 @@ class _Samples(Dataset):
             try:
                 return self._mapper(self._dataset[index])
             except FileNotFoundError as error:
-                return _Unreadable(f"Picture '{error.filename}' is not there.")
+                return _Unreadable(f"Image '{error.filename}' is not there.")
             except (OSError, SizeMismatchError) as error:
                 return _Unreadable(error)
 

@@ -1,4 +1,4 @@
-"""Reading and resizing pictures with OpenCV where that equals detectron2's own way and is faster.
+"""Reading and resizing images with OpenCV where that equals detectron2's own way and is faster.
 
 Equal means: no pixel differs by more than one grey level. What was measured is in
 docs/data_loading.md.
@@ -36,7 +36,7 @@ def build_mapper(cfg: CfgNode, *, is_train: bool) -> DatasetMapper:
     """The mapper of this project's loaders; detectron2's way where OpenCV is not installed.
 
     Args:
-        cfg: its ``INPUT`` section says how pictures are read, resized and flipped.
+        cfg: its ``INPUT`` section says how images are read, resized and flipped.
         is_train: whether for training, with annotations and random transforms.
 
     Raises:
@@ -51,13 +51,13 @@ def build_mapper(cfg: CfgNode, *, is_train: bool) -> DatasetMapper:
 
 
 def build_labelled_mapper(cfg: CfgNode) -> DatasetMapper:
-    """The mapper of evaluation, which also gives the annotations, transformed as the picture is."""
+    """The mapper of evaluation, which also gives the annotations, transformed as the image is."""
     mapper = LimitedMapper if cv2 is None else OpenCVMapper
     return mapper(**{**mapper.from_config(cfg, is_train=False), "is_train": True})
 
 
 class LimitedMapper(DatasetMapper):
-    """detectron2's mapper, which refuses pictures of more pixels than a limit."""
+    """detectron2's mapper, which refuses images of more pixels than a limit."""
 
     @configurable
     def __init__(self, is_train: bool, *, max_pixels: int = MAX_PIXELS, **options: object) -> None:
@@ -65,7 +65,7 @@ class LimitedMapper(DatasetMapper):
 
         Args:
             is_train: whether for training.
-            max_pixels: width times height above which a picture is not decoded.
+            max_pixels: width times height above which an image is not decoded.
             options: of detectron2's mapper.
         """
         super().__init__(is_train, **options)
@@ -78,7 +78,7 @@ class LimitedMapper(DatasetMapper):
         arguments["max_pixels"] = cfg.INPUT.MAX_PIXELS
         jitter = color_jitter(cfg.INPUT.COLOR_JITTER, cfg.INPUT.FORMAT)
         if is_train:
-            # Last, where most pictures are smallest.
+            # Last, where most images are smallest.
             arguments["augmentations"] = [*arguments["augmentations"], *jitter]
         return arguments
 
@@ -86,7 +86,7 @@ class LimitedMapper(DatasetMapper):
         """Map as detectron2's.
 
         Raises:
-            OSError: the picture cannot be read, is too large or has more than 8 bits of grey; the
+            OSError: the image cannot be read, is too large or has more than 8 bits of grey; the
                 message names it.
         """
         file_name = dataset_dict["file_name"]
@@ -97,7 +97,7 @@ class LimitedMapper(DatasetMapper):
 
 
 class OpenCVMapper(LimitedMapper):
-    """detectron2's mapper, faster: the same boxes and pictures, within one grey level.
+    """detectron2's mapper, faster: the same boxes and images, within one grey level.
 
     Semantic segmentation, precomputed proposals and formats other than BGR and RGB take
     detectron2's way.
@@ -117,7 +117,7 @@ class OpenCVMapper(LimitedMapper):
         return arguments
 
     def __call__(self, dataset_dict: dict) -> dict:
-        """Read, transform and pack one picture with its annotations.
+        """Read, transform and pack one image with its annotations.
 
         Args:
             dataset_dict: in detectron2's format of data sets; it is not changed.
@@ -138,19 +138,19 @@ class OpenCVMapper(LimitedMapper):
             return super().__call__(dataset_dict)
         dataset_dict = copy.deepcopy(dataset_dict)
         image = read_image(dataset_dict["file_name"], self.image_format, self.max_pixels)
-        picture = T.AugInput(image)
-        utils.check_image_size(dataset_dict, picture.image)
-        transforms = self.augmentations(picture)
-        dataset_dict["image"] = to_planes(picture.image)
+        augmented = T.AugInput(image)
+        utils.check_image_size(dataset_dict, augmented.image)
+        transforms = self.augmentations(augmented)
+        dataset_dict["image"] = to_planes(augmented.image)
         if not self.is_train:
             dataset_dict.pop("annotations", None)
         elif "annotations" in dataset_dict:
-            self._transform_annotations(dataset_dict, transforms, picture.image.shape[:2])
+            self._transform_annotations(dataset_dict, transforms, augmented.image.shape[:2])
         return dataset_dict
 
 
 def read_image(file_name: str, image_format: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Read a picture to the same pixels as detectron2's function of this name.
+    """Read an image to the same pixels as detectron2's function of this name.
 
     OpenCV decodes JPEG files in colour or grey that are upright and end as they should. All other
     files, among them truncated ones, are detectron2's to judge.
@@ -158,13 +158,13 @@ def read_image(file_name: str, image_format: str, max_pixels: int = MAX_PIXELS) 
     Args:
         file_name: path, or an address that detectron2's PathManager knows.
         image_format: ``BGR`` or ``RGB``.
-        max_pixels: width times height above which a picture is not decoded.
+        max_pixels: width times height above which an image is not decoded.
 
     Returns:
         uint8 of shape (height, width, 3), contiguous, turned as its EXIF orientation says.
 
     Raises:
-        OSError: the file cannot be read, is no picture, has too many pixels or more than 8 bits of
+        OSError: the file cannot be read, is no image, has too many pixels or more than 8 bits of
             grey; the message names it.
     """
     with _naming(file_name):
@@ -185,21 +185,21 @@ def read_image(file_name: str, image_format: str, max_pixels: int = MAX_PIXELS) 
 
 @contextlib.contextmanager
 def _naming(file_name: str) -> Iterator[None]:
-    """Turn the errors of many types that broken pictures raise into one that names the picture."""
+    """Turn the errors of many types that broken images raise into one that names the image."""
     try:
         yield
     except Exception as error:
         if isinstance(error, OSError) and error.filename:
             raise
-        # Of a file that is no picture Pillow says where in the memory it is.
-        reason = "no known picture format" if isinstance(error, UnidentifiedImageError) else error
+        # Of a file that is no image Pillow says where in the memory it is.
+        reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
         raise OSError(
-            f"Picture '{file_name}' cannot be read ({type(error).__name__}: {reason})."
+            f"Image '{file_name}' cannot be read ({type(error).__name__}: {reason})."
         ) from error
 
 
 def to_planes(image: np.ndarray) -> torch.Tensor:
-    """A tensor (3, height, width) of a picture (height, width, 3), which may be a flipped view."""
+    """A tensor (3, height, width) of an image (height, width, 3), which may be a flipped view."""
     if image.strides[1] < 0:
         # Both NumPy and OpenCV's bindings are slow with reversed rows.
         image = cv2.flip(image[:, ::-1], 1)

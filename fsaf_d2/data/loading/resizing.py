@@ -1,4 +1,4 @@
-"""Resizing pictures by Pillow, as detectron2 does, or by OpenCV, which is faster."""
+"""Resizing images by Pillow, as detectron2 does, or by OpenCV, which is faster."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
         interp: int = Image.BILINEAR,
         always: bool = False,
     ) -> None:
-        """Take detectron2's arguments, and whether OpenCV also makes pictures smaller."""
+        """Take detectron2's arguments, and whether OpenCV also makes images smaller."""
         super().__init__(short_edge_length, max_size, sample_style, interp)
         self.always = always
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Choose the size of a picture of shape (height, width, channels)."""
+        """Choose the size of an image of shape (height, width, channels)."""
         transform = super().get_transform(image)
         if not isinstance(transform, T.ResizeTransform):
             return transform
@@ -74,7 +74,7 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
 
 
 class ResizeTransform(T.ResizeTransform):
-    """detectron2's resizing, by OpenCV where the picture gets larger.
+    """detectron2's resizing, by OpenCV where the image gets larger.
 
     Where it gets smaller, Pillow averages over all pixels, which no mode of OpenCV does alike.
     """
@@ -93,10 +93,10 @@ class ResizeTransform(T.ResizeTransform):
         self.always = always
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
-        """Resize a picture of shape (height, width[, channels]).
+        """Resize an image of shape (height, width[, channels]).
 
         Args:
-            img: the picture.
+            img: the image.
             interp: Pillow's interpolation method, in place of the transform's own.
         """
         enlarges = self.always or (self.new_h >= self.h and self.new_w >= self.w)

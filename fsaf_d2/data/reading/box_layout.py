@@ -12,10 +12,10 @@ import numpy as np
 # Pixels that tools may round by, those that write shares less.
 TOLERANCE = 1.0
 ROUNDING = 0.25
-# Shares of a picture's side, and of all boxes, that are more than rounding and single mistakes.
+# Shares of an image's side, and of all boxes, that are more than rounding and single mistakes.
 FAR = 0.05
 MANY, FEW = 0.1, 0.01
-# So many boxes can say in which way all are written; of shares, which seldom leave a picture, two.
+# So many boxes can say in which way all are written; of shares, which seldom leave an image, two.
 LEAST_EVIDENCE = 3
 LEAST_OF_SHARES = 2
 # What is above this is no share of a side, not even of one that is left a little.
@@ -27,7 +27,7 @@ class Layout(NamedTuple):
 
     corners: bool = False  # x0, y0, x1, y1 in place of x, y, width, height
     centers: bool = False  # the centre in place of the first corner
-    normalised: bool = False  # shares of the picture's sides
+    normalised: bool = False  # shares of the image's sides
     certain: bool = True  # no other way fits
 
     def to_pixels(self, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -35,7 +35,7 @@ class Layout(NamedTuple):
 
         Args:
             boxes: (M, 4).
-            sizes: (M, 2), width and height of each one's picture.
+            sizes: (M, 2), width and height of each one's image.
         """
         if self.normalised:
             is_share = (np.abs(boxes) <= LARGEST_SHARE).all(axis=1, keepdims=True)
@@ -51,8 +51,8 @@ def find_layout(boxes: np.ndarray, sizes: np.ndarray) -> Layout:
     """Judge from all boxes together how they are written.
 
     Boxes are taken as normalised where nearly all have nothing but values up to 1, and as two
-    corners where many of them leave their pictures far as (x, y, width, height), and as corners
-    nearly all are boxes in their pictures.
+    corners where many of them leave their images far as (x, y, width, height), and as corners
+    nearly all are boxes in their images.
 
     Args:
         boxes: (M, 4), as written.
@@ -70,7 +70,7 @@ def find_layout(boxes: np.ndarray, sizes: np.ndarray) -> Layout:
 
 
 def _normalised_layout(boxes: np.ndarray, sizes: np.ndarray) -> Layout:
-    """The way in which fewest boxes leave their pictures; certain if in all others far more do."""
+    """The way in which fewest boxes leave their images; certain if in all others far more do."""
     ways = [Layout(normalised=True), Layout(True, False, True), Layout(False, True, True)]
     counts = [int(misfits(way, boxes, sizes, tolerance=ROUNDING).sum()) for way in ways]
     least, *others = sorted(counts)
@@ -79,7 +79,7 @@ def _normalised_layout(boxes: np.ndarray, sizes: np.ndarray) -> Layout:
 
 
 def are_shares(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """(M,) whether boxes have values up to 1 alone, in pictures where that is less than a pixel."""
+    """(M,) whether boxes have values up to 1 alone, in images where that is less than a pixel."""
     is_small = ((boxes >= 0) & (boxes <= 1)).all(axis=1) & (boxes != boxes.round()).any(axis=1)
     is_whole = (boxes == (0, 0, 1, 1)).all(axis=1)
     return (is_small | is_whole) & (boxes[:, 2:] > 0).all(axis=1) & ~(sizes <= 2).all(axis=1)
@@ -92,7 +92,7 @@ def misfits(
     far: float = 0,
     tolerance: float = TOLERANCE,
 ) -> np.ndarray:
-    """(M,) whether boxes are none in a layout, or leave their pictures.
+    """(M,) whether boxes are none in a layout, or leave their images.
 
     Args:
         far: by more than this share of their longer sides.
@@ -104,14 +104,14 @@ def misfits(
 
 
 def overhang(pixels: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """(M,) by how many pixels boxes leave their pictures, 0 or less if they do not."""
+    """(M,) by how many pixels boxes leave their images, 0 or less if they do not."""
     last = pixels[:, :2] + pixels[:, 2:]
     beyond = np.concatenate([-pixels[:, :2], last - np.nan_to_num(sizes, nan=np.inf)], axis=1)
     return beyond.max(axis=1, initial=-np.inf)
 
 
 def clip(pixels: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """(M, 4) the parts of boxes in their pictures; of size 0 where there is none."""
+    """(M, 4) the parts of boxes in their images; of size 0 where there is none."""
     limits = np.nan_to_num(sizes, nan=np.inf)
     first = np.clip(pixels[:, :2], 0, limits)
     last = np.clip(pixels[:, :2] + pixels[:, 2:], 0, limits)

@@ -18,7 +18,7 @@ DATASETS = {
     "nuclei_train": ("nuclei/annotations/train.json", "nuclei/images"),
     "nuclei_val": ("nuclei/annotations/val.json", "nuclei/images"),
     "nuclei_test": ("nuclei/annotations/test.json", "nuclei/images"),
-    # Pictures of more than 100 and up to 375 nuclei: TEST.DETECTIONS_PER_IMAGE 375.
+    # Images of more than 100 and up to 375 nuclei: TEST.DETECTIONS_PER_IMAGE 375.
     "nuclei_train_dense": ("nuclei/annotations/train_dense.json", "nuclei/images"),
     "nuclei_val_dense": ("nuclei/annotations/val_dense.json", "nuclei/images"),
     "nuclei_test_dense": ("nuclei/annotations/test_dense.json", "nuclei/images"),

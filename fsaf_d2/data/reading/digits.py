@@ -117,7 +117,7 @@ def load_sources(seed: int) -> tuple[Source, Source]:
 
     Returns:
         The sources of train and of validation. Scans are (S, 8, 8) float32 in [0, 1]; the
-        photographs are the left part of each picture for train, the right part for validation.
+        photographs are the left part of each image for train, the right part for validation.
 
     Raises:
         ImportError: scikit-learn is missing.

@@ -6,7 +6,7 @@ import os
 
 
 class ImageFolder:
-    """An image folder whose links are looked up once, not for each of 100,000 pictures."""
+    """An image folder whose links are looked up once, not for each of 100,000 images."""
 
     def __init__(self, root: str) -> None:
         self.root = root

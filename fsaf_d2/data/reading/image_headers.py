@@ -1,4 +1,4 @@
-"""Headers of picture files, and which pictures are not decoded for what their headers say."""
+"""Headers of image files, and which images are not decoded for what their headers say."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from .image_folder import ImageFolder
 
 EXIF_ORIENTATION = 274
-# Of a picture, 400 MB in memory; INPUT.MAX_PIXELS.
+# Of an image, 400 MB in memory; INPUT.MAX_PIXELS.
 MAX_PIXELS = 2**27
 # Grey of more than 8 bits: Pillow cuts it off at 255, so that most of it becomes white.
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
@@ -22,13 +22,13 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000"
 
 
 def require_size(file: BinaryIO, max_pixels: int) -> bool:
-    """Make sure that a picture, of which only the header is read, has no more pixels or bits.
+    """Make sure that an image, of which only the header is read, has no more pixels or bits.
 
     Returns:
         whether it is of a kind that OpenCV is known to decode as Pillow does.
 
     Raises:
-        OSError: it has more, or is no picture.
+        OSError: it has more, or is no image.
     """
     with without_pillows_limit, Image.open(file, formats=FORMATS) as header:
         if math.prod(header.size) > max_pixels:
@@ -40,7 +40,7 @@ def require_size(file: BinaryIO, max_pixels: int) -> bool:
         if header.mode in DEEP_MODES:
             raise OSError(
                 f"its grey has more than 8 bits (Pillow's mode {header.mode}), for which there is "
-                "more than one way to 8: convert it as the pictures of the training were"
+                "more than one way to 8: convert it as the images of the training were"
             )
         if header.format != "JPEG" or header.mode not in ("RGB", "L"):
             return False
@@ -51,11 +51,11 @@ def require_size(file: BinaryIO, max_pixels: int) -> bool:
             return False
 
 
-def picture_size(folder: ImageFolder, name: str) -> tuple[int, int]:
-    """Width and height in pixels by a picture's header, turned as its EXIF orientation says.
+def image_size(folder: ImageFolder, name: str) -> tuple[int, int]:
+    """Width and height in pixels by an image's header, turned as its EXIF orientation says.
 
     Raises:
-        ValueError: it lies outside of its folder, or is no picture; the message gives the reason.
+        ValueError: it lies outside of its folder, or is no image; the message gives the reason.
         OSError: it cannot be read.
     """
     if not folder.holds(name):
@@ -72,7 +72,7 @@ def picture_size(folder: ImageFolder, name: str) -> tuple[int, int]:
                 turned = orientation(header) >= 5
     except Exception as error:
         # Pillow raises errors of many types for broken files.
-        raise ValueError(f"it is no picture that can be read ({error})") from error
+        raise ValueError(f"it is no image that can be read ({error})") from error
     return (height, width) if turned else (width, height)
 
 
@@ -81,7 +81,7 @@ def orientation(header: Image.Image) -> int:
     try:
         value = header.getexif().get(EXIF_ORIENTATION, 1)
     except Exception:
-        # As detectron2, which reads a picture with broken metadata as it is.
+        # As detectron2, which reads an image with broken metadata as it is.
         return 1
     return value if value in range(2, 9) else 1
 

@@ -11,9 +11,9 @@ __all__ = ["Source", "SourceError", "open_source"]
 
 _READERS = (coco, voc, yolo)
 _LOOKED_FOR = """\
-COCO: annotations/*.json, or one JSON file beside its pictures or images/
+COCO: annotations/*.json, or one JSON file beside its images or images/
 Roboflow: train/_annotations.coco.json, or valid/, test/
-Pascal VOC: Annotations/*.xml with JPEGImages/ or images/, or XML files beside their pictures
+Pascal VOC: Annotations/*.xml with JPEGImages/ or images/, or XML files beside their images
 YOLO: data.yaml, or images/ with labels/ and classes.txt"""
 
 
@@ -21,8 +21,8 @@ def open_source(path: str | os.PathLike[str], split: Split = "train") -> Source:
     """Read a data set as it lies in its files.
 
     Args:
-        path: ``ann.json:images/``, a COCO file and the folder of its pictures; a COCO file alone,
-            with its pictures beside it or in ``images/``; a YAML file of YOLO; or a folder, whose
+        path: ``ann.json:images/``, a COCO file and the folder of its images; a COCO file alone,
+            with its images beside it or in ``images/``; a YAML file of YOLO; or a folder, whose
             format is recognised. A folder may hold several splits, or be one.
         split: which of them is meant. Where ``val`` is and there is none, ``test`` is taken.
 
@@ -71,7 +71,7 @@ def _not_there(path: str) -> str:
         if os.path.isdir(folder) and folder:
             return f"'{path}': there is the folder '{folder}', but no file '{file}'."
     return (
-        f"'{path}' does not exist. Give a folder, or a COCO file with the folder of its pictures "
+        f"'{path}' does not exist. Give a folder, or a COCO file with the folder of its images "
         "as 'annotations.json:images/'."
     )
 

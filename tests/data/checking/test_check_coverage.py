@@ -11,7 +11,7 @@ from fsaf_d2.data.checking.output import coverage_text
 
 
 def check(folder, boxes, size=(640, 320)):
-    """One picture with boxes."""
+    """One image with boxes."""
     data = sound_data(1)
     data["images"][0].update(width=size[0], height=size[1])
     data["annotations"] = [
@@ -37,7 +37,7 @@ def test_objects_are_compared_at_the_size_that_a_test_has(tmp_path):
     # Twice as large it is an anchor of its own size; it stays a small object of the file.
     twice = config("INPUT.MIN_SIZE_TEST", "640", "INPUT.MAX_SIZE_TEST", "2000")
     assert coverage(sound, twice)["groups"]["small"]["no_anchor"] == 0
-    # The long side may be 640: then the picture stays as it is.
+    # The long side may be 640: then the image stays as it is.
     limited = config("INPUT.MIN_SIZE_TEST", "640", "INPUT.MAX_SIZE_TEST", "640")
     assert coverage(sound, limited)["groups"]["all"]["no_anchor"] == 1
     assert coverage(sound, config("INPUT.MIN_SIZE_TEST", "0"))["groups"]["all"]["no_anchor"] == 1
@@ -65,7 +65,7 @@ def test_no_objects(tmp_path):
     assert found["objects"] == 0 and found["mean_best_iou"] is None
 
 
-def test_pictures_of_many_sizes_are_not_mixed(tmp_path):
+def test_images_of_many_sizes_are_not_mixed(tmp_path):
     data = sound_data(40)
     for i, image in enumerate(data["images"]):
         image.update(width=64 + 17 * i, height=48 + 11 * (i * 7 % 40))

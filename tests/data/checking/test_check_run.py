@@ -4,7 +4,7 @@ import json
 import logging
 
 import pytest
-from broken_data import sound_data, write_pictures, write_source
+from broken_data import sound_data, write_images, write_source
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from models import tiny_cfg
@@ -26,10 +26,10 @@ def folder(tmp_path):
 
 
 def register(folder, name="checked_train", data=None, seed=0):
-    """Write and register a data set, pictures in a folder of its own."""
+    """Write and register a data set, images in a folder of its own."""
     own = folder / name
     data = data or sound_data()
-    write_pictures(own / "images", data, seed=seed)
+    write_images(own / "images", data, seed=seed)
     source = write_source(own, data)
     register_coco_instances(name, {}, source.annotation_file, source.image_root)
     return own
@@ -112,7 +112,7 @@ def test_one_set_for_both_is_a_warning(folder, caplog):
     assert "same data for validation" in caplog.text
 
 
-def test_a_run_that_goes_on_does_not_look_at_pictures(folder):
+def test_a_run_that_goes_on_does_not_look_at_images(folder):
     own = register(folder)
     require_sound_data(["checked_train"], [], output_dir=folder)
     (own / "images/p3.png").unlink()

@@ -5,7 +5,7 @@ import os
 import random
 
 import pytest
-from broken_data import BREAKS, sound_data, write_pictures, write_source
+from broken_data import BREAKS, sound_data, write_images, write_source
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
@@ -21,7 +21,7 @@ ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "400"))
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sound")
-    write_pictures(folder / "images", sound_data())
+    write_images(folder / "images", sound_data())
     return folder
 
 
@@ -42,7 +42,7 @@ def test_a_list_that_is_none(folder, section):
     assert fix(check_source(source)).changes == {}
 
 
-def test_pictures_are_only_looked_at_if_asked(folder):
+def test_images_are_only_looked_at_if_asked(folder):
     data = sound_data()
     data["images"][0]["file_name"] = "nowhere.png"
     source = write_source(folder, data)
@@ -55,12 +55,12 @@ def test_limit_of_pixels(folder):
     assert kinds(source, max_pixels=64 * 48 - 1) == {"huge image"}
 
 
-def test_a_picture_outside_the_folder_is_not_opened(folder, monkeypatch):
+def test_an_image_outside_the_folder_is_not_opened(folder, monkeypatch):
     data = sound_data()
     data["images"][0]["file_name"] = "../secret.png"
     opened = []
     monkeypatch.setattr(
-        "fsaf_d2.data.checking.images.read_picture", lambda path, *_: opened.append(path)
+        "fsaf_d2.data.checking.images.read_image", lambda path, *_: opened.append(path)
     )
     check_source(write_source(folder, data))
     assert len(opened) == 3 and not any("secret" in path for path in opened)
@@ -176,7 +176,7 @@ def test_whatever_a_file_has_is_told_or_mended(folder):
         if fixed.check.num_errors or not fixed.changes or not fixed.check.source.data["images"]:
             continue
         mended += 1
-        # detectron2 reads it, and no picture that had objects has become background.
+        # detectron2 reads it, and no image that had objects has become background.
         out = write_source(folder, fixed.check.source.data, "mended.json")
         records = load_coco_json(out.annotation_file, out.image_root, "mended")
         MetadataCatalog.remove("mended")

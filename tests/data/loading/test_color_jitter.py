@@ -11,10 +11,10 @@ from fsaf_d2.data.loading.mapper import build_mapper
 
 @pytest.fixture
 def entry(tmp_path) -> dict:
-    """A picture of dull colours with a box."""
-    picture = np.full((64, 64, 3), (90, 110, 140), np.uint8)
-    picture[:, :32] = (120, 100, 80)
-    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    """An image of dull colours with a box."""
+    image = np.full((64, 64, 3), (90, 110, 140), np.uint8)
+    image[:, :32] = (120, 100, 80)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
     box = {"bbox": [8, 8, 24, 24], "bbox_mode": 1, "category_id": 0}
     return {
         "file_name": str(tmp_path / "a.png"),
@@ -31,7 +31,7 @@ def mapped(entry: dict, strength: float, seed: int = 0, *, is_train: bool = True
 
 
 @pytest.mark.parametrize("opencv", [True, False])
-def test_pictures_of_training_change_and_boxes_do_not(entry, monkeypatch, opencv):
+def test_images_of_training_change_and_boxes_do_not(entry, monkeypatch, opencv):
     if not opencv:
         monkeypatch.setattr(mapper_module, "cv2", None)
     plain = mapped(entry, 0)
@@ -46,7 +46,7 @@ def test_pictures_of_training_change_and_boxes_do_not(entry, monkeypatch, opencv
     assert torch.equal(mapped(entry, 0.5, 3)["image"], found[3]["image"])
 
 
-def test_evaluation_sees_the_pictures_as_they_are(entry):
+def test_evaluation_sees_the_images_as_they_are(entry):
     plain, found = (mapped(entry, x, is_train=False)["image"] for x in (0, 0.5))
     assert torch.equal(plain, found)
 

@@ -27,7 +27,7 @@ class InOrder(torch.utils.data.Sampler):
 def mapper(sample: dict) -> dict:
     """The sample with random numbers of all three generators."""
     if sample["id"] in sample.get("broken", ()):
-        raise OSError(f"Picture '{sample['id']}.jpg' cannot be read.")
+        raise OSError(f"Image '{sample['id']}.jpg' cannot be read.")
     if sample.get("kills") == sample["id"]:
         os.kill(os.getpid(), signal.SIGKILL)
     return {**sample, "drawn": (random.random(), np.random.rand(), torch.rand(1).item())}
@@ -93,12 +93,12 @@ def test_the_seed_decides():
     assert take(loader(seed=1), 5) == take(loader(seed=1), 5) != take(loader(seed=2), 5)
 
 
-def test_a_picture_is_augmented_anew_each_time():
+def test_an_image_is_augmented_anew_each_time():
     drawn = [x for batch in take(loader(count=3), 6) for x in batch]
     assert len({numbers for _, numbers in drawn}) == len(drawn)
 
 
-def test_every_picture_comes_equally_often():
+def test_every_image_comes_equally_often():
     ids = [i for batch in take(loader(aspect_ratio_grouping=False), 21) for i, _ in batch]
     assert sorted(ids) == sorted(6 * list(range(7)))
 
@@ -117,8 +117,8 @@ def test_the_global_random_numbers_stay_as_they_are():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_picture_stops_by_default(workers):
-    with pytest.raises(OSError, match=r"Picture '4\.jpg' cannot be read"):
+def test_an_unreadable_image_stops_by_default(workers):
+    with pytest.raises(OSError, match=r"Image '4\.jpg' cannot be read"):
         take(loader(extra={"broken": [4]}, num_workers=workers), 20)
 
 
@@ -133,7 +133,7 @@ def test_so_many_unreadable_ones_are_left_out(workers, caplog):
     seen = take(batches, 7)
     assert 4 not in {i for batch in seen for i, _ in batch}
     assert batches.state_dict()["unreadable"] == 2
-    assert "Picture '4.jpg' cannot be read. Left out: 2 of 2 allowed." in caplog.text
+    assert "Image '4.jpg' cannot be read. Left out: 2 of 2 allowed." in caplog.text
     with pytest.raises(
         UnreadableData, match=r"4\.jpg.*DATALOADER\.MAX_UNREADABLE \(2 may be, 2 are\)"
     ):
@@ -167,15 +167,15 @@ def test_negatives_are_kept_by_default_and_crowds_are_never_background(filter_em
     expected = ["objects", "nothing", "both", "not annotated", "old"]
     assert kept == [name for name in expected if name != "nothing" or not filter_empty]
     fate = "left out" if filter_empty else "kept as background"
-    assert f"1 training pictures without objects are {fate}" in caplog.text
-    assert "1 training pictures whose only annotations are crowds" in caplog.text
+    assert f"1 training images without objects are {fate}" in caplog.text
+    assert "1 training images whose only annotations are crowds" in caplog.text
 
 
 def test_negatives_are_kept_by_the_default_of_the_key():
     assert not load_config("").DATALOADER.FILTER_EMPTY_ANNOTATIONS
 
 
-def test_no_picture_is_left():
+def test_no_image_is_left():
     with pytest.raises(
         ValueError, match=r"None of the 2 .* 1 have no objects .* 1 show crowds only"
     ):

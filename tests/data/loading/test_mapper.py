@@ -1,4 +1,4 @@
-"""Pictures and boxes equal detectron2's, within one grey level."""
+"""Images and boxes equal detectron2's, within one grey level."""
 
 import io
 
@@ -28,15 +28,15 @@ def photo(width: int = 123, height: int = 77) -> Image.Image:
     """Smooth colours with sharp edges and noise."""
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
-    picture = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
-    picture[20:40, 30:60] = [255, 0, 40]
-    picture[50:, :30] = rng.integers(0, 256, picture[50:, :30].shape)
-    return Image.fromarray(picture)
+    image = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+    image[20:40, 30:60] = [255, 0, 40]
+    image[50:, :30] = rng.integers(0, 256, image[50:, :30].shape)
+    return Image.fromarray(image)
 
 
-def encoded(picture: Image.Image, file_format: str = "JPEG", **options) -> bytes:
+def encoded(image: Image.Image, file_format: str = "JPEG", **options) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, file_format, **options)
+    image.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
@@ -85,7 +85,7 @@ OTHERS = {
 @pytest.mark.parametrize("image_format", ["BGR", "RGB"])
 @pytest.mark.parametrize("kind", [*JPEGS, *OTHERS])
 def test_decodes_as_detectron2(tmp_path, kind, image_format):
-    file = tmp_path / "picture"
+    file = tmp_path / "image"
     file.write_bytes({**JPEGS, **OTHERS}[kind])
     expected = utils.read_image(str(file), image_format)
     found = read_image(str(file), image_format)
@@ -96,7 +96,7 @@ def test_decodes_as_detectron2(tmp_path, kind, image_format):
 
 @pytest.mark.parametrize("kind", [*JPEGS, *OTHERS])
 def test_opencv_decodes_what_it_decodes_alike(tmp_path, monkeypatch, kind):
-    file = tmp_path / "picture"
+    file = tmp_path / "image"
     file.write_bytes({**JPEGS, **OTHERS}[kind])
     theirs = utils.read_image
     calls = []
@@ -132,11 +132,11 @@ WHOLE = encoded(photo())
         WHOLE[:300] + b"\xff\xd9",
         encoded(photo(), "PNG")[:-100],
         b"",
-        b"no picture",
+        b"no image",
         b"\xff\xd8\xff\xd9",
     ],
 )
-def test_a_broken_picture_is_named_where_detectron2_refuses_it(tmp_path, content):
+def test_a_broken_image_is_named_where_detectron2_refuses_it(tmp_path, content):
     file = tmp_path / "broken.jpg"
     file.write_bytes(content)
     with pytest.raises((OSError, SyntaxError)):
@@ -145,7 +145,7 @@ def test_a_broken_picture_is_named_where_detectron2_refuses_it(tmp_path, content
         read_image(str(file), "BGR")
 
 
-def test_a_missing_picture_is_named(tmp_path):
+def test_a_missing_image_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg"):
         read_image(str(tmp_path / "nowhere.jpg"), "BGR")
 
@@ -155,18 +155,18 @@ def test_enlarges_as_pillow():
     for index in range(200):
         h, w = rng.integers(1, 90, 2)
         new_h, new_w = (int(side * rng.uniform(1, 5)) for side in (h, w))
-        picture = rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
+        image = rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
         if index % 2:
             # The steepest edges.
-            picture = (picture > 127).astype(np.uint8) * 255
-        expected = T.ResizeTransform(h, w, new_h, new_w).apply_image(picture)
-        found = ResizeTransform(h, w, new_h, new_w).apply_image(picture)
+            image = (image > 127).astype(np.uint8) * 255
+        expected = T.ResizeTransform(h, w, new_h, new_w).apply_image(image)
+        found = ResizeTransform(h, w, new_h, new_w).apply_image(image)
         assert found.shape == expected.shape
         assert np.abs(found.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize(
-    "picture, size, interp",
+    "image, size, interp",
     [
         (np.asarray(photo()), (40, 60), None),
         (np.asarray(photo()), (100, 60), None),
@@ -177,9 +177,9 @@ def test_enlarges_as_pillow():
     ],
     ids=["smaller", "lower and wider", "nearest", "grey", "one channel", "floats"],
 )
-def test_all_other_resizing_is_detectron2s(picture, size, interp):
+def test_all_other_resizing_is_detectron2s(image, size, interp):
     transforms = [kind(77, 123, *size) for kind in (T.ResizeTransform, ResizeTransform)]
-    expected, found = (transform.apply_image(picture, interp) for transform in transforms)
+    expected, found = (transform.apply_image(image, interp) for transform in transforms)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -206,7 +206,7 @@ def description(file) -> dict:
 
 @pytest.fixture
 def file(tmp_path):
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     path.write_bytes(JPEGS["4:2:0"])
     return path
 
@@ -249,7 +249,7 @@ def test_maps_as_detectron2(file, min_size, overrides, is_train):
 
 def test_another_size_than_annotated_is_refused(file):
     entry = {**description(file), "width": 124}
-    with pytest.raises(utils.SizeMismatchError, match=r"picture\.jpg"):
+    with pytest.raises(utils.SizeMismatchError, match=r"image\.jpg"):
         build_mapper(cfg_with(50), is_train=True)(entry)
 
 
@@ -271,7 +271,7 @@ def test_without_opencv_detectron2s_way_is_used(monkeypatch, file):
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_the_loaders_use_it_and_name_a_broken_picture(tmp_path, request, workers):
+def test_the_loaders_use_it_and_name_a_broken_image(tmp_path, request, workers):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(WHOLE[:-100])
     name = request.node.name
@@ -292,9 +292,9 @@ def test_the_method_of_resizing_can_be_chosen(size, monkeypatch):
     words = ["INPUT.MIN_SIZE_TEST", "120", "INPUT.RESIZE"]
     found = {}
     for method in ("pillow", "opencv", "auto"):
-        picture = T.AugInput(image.copy())
-        build_mapper(tiny_cfg(*words, method), is_train=False).augmentations(picture)
-        found[method] = picture.image
+        augmented = T.AugInput(image.copy())
+        build_mapper(tiny_cfg(*words, method), is_train=False).augmentations(augmented)
+        found[method] = augmented.image
     expected = {
         "pillow": np.asarray(Image.fromarray(image).resize((180, 120), Image.BILINEAR)),
         "opencv": cv2.resize(image, (180, 120), interpolation=cv2.INTER_LINEAR),
@@ -310,7 +310,7 @@ def test_the_method_of_resizing_can_be_chosen(size, monkeypatch):
         build_mapper(tiny_cfg(*words, "opencv"), is_train=False)
 
 
-def test_what_is_no_picture_is_named_without_a_place_in_memory(tmp_path):
-    (tmp_path / "text.jpg").write_text("no picture")
-    with pytest.raises(OSError, match=r"text\.jpg' .*no known picture format\)\.$"):
+def test_what_is_no_image_is_named_without_a_place_in_memory(tmp_path):
+    (tmp_path / "text.jpg").write_text("no image")
+    with pytest.raises(OSError, match=r"text\.jpg' .*no known image format\)\.$"):
         read_image(str(tmp_path / "text.jpg"), "BGR")

@@ -9,7 +9,7 @@ SIZE = (640, 480)
 
 
 def objects(seed, count=500, largest=200):
-    """(x, y, width, height) of objects anywhere in pictures, and the pictures' sizes."""
+    """(x, y, width, height) of objects anywhere in images, and the images' sizes."""
     rng = np.random.default_rng(seed)
     sizes = np.tile(np.array(SIZE, dtype=float), (count, 1))
     sides = rng.uniform(4, largest, (count, 2))
@@ -56,9 +56,9 @@ def test_single_mistakes_do_not_change_it(layout):
     assert find_layout(numbers, sizes) == layout
 
 
-def test_large_objects_that_leave_their_pictures_a_little_are_not_corners():
-    # One object of nearly the whole picture in each, which the tool lets stand over by 10 pixels:
-    # as corners these are boxes inside their pictures too.
+def test_large_objects_that_leave_their_images_a_little_are_not_corners():
+    # One object of nearly the whole image in each, which the tool lets stand over by 10 pixels:
+    # as corners these are boxes inside their images too.
     sizes = np.tile(np.array(SIZE, dtype=float), (50, 1))
     numbers = np.tile(np.array([20.0, 15.0, 630.0, 470.0]), (50, 1))
     assert find_layout(numbers, sizes) == Layout()
@@ -78,12 +78,12 @@ def test_few_normalised_boxes_in_the_middle_can_be_corners_or_centres():
     assert found.normalised and not found.certain
 
 
-def test_small_pictures_have_small_boxes():
+def test_small_images_have_small_boxes():
     sizes = np.full((4, 2), 2.0)
     assert find_layout(np.tile(np.array([0.5, 0.5, 1.0, 1.0]), (4, 1)), sizes) == Layout()
 
 
-def test_pictures_of_unknown_size_say_nothing():
+def test_images_of_unknown_size_say_nothing():
     boxes, sizes = objects(0)
     assert find_layout(boxes + 1e4, np.full_like(sizes, np.nan)) == Layout()
     assert find_layout(np.empty((0, 4)), np.empty((0, 2))) == Layout()

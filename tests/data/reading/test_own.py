@@ -6,7 +6,7 @@ import re
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from formats import BOXES, CLASSES, WRITERS, coco, write_coco, write_picture, write_voc, write_yolo
+from formats import BOXES, CLASSES, WRITERS, coco, write_coco, write_image, write_voc, write_yolo
 
 from fsaf_d2 import load_config
 from fsaf_d2.data.checking.checks import AnnotationFileError, check_annotations
@@ -41,7 +41,7 @@ def written(cfg, name: str) -> dict:
 
 
 def registered(name: str) -> dict[str, list[str]]:
-    """Names of the classes of every picture's objects, as training sees them."""
+    """Names of the classes of every image's objects, as training sees them."""
     names = MetadataCatalog.get(name).thing_classes
     return {
         record["file_name"].rpartition("/")[2]: [
@@ -70,7 +70,7 @@ def test_all_formats_end_alike(tmp_path, kind):
     for data, name in ((train, "train"), (val, "val")):
         check_annotations(f"{cfg.OUTPUT_DIR}/data/{name}.json", data["info"]["image_root"])
         assert all(set(x) >= {"area", "iscrowd"} and x["id"] > 0 for x in data["annotations"])
-    assert lines[0].startswith(f"Training data '{root}' ({kind}): 4 pictures, 4 boxes, 3 classes (")
+    assert lines[0].startswith(f"Training data '{root}' ({kind}): 4 images, 4 boxes, 3 classes (")
     assert "MODEL.RETINANET.NUM_CLASSES: 80 -> 3, as in data set 'own_train'." in lines
 
 
@@ -179,7 +179,7 @@ def test_other_data_later_have_their_own_number(tmp_path):
     cfg = config(tmp_path)
     use(cfg, write_coco(tmp_path / "own"))
     data = shuffled("train", {"zebra": 1})
-    write_picture(tmp_path / "other/b.jpg")
+    write_image(tmp_path / "other/b.jpg")
     (tmp_path / "other/train.json").write_text(json.dumps(data))
     use(cfg, tmp_path / "other")
     assert cfg.MODEL.RETINANET.NUM_CLASSES == 1

@@ -13,7 +13,7 @@ from formats import (
     coco,
     lines,
     write_coco,
-    write_picture,
+    write_image,
     write_roboflow,
     write_voc,
     write_yolo,
@@ -25,7 +25,7 @@ from fsaf_d2.data.reading.sources import Source, SourceError, open_source
 
 
 def boxes(source: Source) -> dict[str, list[tuple]]:
-    """(class, x, y, width, height) of each picture, to a hundredth of a pixel."""
+    """(class, x, y, width, height) of each image, to a hundredth of a pixel."""
     names = {category["id"]: category["name"] for category in source.data["categories"]}
     files = {image["id"]: image["file_name"] for image in source.data["images"]}
     found = {name: [] for name in files.values()}
@@ -113,7 +113,7 @@ def test_what_is_not_there_is_named(tmp_path, monkeypatch, path, words):
 
 
 def test_an_unknown_format_says_what_was_looked_for_and_what_is_there(tmp_path):
-    write_picture(tmp_path / "a.jpg")
+    write_image(tmp_path / "a.jpg")
     (tmp_path / "labels.csv").write_text("a.jpg,1,2,3,4,cat\n")
     message = refused(tmp_path)
     for words in ("annotations/*.json", "_annotations.coco.json", "XML", "data.yaml"):
@@ -164,9 +164,9 @@ def test_a_path_may_be_that_of_a_split(tmp_path, kind):
 
 
 @pytest.mark.parametrize("place", ["", "images", "data", "train2017", "images/train2017"])
-def test_pictures_of_a_single_coco_file_are_found(tmp_path, place):
+def test_images_of_a_single_coco_file_are_found(tmp_path, place):
     for name in BOXES["train"]:
-        write_picture(tmp_path / place / name)
+        write_image(tmp_path / place / name)
     (tmp_path / "instances_train2017.json").write_text(json.dumps(coco("train")))
     source = open_source(tmp_path / "instances_train2017.json")
     assert boxes(source) == expected("train")
@@ -176,18 +176,18 @@ def test_pictures_of_a_single_coco_file_are_found(tmp_path, place):
     assert boxes(open_source(tmp_path)) == expected("train")
 
 
-def test_pictures_in_two_places_are_not_guessed_between(tmp_path):
+def test_images_in_two_places_are_not_guessed_between(tmp_path):
     root = write_coco(tmp_path)
-    write_picture(root / "images/train/a.jpg")
+    write_image(root / "images/train/a.jpg")
     message = refused(root / "annotations/train.json")
     assert f"'{root}/images' and '{root}/images/train'" in message
     assert "train.json:FOLDER'" in message
 
 
-def test_pictures_in_no_place(tmp_path):
+def test_images_in_no_place(tmp_path):
     shutil.rmtree(write_coco(tmp_path) / "images")
     message = refused(tmp_path / "annotations/train.json")
-    assert "None of the 4 pictures, such as 'a.jpg'" in message and str(tmp_path) in message
+    assert "None of the 4 images, such as 'a.jpg'" in message and str(tmp_path) in message
 
 
 def test_of_cocos_own_files_the_instances_are_meant(tmp_path):
@@ -239,7 +239,7 @@ def voc_box(tmp_path, *corners: object) -> list[float]:
         "</annotation>", f"<object><name>cat</name><bndbox>{inner}</bndbox></object></annotation>"
     )
     (tmp_path / "a.xml").write_text(text)
-    write_picture(tmp_path / "a.jpg")
+    write_image(tmp_path / "a.jpg")
     source = open_source(tmp_path)
     assert source.findings == []
     return source.data["annotations"][0]["bbox"]
@@ -279,13 +279,13 @@ def test_boxes_that_begin_at_0_are_counted(tmp_path):
     assert "1 boxes begin at 0" in open_source(tmp_path).notes[0]
 
 
-def test_pictures_without_an_xml_file_are_left_out_and_counted(tmp_path):
+def test_images_without_an_xml_file_are_left_out_and_counted(tmp_path):
     root = write_voc(tmp_path)
     shutil.rmtree(root / "ImageSets")
-    write_picture(root / "JPEGImages/unlabelled.jpg")
+    write_image(root / "JPEGImages/unlabelled.jpg")
     source = open_source(root)
     assert boxes(source) == {**expected("train"), **expected("val")}
-    assert "1 pictures without an XML file are left out" in source.notes[0]
+    assert "1 images without an XML file are left out" in source.notes[0]
 
 
 def test_listed_files_that_are_missing_are_found(tmp_path):
@@ -306,22 +306,22 @@ def test_a_file_name_that_is_not_there_gives_way_to_the_xml_files_own(tmp_path):
         assert kinds(source) == [("filename mismatch", "warning")] * is_wrong
 
 
-def test_a_file_name_of_another_picture_is_an_error(tmp_path):
+def test_a_file_name_of_another_image_is_an_error(tmp_path):
     root = write_voc(tmp_path)
     (root / "Annotations/a.xml").write_text(xml("b.jpg", BOXES["train"]["a.jpg"]))
     assert ("filename mismatch", "error") in kinds(open_source(root))
-    assert ("picture with two annotation files", "error") in kinds(open_source(root))
+    assert ("image with two annotation files", "error") in kinds(open_source(root))
 
 
-def test_two_pictures_of_one_name_are_told_apart_by_the_file_name(tmp_path):
+def test_two_images_of_one_name_are_told_apart_by_the_file_name(tmp_path):
     root = write_voc(tmp_path)
-    write_picture(root / "JPEGImages/a.png")
+    write_image(root / "JPEGImages/a.png")
     assert boxes(open_source(root)) == expected("train")
     (root / "Annotations/a.xml").write_text(xml("a", []))
     assert kinds(open_source(root)) == [("filename mismatch", "error")]
 
 
-def test_a_size_that_is_missing_is_read_from_the_picture(tmp_path):
+def test_a_size_that_is_missing_is_read_from_the_image(tmp_path):
     root = write_voc(tmp_path)
     for size in (None, (0, 0)):
         (root / "Annotations/a.xml").write_text(xml("a.jpg", [], size=size))
@@ -353,7 +353,7 @@ def test_objects_that_cannot_be_read_are_found(tmp_path, kind):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "windows-1252"])
 def test_encodings(tmp_path, encoding):
-    write_picture(tmp_path / "a.jpg")
+    write_image(tmp_path / "a.jpg")
     text = xml("a.jpg", [("bär", 1, 2, 3, 4)])
     declared = encoding.removesuffix("-sig")
     (tmp_path / "a.xml").write_text(
@@ -362,10 +362,10 @@ def test_encodings(tmp_path, encoding):
     assert boxes(open_source(tmp_path)) == {"a.jpg": [("bär", 1, 2, 3, 4)]}
 
 
-def test_xml_beside_pictures_in_folders_of_splits(tmp_path):
+def test_xml_beside_images_in_folders_of_splits(tmp_path):
     for split, folder in (("train", "train"), ("val", "valid")):
         for name, objects in BOXES[split].items():
-            write_picture(tmp_path / folder / name)
+            write_image(tmp_path / folder / name)
             (tmp_path / folder / f"{name[0]}.xml").write_text(xml(name, objects))
     for split in ("train", "val"):
         assert boxes(open_source(tmp_path, split)) == expected(split)
@@ -396,10 +396,10 @@ def test_yaml_files(tmp_path, layout, names):
 
 def flat_yolo(root, *, nested: bool) -> None:
     """images/ and labels/ with or without folders of splits."""
-    for split, pictures in BOXES.items():
-        for name, objects in pictures.items():
+    for split, images in BOXES.items():
+        for name, objects in images.items():
             inner = split if nested else ""
-            write_picture(root / "images" / inner / name)
+            write_image(root / "images" / inner / name)
             label = root / "labels" / inner / f"{name[0]}.txt"
             label.parent.mkdir(parents=True, exist_ok=True)
             label.write_text(lines(objects))
@@ -417,15 +417,15 @@ def test_images_and_labels_without_a_yaml_file(tmp_path, nested, place):
         assert boxes(open_source(tmp_path / "images/val")) == expected("val")
 
 
-def test_texts_beside_their_pictures(tmp_path):
+def test_texts_beside_their_images(tmp_path):
     for name, objects in BOXES["train"].items():
-        write_picture(tmp_path / name)
+        write_image(tmp_path / name)
         (tmp_path / f"{name[0]}.txt").write_text(lines(objects))
     (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
     assert boxes(open_source(tmp_path)) == expected("train")
 
 
-def test_pictures_in_several_folders_of_one_split(tmp_path):
+def test_images_in_several_folders_of_one_split(tmp_path):
     root = write_yolo(tmp_path)
     (root / "data.yaml").write_text(f"train: [train/images, valid/images]\nnames: {CLASSES}\n")
     found = boxes(open_source(root))
@@ -447,7 +447,7 @@ def test_pictures_in_several_folders_of_one_split(tmp_path):
         ("train: train/images\nnames: [[a]]\n", "'names' must be a list"),
         ("train: train/images\nnc: 2\nnames: [a]\n", "'nc' says 2 classes, but 'names' has 1"),
         ("train: {a: b}\nnames: [a]\n", "'train' must be a folder"),
-        ("train: train.txt\nnames: [a]\n", "is a file, but lists of pictures are not read"),
+        ("train: train.txt\nnames: [a]\n", "is a file, but lists of images are not read"),
         ("path: valid\ntrain: images\nnames: [a]\n", "may be"),
         ("names: [a\n", "data.yaml' cannot be read"),
         ("- a\n", "data.yaml' must be a mapping"),
@@ -455,7 +455,7 @@ def test_pictures_in_several_folders_of_one_split(tmp_path):
 )
 def test_wrong_yaml_files_are_named(tmp_path, settings, words):
     root = write_yolo(tmp_path)
-    write_picture(root / "images/x.jpg")
+    write_image(root / "images/x.jpg")
     (root / "train.txt").write_text("train/images/a.jpg\n")
     (root / "data.yaml").write_text(settings)
     if words == "not recognised":
@@ -524,33 +524,33 @@ def test_values_that_the_checks_judge_stay(tmp_path):
     assert second["bbox"][0] != second["bbox"][0]
 
 
-def test_a_turned_picture_has_the_size_that_training_sees(tmp_path):
+def test_a_turned_image_has_the_size_that_training_sees(tmp_path):
     root = write_yolo(tmp_path)
     exif = Image.Exif()
     exif[274] = 6
-    write_picture(root / "train/images/a.jpg", (HEIGHT, WIDTH), exif=exif.tobytes())
+    write_image(root / "train/images/a.jpg", (HEIGHT, WIDTH), exif=exif.tobytes())
     assert boxes(open_source(root)) == expected("train")
 
 
-def test_pictures_that_cannot_be_read_are_found_labelled_or_not(tmp_path):
+def test_images_that_cannot_be_read_are_found_labelled_or_not(tmp_path):
     root = write_yolo(tmp_path)
     for name in ("a.jpg", "c.png"):
-        (root / "train/images" / name).write_bytes(b"no picture")
+        (root / "train/images" / name).write_bytes(b"no image")
     source = open_source(root)
-    assert kinds(source) == [("unreadable picture", "error")] * 2
+    assert kinds(source) == [("unreadable image", "error")] * 2
     assert boxes(source).keys() == {"b.jpg", "d.jpg"}
 
 
-def test_labels_without_a_picture_are_found(tmp_path):
+def test_labels_without_an_image_are_found(tmp_path):
     root = write_yolo(tmp_path)
     (root / "train/images/a.jpg").unlink()
     source = open_source(root)
-    assert kinds(source) == [("labels of a missing picture", "error")]
+    assert kinds(source) == [("labels of a missing image", "error")]
     assert source.findings[0].file == str(root / "train/labels/a.txt")
 
 
-def test_pictures_none_of_which_has_labels_are_no_data_set(tmp_path):
+def test_images_none_of_which_has_labels_are_no_data_set(tmp_path):
     root = write_yolo(tmp_path)
     shutil.rmtree(root / "train/labels")
     message = refused(root)
-    assert "None of the 4 pictures" in message and "has a text file of labels" in message
+    assert "None of the 4 images" in message and "has a text file of labels" in message

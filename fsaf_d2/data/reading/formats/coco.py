@@ -47,12 +47,12 @@ def read(annotation_file: str, image_root: str | None = None) -> Source:
 
     Args:
         annotation_file: path of the JSON file.
-        image_root: the folder of its pictures. Else it is looked for: beside the file, in
+        image_root: the folder of its images. Else it is looked for: beside the file, in
             ``images/``, around ``annotations/``, also in folders named after the split.
 
     Raises:
         SourceError: the file is no COCO file, or there is no or more than one folder in which its
-            pictures lie.
+            images lie.
         OSError: it cannot be read.
     """
     data = _load(annotation_file)
@@ -88,7 +88,7 @@ def _load(path: str) -> dict:
 
 
 def _is_coco(path: str) -> bool:
-    """Whether a JSON file beside pictures is meant: there are others, of many programs."""
+    """Whether a JSON file beside images is meant: there are others, of many programs."""
     try:
         return all(isinstance(_load(path).get(name), list) for name in _LISTS)
     except SourceError:
@@ -96,7 +96,7 @@ def _is_coco(path: str) -> bool:
 
 
 def _find_images(annotation_file: str, images: list) -> str:
-    """The one folder in which pictures of the file lie."""
+    """The one folder in which images of the file lie."""
     names = [x["file_name"] for x in images if isinstance(x, dict) and _is_name(x.get("file_name"))]
     found: dict[str, str] = {}
     looked_in = list(_image_folders(annotation_file))
@@ -108,11 +108,11 @@ def _find_images(annotation_file: str, images: list) -> str:
     remedy = f"say which it is: '{annotation_file}:FOLDER'."
     if found:
         raise SourceError(
-            f"Pictures of '{annotation_file}' lie in {_quoted(found.values())}: {remedy}"
+            f"Images of '{annotation_file}' lie in {_quoted(found.values())}: {remedy}"
         )
     shown = f", such as '{names[0]:.99}'," if names else ""
     raise SourceError(
-        f"None of the {len(names)} pictures{shown} that '{annotation_file}' names lies in "
+        f"None of the {len(names)} images{shown} that '{annotation_file}' names lies in "
         f"{_quoted(looked_in) or 'a folder beside it'}: {remedy}"
     )
 

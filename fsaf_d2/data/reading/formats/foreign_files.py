@@ -1,4 +1,4 @@
-"""Files of strangers: texts of limited size, names of pictures."""
+"""Files of strangers: texts of limited size, names of images."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import os
 from ..image_folder import ImageFolder
 from .source import SourceError
 
-# Bytes of one XML, YAML or text file; what is about one picture takes some kilobytes.
+# Bytes of one XML, YAML or text file; what is about one image takes some kilobytes.
 MAX_TEXT = 1 << 24
 
-PICTURES = frozenset(
+IMAGES = frozenset(
     f".{kind}"
     for kind in (
         *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "gif", "tif", "tiff"),
@@ -19,10 +19,10 @@ PICTURES = frozenset(
 )
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file name ends as that of a picture, and is not hidden."""
+def is_image(name: str) -> bool:
+    """Whether a file name ends as that of an image, and is not hidden."""
     base = os.path.basename(name)
-    return os.path.splitext(base)[1].lower() in PICTURES and not base.startswith(".")
+    return os.path.splitext(base)[1].lower() in IMAGES and not base.startswith(".")
 
 
 def find_entry(folder: str, *names: str) -> str | None:
@@ -53,8 +53,8 @@ def list_files(folder: str, *extensions: str) -> list[str]:
     )
 
 
-def list_pictures(folder: str) -> list[str]:
-    """Names of all pictures in a folder and the folders in it, relative to it, sorted.
+def list_images(folder: str) -> list[str]:
+    """Names of all images in a folder and the folders in it, relative to it, sorted.
 
     Raises:
         SourceError: a folder in it is a link, which could lead anywhere.
@@ -69,7 +69,7 @@ def list_pictures(folder: str) -> list[str]:
                     "itself there, or name it as a data set of its own."
                 )
         folders[:] = [name for name in folders if not name.startswith(".")]
-        names += [os.path.join(parent, name) for name in files if is_picture(name)]
+        names += [os.path.join(parent, name) for name in files if is_image(name)]
     return sorted(os.path.relpath(name, folder) for name in names)
 
 

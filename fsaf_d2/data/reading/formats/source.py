@@ -26,8 +26,8 @@ class Finding(NamedTuple):
 
     kind: str  # the same for all findings of a kind, such as "zero-sized box"
     severity: Literal["error", "warning"]
-    file: str  # annotation file or picture, with the line in text files: "labels/a.txt:3"
-    annotation_id: int | None  # None where it is about a file, a picture or a category
+    file: str  # annotation file or image, with the line in text files: "labels/a.txt:3"
+    annotation_id: int | None  # None where it is about a file, an image or a category
     value: str  # what stands there
     remedy: str
 

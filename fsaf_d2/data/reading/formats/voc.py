@@ -1,4 +1,4 @@
-"""Pascal VOC: an XML file for each picture.
+"""Pascal VOC: an XML file for each image.
 
 Its corners are numbers of pixels, counted from 1, and the last pixel belongs to the object
 (Everingham et al., IJCV 2010, and detectron2's own reader). Pixel n covers n - 1 to n in the
@@ -16,8 +16,8 @@ import re
 from xml.etree import ElementTree
 
 from ..image_folder import ImageFolder
-from ..image_headers import picture_size
-from .foreign_files import find_entry, list_files, list_pictures, read_text
+from ..image_headers import image_size
+from .foreign_files import find_entry, list_files, list_images, read_text
 from .source import Candidate, Finding, Source, SourceError, split_of
 
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)["']""")
@@ -32,7 +32,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 def find(folder: str) -> list[Candidate]:
     """The XML files of a folder: in ``Annotations/``, by split where ``ImageSets/Main/`` says so,
-    or beside their pictures.
+    or beside their images.
     """
     inner = find_entry(folder, "annotations")
     if inner and os.path.isdir(inner) and list_files(inner, ".xml"):
@@ -57,7 +57,7 @@ def find(folder: str) -> list[Candidate]:
 
 
 def _split_lists(folder: str) -> list[str]:
-    """Lists of all pictures of a split; "cat_train.txt" is one of a class."""
+    """Lists of all images of a split; "cat_train.txt" is one of a class."""
     names = (*("train", "val", "valid", "validation", "test"),)
     return [x for x in list_files(folder, ".txt") if os.path.splitext(x)[0].lower() in names]
 
@@ -65,12 +65,12 @@ def _split_lists(folder: str) -> list[str]:
 def read(annotations: str, images: str, split_list: str | None = None) -> Source:
     """Read a folder of XML files.
 
-    Objects that are marked as difficult are objects as all others. A file without objects is of a
-    picture without objects; a picture without a file is left out, as nobody has said what it shows.
+    Objects that are marked as difficult are objects as all others. A file without objects is of an
+    image without objects; an image without a file is left out, as nobody has said what it shows.
 
     Args:
         annotations: the folder of the XML files.
-        images: the folder of the pictures.
+        images: the folder of the images.
         split_list: text file with a name, without its ending, in each line; else all are read.
 
     Raises:
@@ -82,20 +82,20 @@ def read(annotations: str, images: str, split_list: str | None = None) -> Source
         names = reader.listed(split_list, names)
     for name in names:
         reader.read(name)
-    return reader.source(left_out=None if split_list else set(list_pictures(images)))
+    return reader.source(left_out=None if split_list else set(list_images(images)))
 
 
 class _Reader:
     def __init__(self, annotations: ImageFolder, images: ImageFolder) -> None:
         self._annotations = annotations
         self._images = images
-        self._pictures: dict[str, list[str]] = {}
-        for name in list_pictures(images.root):
-            self._pictures.setdefault(os.path.splitext(name)[0], []).append(name)
+        self._by_stem: dict[str, list[str]] = {}
+        for name in list_images(images.root):
+            self._by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
         self._data: dict[str, list] = {"images": [], "annotations": [], "categories": []}
         self._places: dict[int, str] = {}
         self._findings: list[Finding] = []
-        self._of_picture: dict[str, str] = {}
+        self._of_name: dict[str, str] = {}
         self._difficult = self._from_zero = 0
 
     def listed(self, split_list: str, there: list[str]) -> list[str]:
@@ -121,22 +121,22 @@ class _Reader:
             if root.tag != "annotation":
                 raise ValueError(f"its outermost element is <{root.tag:.99}>, not <annotation>")
         except (ValueError, OSError) as error:
-            remedy = "Mend the file, or remove it together with its picture."
+            remedy = "Mend the file, or remove it together with its image."
             self._find("unreadable annotation file", place, str(error), remedy)
             return
-        picture = self._picture(name, root)
-        image = {"id": len(self._data["images"]) + 1, "file_name": picture}
+        file_name = self._file_name(name, root)
+        image = {"id": len(self._data["images"]) + 1, "file_name": file_name}
         try:
-            image["width"], image["height"] = self._size(picture, root)
+            image["width"], image["height"] = self._size(file_name, root)
         except (ValueError, OSError) as error:
-            remedy = "Mend the picture, or remove it together with its XML file."
-            self._find("unreadable picture", f"{self._images.root}/{picture}", str(error), remedy)
+            remedy = "Mend the image, or remove it together with its XML file."
+            self._find("unreadable image", f"{self._images.root}/{file_name}", str(error), remedy)
             return
-        if picture in self._of_picture:
-            remedy = f"'{self._of_picture[picture]}' is of the same picture: remove one of them."
-            self._find("picture with two annotation files", place, picture, remedy)
+        if file_name in self._of_name:
+            remedy = f"'{self._of_name[file_name]}' is of the same image: remove one of them."
+            self._find("image with two annotation files", place, file_name, remedy)
             return
-        self._of_picture[picture] = name
+        self._of_name[file_name] = name
         self._data["images"].append(image)
         for number, node in enumerate(root.findall("object"), 1):
             self._object(node, image, f"{place}, object {number}")
@@ -166,11 +166,11 @@ class _Reader:
         self._data["annotations"].append(annotation)
         self._places[annotation["id"]] = place
 
-    def _picture(self, name: str, root: ElementTree.Element) -> str:
-        """The picture that <filename> names, else that of the XML file's own name."""
+    def _file_name(self, name: str, root: ElementTree.Element) -> str:
+        """The image that <filename> names, else that of the XML file's own name."""
         stem, place = os.path.splitext(name)[0], self._place(name)
         named = os.path.normpath((root.findtext("filename") or "").strip() or stem)
-        own = self._pictures.get(stem, [])
+        own = self._by_stem.get(stem, [])
         others = [x for x in own if os.path.splitext(named)[0] != stem or named == stem]
         path = os.path.join(self._images.root, named)
         if self._images.holds(named) and os.path.isfile(path):
@@ -188,27 +188,27 @@ class _Reader:
             self._find("filename mismatch", place, named, remedy, "warning")
         return own[0]
 
-    def _size(self, picture: str, root: ElementTree.Element) -> tuple[int, int]:
-        """As declared, else by the picture's header."""
+    def _size(self, file_name: str, root: ElementTree.Element) -> tuple[int, int]:
+        """As declared, else by the image's header."""
         sides = [(root.findtext(f"size/{side}") or "").strip() for side in ("width", "height")]
         if all(re.fullmatch(r"0*[1-9]\d{0,9}", side, re.ASCII) for side in sides):
             return int(sides[0]), int(sides[1])
-        return picture_size(self._images, picture)
+        return image_size(self._images, file_name)
 
     def source(self, left_out: set[str] | None) -> Source:
-        """All that was read; ``left_out`` are pictures of which some may have no file."""
+        """All that was read; ``left_out`` are images of which some may have no file."""
         annotations = self._data["annotations"]
         names = sorted({annotation["category_id"] for annotation in annotations})
         self._data["categories"] = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
         ids = {name: i for i, name in enumerate(names, 1)}
         for annotation in annotations:
             annotation["category_id"] = ids[annotation["category_id"]]
-        count = len((left_out or set()) - self._of_picture.keys())
+        count = len((left_out or set()) - self._of_name.keys())
         notes = {
             "{} objects marked as difficult are objects as all others.": self._difficult,
             "{} boxes begin at 0, though VOC counts pixels from 1: whatever wrote them may count "
             "from 0. Then boxes are a pixel too large to the left and top.": self._from_zero,
-            "{} pictures without an XML file are left out. One without objects needs a file "
+            "{} images without an XML file are left out. One without objects needs a file "
             "without <object>.": count,
         }
         return Source(

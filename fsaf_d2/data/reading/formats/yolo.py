@@ -1,7 +1,7 @@
-"""YOLO: a text file for each picture, with a line for each object.
+"""YOLO: a text file for each image, with a line for each object.
 
-A line is a class number and the centre, width and height of the box as shares of the picture, or a
-class number and the corners of a polygon, whose bounding box is taken. A picture without a text
+A line is a class number and the centre, width and height of the box as shares of the image, or a
+class number and the corners of a polygon, whose bounding box is taken. An image without a text
 file is one without objects.
 """
 
@@ -13,18 +13,16 @@ import os
 from collections.abc import Iterator
 
 from ..image_folder import ImageFolder
-from ..image_headers import picture_size
-from .foreign_files import PICTURES, find_entry, list_files, list_pictures, read_text
+from ..image_headers import image_size
+from .foreign_files import IMAGES, find_entry, list_files, list_images, read_text
 from .source import Candidate, Finding, Source, SourceError, is_split_folder, split_of
 from .yolo_yaml import NAMES_FILES, find_names, load_names, read_settings, split_folders
 
-_REMEDY = (
-    "A line is: class x y width height, or class x1 y1 x2 y2 x3 y3 ..., shares of the picture."
-)
+_REMEDY = "A line is: class x y width height, or class x1 y1 x2 y2 x3 y3 ..., shares of the image."
 
 
 def find(folder: str) -> list[Candidate]:
-    """What YAML files of a folder name, else ``images/`` with ``labels/``, or texts by pictures."""
+    """What YAML files of a folder name, else ``images/`` with ``labels/``, or texts by images."""
     found = []
     for name in list_files(folder, ".yaml", ".yml"):
         found += find_in_yaml(os.path.join(folder, name))
@@ -39,10 +37,10 @@ def find(folder: str) -> list[Candidate]:
             if os.path.isdir(os.path.join(images, x))
         ]
         return found or [_candidate(images, labels, "images/ with labels/", None)]
-    if list_files(folder, *PICTURES):
+    if list_files(folder, *IMAGES):
         labels = _labels_of(folder)
         if labels != folder or _has_labels_beside(folder):
-            return [_candidate(folder, labels, "pictures with text files", None)]
+            return [_candidate(folder, labels, "images with text files", None)]
     return []
 
 
@@ -71,9 +69,9 @@ def _candidate(images: str, labels: str, name: str, split: object) -> Candidate:
 
 
 def _labels_of(images: str) -> str:
-    """The folder of the labels of a folder of pictures.
+    """The folder of the labels of a folder of images.
 
-    In its path, ``labels`` stands for the last ``images``; else they lie beside the pictures.
+    In its path, ``labels`` stands for the last ``images``; else they lie beside the images.
     """
     before, images_part, behind = f"{os.path.abspath(images)}/".rpartition("/images/")
     labels = f"{before}/labels/{behind}".rstrip("/")
@@ -82,16 +80,16 @@ def _labels_of(images: str) -> str:
 
 def _has_labels_beside(folder: str) -> bool:
     texts = {os.path.splitext(x)[0] for x in list_files(folder, ".txt")}
-    return any(os.path.splitext(x)[0] in texts for x in list_files(folder, *PICTURES))
+    return any(os.path.splitext(x)[0] in texts for x in list_files(folder, *IMAGES))
 
 
 def read(images: str, labels: str) -> Source:
-    """Read a folder of pictures and the folder of their labels.
+    """Read a folder of images and the folder of their labels.
 
     Names of the classes are looked for in both, and around them: :func:`.yolo_yaml.find_names`.
 
     Raises:
-        SourceError: there are no names of classes, or no picture has labels.
+        SourceError: there are no names of classes, or no image has labels.
     """
     return _read([(images, labels)], images, labels, find_names(images, labels))
 
@@ -105,7 +103,7 @@ def read_yaml(path: str, key: str) -> Source:
 
     Raises:
         SourceError: it leads to no folder within the YAML file's own, there are no names of
-            classes, or no picture has labels.
+            classes, or no image has labels.
     """
     settings = read_settings(path)
     own = os.path.dirname(path) or os.curdir
@@ -126,9 +124,9 @@ def _read(
         reader.read(ImageFolder(images), ImageFolder(labels))
     if reader.num_labelled == 0:
         raise SourceError(
-            f"None of the {reader.num_pictures} pictures in "
+            f"None of the {reader.num_images} images in "
             f"{' and '.join(images for images, _ in folders)} has a text file of labels in "
-            f"{' and '.join(labels for _, labels in folders)}: a picture images/a.jpg needs "
+            f"{' and '.join(labels for _, labels in folders)}: an image images/a.jpg needs "
             "labels/a.txt, or a.txt beside it."
         )
     return Source(
@@ -149,7 +147,7 @@ class _Reader:
         self.data: dict[str, list] = {"images": [], "annotations": [], "categories": categories}
         self.places: dict[int, str] = {}
         self.findings: list[Finding] = []
-        self.num_pictures = self.num_labelled = self._polygons = 0
+        self.num_images = self.num_labelled = self._polygons = 0
         self._root = root
 
     def notes(self) -> list[str]:
@@ -158,20 +156,20 @@ class _Reader:
         return [text] if self._polygons else []
 
     def read(self, images: ImageFolder, labels: ImageFolder) -> None:
-        """Read all pictures of a folder, and their labels."""
+        """Read all images of a folder, and their labels."""
         left = set(_label_files(labels.root))
-        for name in list_pictures(images.root):
-            self.num_pictures += 1
+        for name in list_images(images.root):
+            self.num_images += 1
             label = f"{os.path.splitext(name)[0]}.txt"
             is_labelled = os.path.lexists(os.path.join(labels.root, label))
             self.num_labelled += is_labelled
             left.discard(label)
             try:
-                size = picture_size(images, name)
+                size = image_size(images, name)
             except (ValueError, OSError) as error:
-                remedy = "Mend the picture, or remove it together with its text file."
+                remedy = "Mend the image, or remove it together with its text file."
                 path = os.path.join(images.root, name)
-                self._find("unreadable picture", path, str(error), remedy)
+                self._find("unreadable image", path, str(error), remedy)
                 continue
             file_name = os.path.relpath(os.path.join(images.root, name), self._root)
             image = {"id": len(self.data["images"]) + 1, "file_name": file_name}
@@ -180,8 +178,8 @@ class _Reader:
             if is_labelled:
                 self._labels(labels, label, image)
         for label in sorted(left):
-            remedy = f"There is no picture of that name in '{images.root}': add it, or remove this."
-            self._find("labels of a missing picture", os.path.join(labels.root, label), "", remedy)
+            remedy = f"There is no image of that name in '{images.root}': add it, or remove this."
+            self._find("labels of a missing image", os.path.join(labels.root, label), "", remedy)
 
     def _labels(self, labels: ImageFolder, label: str, image: dict) -> None:
         path = os.path.join(labels.root, label)
@@ -218,9 +216,9 @@ class _Reader:
             left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
             box = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
         x, y, width, height = box
-        # What has its centre outside of the picture was not written as shares of it.
+        # What has its centre outside of the image was not written as shares of it.
         if all(map(math.isfinite, box)) and max(x, y) > 1:
-            raise ValueError("not shares of the picture, from 0 to 1")
+            raise ValueError("not shares of the image, from 0 to 1")
         horizontal, vertical = image["width"], image["height"]
         return int(numbers[0]), [
             (x - width / 2) * horizontal,

@@ -68,7 +68,7 @@ def load_names(path: str, settings: dict[str, object]) -> list[str]:
 
 
 def split_folders(path: str, settings: dict[str, object], key: str) -> list[str]:
-    """The folders of pictures that a YAML file names for a split.
+    """The folders of images that a YAML file names for a split.
 
     Raises:
         SourceError: one is not there, or not within the YAML file's folder.
@@ -103,7 +103,7 @@ def _split_folder(path: str, base: str, entry: str, value: str) -> str:
         )
     if any(os.path.isfile(place) for place in there):
         raise SourceError(
-            f"'{path}': '{entry:.99}' is a file, but lists of pictures are not read: name a folder."
+            f"'{path}': '{entry:.99}' is a file, but lists of images are not read: name a folder."
         )
     outside = " Folders outside of the YAML file's own are not read: give such a folder itself as "
     raise SourceError(
@@ -119,7 +119,7 @@ def _images_in(folder: str) -> str:
 
 
 def find_names(images: str, labels: str) -> list[str]:
-    """The names of the classes of a folder of pictures and the folder of their labels.
+    """The names of the classes of a folder of images and the folder of their labels.
 
     They may stand in ``classes.txt`` or a YAML file: in either folder, in those up to the one that
     holds ``images/`` and ``labels/``, and, where that is named after a split, in the one above it.

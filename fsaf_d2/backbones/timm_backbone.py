@@ -1,4 +1,4 @@
-"""Feature extractors of timm (https://github.com/huggingface/pytorch-image-models) as trunks."""
+"""Feature extractors of timm (https://github.com/huggingface/pytorch-image-models) as backbones."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _MAP = re.compile(r"res([1-9])")
-# A picture small enough to be computed at once, of two sizes so that they cannot be confused.
+# An image small enough to be computed at once, of two sizes so that they cannot be confused.
 _PROBE = (64, 96)
 # The branches themselves, as for detection, without the layers that widen them for ImageNet.
 _ARGUMENTS = {"hrnet_": {"feature_location": ""}}
 
 
-class TimmTrunk(Backbone):
+class TimmBackbone(Backbone):
     """A network of timm that gives the maps of some strides.
 
     The map of stride 2^k is called ``res{k}``, as in detectron2's ResNets: the deepest one of that
@@ -49,11 +49,11 @@ class TimmTrunk(Backbone):
             out_features: ``res{k}`` for each map, finest first.
             norm: what becomes of the network's batch norm, see :func:`.timm_layers.set_norm`.
             freeze_at: k: all up to the map of stride 2^k stays as it is; 0 for nothing.
-            in_channels: of the pictures.
+            in_channels: of the images.
 
         Raises:
             ValueError: timm knows no such name, the network lacks one of the maps or takes only
-                pictures of one size, or norm or freezing cannot be had with it.
+                images of one size, or norm or freezing cannot be had with it.
             ImportError: timm is not installed.
         """
         super().__init__()
@@ -91,11 +91,11 @@ class TimmTrunk(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """What the sides of pictures must be multiples of, for all maps to fit each other."""
+        """What the sides of images must be multiples of, for all maps to fit each other."""
         return max(self._out_feature_strides.values())
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Compute the maps (N, C, H / 2^k, W / 2^k) of pictures (N, C, H, W), by name."""
+        """Compute the maps (N, C, H / 2^k, W / 2^k) of images (N, C, H, W), by name."""
         maps = self.net(x)
         if self._transposed:
             maps = [x.permute(0, 3, 1, 2).contiguous() for x in maps]
@@ -116,7 +116,7 @@ class TimmTrunk(Backbone):
 
     @torch.enable_grad()
     def _probe(self, in_channels: int) -> None:
-        """Make sure that the maps are what ``feature_info`` says, of pictures of any size.
+        """Make sure that the maps are what ``feature_info`` says, of images of any size.
 
         Layers that none of them depends on are not trained: in several processes each parameter
         that is trained must have a gradient.
@@ -127,8 +127,8 @@ class TimmTrunk(Backbone):
             maps = self(torch.zeros(1, in_channels, height, width))
         except Exception as error:
             raise ValueError(
-                f"MODEL.TIMM.NAME '{self.name}' cannot read a picture of {height} x {width} "
-                f"pixels ({error}): a detector needs a network that takes pictures of every size."
+                f"MODEL.TIMM.NAME '{self.name}' cannot read an image of {height} x {width} "
+                f"pixels ({error}): a detector needs a network that takes images of every size."
             ) from error
         for feature, found in maps.items():
             stride = self._out_feature_strides[feature]
@@ -222,9 +222,9 @@ def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, sorted(set(numbers))))
 
 
-def build_timm_trunk(cfg: CfgNode, input_shape: ShapeSpec) -> TimmTrunk:
+def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     """Build the network that ``MODEL.TIMM`` describes with the maps that ``MODEL.FPN`` names."""
-    return TimmTrunk(
+    return TimmBackbone(
         name=cfg.MODEL.TIMM.NAME,
         out_features=cfg.MODEL.FPN.IN_FEATURES,
         norm=cfg.MODEL.TIMM.NORM,
@@ -236,4 +236,4 @@ def build_timm_trunk(cfg: CfgNode, input_shape: ShapeSpec) -> TimmTrunk:
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build a network of timm with :func:`.fpn.build_pyramid`."""
-    return build_pyramid(cfg, build_timm_trunk(cfg, input_shape))
+    return build_pyramid(cfg, build_timm_backbone(cfg, input_shape))

@@ -1,4 +1,4 @@
-"""Pictures that would fill the memory, or are none, are refused and named."""
+"""Images that would fill the memory, or are none, are refused and named."""
 
 import io
 import struct
@@ -13,7 +13,7 @@ from fsaf_d2.data.loading import mapper as mapper_module
 from fsaf_d2.data.loading.mapper import build_mapper, read_image
 
 
-def picture(file_format: str, size: tuple[int, int] = (40, 30)) -> bytes:
+def image(file_format: str, size: tuple[int, int] = (40, 30)) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, (90, 0, 200)).save(buffer, file_format)
     return buffer.getvalue()
@@ -31,21 +31,21 @@ def png_bomb() -> bytes:
 
 
 def jpeg_bomb() -> bytes:
-    content = bytearray(picture("JPEG"))
+    content = bytearray(image("JPEG"))
     place = content.index(b"\xff\xc0")
     content[place + 5 : place + 9] = struct.pack(">HH", 60000, 60000)
     return bytes(content)
 
 
 def patched(file_format: str, place: int, layout: str) -> bytes:
-    content = bytearray(picture(file_format))
+    content = bytearray(image(file_format))
     packed = struct.pack(layout, 60000, 60000)
     content[place : place + len(packed)] = packed
     return bytes(content)
 
 
 def tiff_bomb() -> bytes:
-    content = bytearray(picture("TIFF"))
+    content = bytearray(image("TIFF"))
     for tag in (256, 257):
         place = next(
             content.index(start)
@@ -77,8 +77,8 @@ def test_bombs_are_refused_by_their_header(tmp_path, little_memory, kind):
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
 def test_the_limit_can_be_set(tmp_path, monkeypatch, file_format):
-    file = tmp_path / "picture.jpg"
-    file.write_bytes(picture(file_format))
+    file = tmp_path / "image.jpg"
+    file.write_bytes(image(file_format))
     with pytest.raises(OSError, match="40 x 30 pixels, more than the 1199"):
         read_image(str(file), "BGR", max_pixels=1199)
     # Pillow has a limit of its own, which must not be in the way of a higher one.
@@ -93,19 +93,19 @@ def test_the_mapper_has_the_limit(tmp_path, monkeypatch, image_format, opencv):
     if not opencv:
         monkeypatch.setattr(mapper_module, "cv2", None)
     cfg = tiny_cfg("INPUT.FORMAT", image_format)
-    file = tmp_path / "picture.png"
-    file.write_bytes(picture("PNG"))
+    file = tmp_path / "image.png"
+    file.write_bytes(image("PNG"))
     entry = {"file_name": str(file), "height": 30, "width": 40}
     mapper = build_mapper(cfg, is_train=False)
     assert mapper(entry)["image"].shape[0] == (3 if image_format == "BGR" else 1)
     mapper.max_pixels = 1199
-    with pytest.raises(OSError, match=r"picture\.png'.*INPUT\.MAX_PIXELS"):
+    with pytest.raises(OSError, match=r"image\.png'.*INPUT\.MAX_PIXELS"):
         mapper(entry)
 
 
 STRANGE = {
-    "EPS": lambda: picture("EPS"),
-    "PDF": lambda: picture("PDF"),
+    "EPS": lambda: image("EPS"),
+    "PDF": lambda: image("PDF"),
     "password file": lambda: b"root:x:0:0:root:/root:/bin/bash\n",
     "SVG": lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
     "empty": lambda: b"",
@@ -114,7 +114,7 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("kind", STRANGE)
-def test_what_is_no_picture_is_refused(tmp_path, kind):
+def test_what_is_no_image_is_refused(tmp_path, kind):
     file = tmp_path / "strange.jpg"
     file.write_bytes(STRANGE[kind]())
     with pytest.raises(OSError, match=r"strange\.jpg' cannot be read"):
