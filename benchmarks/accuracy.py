@@ -30,8 +30,8 @@ from fsaf_d2 import load_config
 from fsaf_d2.data.reading.builtin import data_root
 from fsaf_d2.data.reading.digits import make_digits
 from fsaf_d2.demo import NUM_TRAIN, NUM_VAL
-from fsaf_d2.evaluation.files import read_predictions
 from fsaf_d2.evaluation.ground_truth import read_ground_truth
+from fsaf_d2.evaluation.prediction_files import read_predictions
 
 HERE = Path(__file__).parent
 # The exit code of a training that a signal stopped, too.

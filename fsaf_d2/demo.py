@@ -18,7 +18,7 @@ from .data.reading.builtin import data_root
 from .data.reading.digits import make_digits
 from .detectors.contract import BRANCH_ENDING
 from .evaluation import overall_table
-from .evaluation.report import REPORT
+from .evaluation.run_report import REPORT
 from .training import Trainer, prepare
 from .training.hooks import ProgressLine
 from .visualization.samples import draw_samples

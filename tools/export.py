@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from fsaf_d2.export.command import run
+from fsaf_d2.export.export_command import run
 from fsaf_d2.export.writing import ENDINGS
 
 

@@ -19,7 +19,7 @@ import argparse
 import sys
 from typing import NoReturn
 
-from fsaf_d2.prediction.program import run
+from fsaf_d2.prediction.predict_command import run
 from fsaf_d2.prediction.run import DEFAULT_OUTPUTS, OUTPUTS
 
 

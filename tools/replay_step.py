@@ -26,7 +26,7 @@ from fsaf_d2.detectors.contract import contract_of
 from fsaf_d2.training.black_box import Diagnosis, diagnose, gradients_of_outputs, restore_batch
 from fsaf_d2.training.lazy_config import load_lazy_config
 from fsaf_d2.training.random_state import set_random_state
-from fsaf_d2.weights.files import load_file
+from fsaf_d2.weights.weights_files import load_file
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """How good is a detector, and where does it fail?"""
 
 from .evaluator import BoxEvaluator
-from .files import evaluate_predictions
-from .report import keep_report, write_report
-from .tables import evaluation_text, overall_table
+from .figure_tables import evaluation_text, overall_table
+from .prediction_files import evaluate_predictions
+from .run_report import keep_report, write_report
 
 __all__ = [
     "BoxEvaluator",

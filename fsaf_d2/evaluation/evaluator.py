@@ -18,10 +18,10 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from ..detectors.contract import ALL_BRANCHES, BRANCH_ENDING
-from .files import write_evaluation, write_predictions
+from .figure_tables import evaluation_text
 from .ground_truth import Detections, GroundTruth, read_ground_truth
+from .prediction_files import write_evaluation, write_predictions
 from .summary import metrics_of, summarize
-from .tables import evaluation_text
 
 _logger = logging.getLogger("detectron2.fsaf_d2.evaluation")
 # The name under which the detections of all branches together are evaluated; those of a branch

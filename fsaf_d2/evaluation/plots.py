@@ -14,7 +14,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from .tables import shown
+from .figure_tables import shown
 
 DPI = 110
 # More classes get a panel each, in place of a line in one panel.

@@ -12,8 +12,8 @@ import numpy as np
 from detectron2.structures import Instances
 
 from .detector import Detector
+from .output_tables import output_file, rows
 from .shots import Shot, Summary
-from .tables import output_file, rows
 
 # Of JPEG. Colours at half the resolution, as is usual, would blur those of thin lines; older
 # versions of OpenCV cannot do without.

@@ -17,9 +17,9 @@ from ..detectors.building import build_detector
 from ..detectors.contract import traits_of
 from ..model_zoo import find
 from ..weights.checkpointer import SafeCheckpointer
-from ..weights.files import load_file
 from ..weights.layouts import conflicts
-from ..weights.report import LoadReport, remedy
+from ..weights.load_report import LoadReport, remedy
+from ..weights.weights_files import load_file
 from .description import describe
 from .detector import Detector
 from .exported import kind_of, load_exported

@@ -20,8 +20,8 @@ from .description import printable
 from .detector import Detector
 from .drawings import Crops, DrawnImages
 from .inputs import InputFile, Inputs
+from .output_tables import CsvTable, JsonTable, YoloFiles
 from .shots import Failure, Shot, Summary, count_frames, read_image, read_video
-from .tables import CsvTable, JsonTable, YoloFiles
 
 OUTPUTS = {"pictures": DrawnImages, "json": JsonTable, "csv": CsvTable, "yolo": YoloFiles}
 DEFAULT_OUTPUTS = ("pictures", "json", "csv")

@@ -16,7 +16,7 @@ from torch import nn
 from ..data.loading.mapper import read_image
 from ..data.reading.image_headers import MAX_PIXELS
 from ..detectors.contract import Traits, contract_of
-from ..visualization.comparison import comparison_grid, draw_beside
+from ..visualization.beside import comparison_grid, draw_beside
 from .validation import labelled_loader, undisturbed, validation_losses
 
 

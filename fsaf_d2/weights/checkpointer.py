@@ -13,10 +13,10 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..backbones import TimmBackbone
-from .files import WeightsFileError, load_file
 from .layouts import LAYOUTS, Conversion, conflicts, to_current_names, to_own_layout
-from .report import LoadReport, make_report
+from .load_report import LoadReport, make_report
 from .timm_names import from_timm
+from .weights_files import WeightsFileError, load_file
 
 
 class SafeCheckpointer(DetectionCheckpointer):

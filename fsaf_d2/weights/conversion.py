@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from .atomic_writing import write_atomically
-from .files import WeightsFileError, load_file
 from .layouts import LAYOUTS, to_own_layout
-from .report import why_needless
+from .load_report import why_needless
+from .weights_files import WeightsFileError, load_file
 
 
 def convert_file(

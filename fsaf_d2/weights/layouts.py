@@ -16,7 +16,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from ..config_keys import value_of
-from .files import WeightsFileError
+from .weights_files import WeightsFileError
 
 Weights = dict[str, "Tensor | np.ndarray"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from torch import Tensor
 
-from .files import WeightsFileError
 from .layouts import Conversion, Layout
+from .weights_files import WeightsFileError
 
 
 def from_timm(

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from toy_sets import coco_set, perfect, prediction, random_set
 
 from fsaf_d2.evaluation import BoxEvaluator
-from fsaf_d2.evaluation.tables import evaluation_text
+from fsaf_d2.evaluation.figure_tables import evaluation_text
 
 LEVELS = ["p3", "p4", "p5"]
 

@@ -14,8 +14,8 @@ from pycocotools.coco import COCO
 
 from fsaf_d2.prediction.detector import Prepared
 from fsaf_d2.prediction.drawings import Crops, DrawnImages, folder_names
+from fsaf_d2.prediction.output_tables import CsvTable, JsonTable, YoloFiles
 from fsaf_d2.prediction.shots import Failure, Shot, Summary
-from fsaf_d2.prediction.tables import CsvTable, JsonTable, YoloFiles
 
 SUMMARY = Summary(MORE["thresholds"])
 

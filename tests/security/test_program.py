@@ -94,7 +94,7 @@ UNLIMITED = {
     r"\bDetectionCheckpointer\(": {"fsaf_d2/weights/checkpointer.py"},
     r"\bDefaultPredictor\(": set(),
     r"\bpickle\.loads?\(": set(),
-    r"\btorch\.load\(": {"fsaf_d2/weights/files.py", "tools/soak.py"},
+    r"\btorch\.load\(": {"fsaf_d2/weights/weights_files.py", "tools/soak.py"},
     r"\bimport read_image|utils\.read_image\(": {
         "fsaf_d2/data/loading/mapper.py",
         "benchmarks/data_loading.py",
@@ -102,7 +102,7 @@ UNLIMITED = {
     r"\b(cv2\.imread|Image\.open)\(": {
         "fsaf_d2/data/checking/images.py",
         "fsaf_d2/data/reading/image_headers.py",
-        "fsaf_d2/evaluation/report.py",
+        "fsaf_d2/evaluation/run_report.py",
     },
     r"\byaml\.(unsafe_|full_)?load\(": {"fsaf_d2/data/reading/formats/yolo_yaml.py"},
 }

@@ -21,7 +21,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from fsaf_d2.training import SafeCheckpointer, load_weights
-from fsaf_d2.weights.files import WeightsFileError, load_file
+from fsaf_d2.weights.weights_files import WeightsFileError, load_file
 
 
 class Call:

@@ -18,8 +18,8 @@ from predictions import MORE, content_of, photo
 from programs import load_script
 
 from fsaf_d2 import load_detector
-from fsaf_d2.export import command
-from fsaf_d2.prediction import program
+from fsaf_d2.export import export_command
+from fsaf_d2.prediction import predict_command
 from fsaf_d2.prediction.sidecar import ENTRY
 
 DOCS = ROOT / "docs" / "export.md"
@@ -40,7 +40,7 @@ def exported(weights, tmp_path_factory) -> Path:
     words = ["--weights", weights, "--format", "torchscript"]
     words += ["--output", folder / "model_final.torchscript"]
     parser = load_script("export").argument_parser()
-    assert command.run(parser.parse_args(list(map(str, words)))) == 0
+    assert export_command.run(parser.parse_args(list(map(str, words)))) == 0
     return folder
 
 
@@ -55,7 +55,7 @@ def call(tmp_path, monkeypatch, weights, capsys):
 
     def run(*words: object) -> tuple[int, str, str]:
         parser = load_script("export").argument_parser()
-        code = command.run(parser.parse_args(["--weights", str(weights), *map(str, words)]))
+        code = export_command.run(parser.parse_args(["--weights", str(weights), *map(str, words)]))
         return code, *capsys.readouterr()
 
     return run
@@ -77,7 +77,7 @@ def test_predict_finds_the_same_with_an_exported_file(call, tmp_path, weights, k
         words = ["--weights", path, "--input", "photos", "--output", f"found{len(found)}"]
         words += ["--save", "json"] + (["--trust-weights"] if kind == "torchscript" else [])
         parser = load_script("predict").argument_parser()
-        assert program.run(parser.parse_args(list(map(str, words)))) == 0
+        assert predict_command.run(parser.parse_args(list(map(str, words)))) == 0
         text = (tmp_path / f"found{len(found)}" / "predictions.json").read_text()
         found.append(json.loads(text))
     one, other = found
@@ -126,7 +126,7 @@ def test_settings_of_the_command_are_exported(call):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_program_that_differs_is_not_written(call, tmp_path, monkeypatch, kind):
-    write = command.write_program
+    write = export_command.write_program
 
     def write_another(detector, *args, **options):
         bias = detector.model.branches.point.bbox_pred.bias
@@ -191,7 +191,9 @@ def test_missing_packages_are_named_with_the_remedy(call, tmp_path, monkeypatch,
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
             words = ["--weights", "model_final.onnx", "--input", "photos", "--output", "found"]
-            assert program.run(load_script("predict").argument_parser().parse_args(words)) == 1
+            assert (
+                predict_command.run(load_script("predict").argument_parser().parse_args(words)) == 1
+            )
             errors = capsys.readouterr().err
             assert f"{package} " in errors and "pip install onnx onnxruntime" in errors
     (tmp_path / "model_final.onnx").unlink()

@@ -18,7 +18,7 @@ from models import ROOT
 from PIL import Image
 from predictions import MORE, NAMES, content_of, photo, write_video
 
-from fsaf_d2.prediction import program
+from fsaf_d2.prediction import predict_command
 from fsaf_d2.prediction import run as run_module
 
 predict = programs.load_script("predict")
@@ -40,7 +40,9 @@ def call(tmp_path, monkeypatch, weights, capsys):
     def run(*words: object, weights=weights) -> tuple[int, str, str]:
         parser = predict.argument_parser()
         try:
-            code = program.run(parser.parse_args(["--weights", str(weights), *map(str, words)]))
+            code = predict_command.run(
+                parser.parse_args(["--weights", str(weights), *map(str, words)])
+            )
         except SystemExit as error:
             code = error.code
         return code, *capsys.readouterr()

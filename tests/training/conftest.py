@@ -9,8 +9,8 @@ from runs import register
 
 from fsaf_d2.data.reading.digits import make_digits
 
-report = importlib.import_module("fsaf_d2.evaluation.report")
-files = importlib.import_module("fsaf_d2.evaluation.files")
+report = importlib.import_module("fsaf_d2.evaluation.run_report")
+files = importlib.import_module("fsaf_d2.evaluation.prediction_files")
 level_lens = importlib.import_module("fsaf_d2.training.hooks.level_lens_hook")
 environment = functools.cache(report._environment)
 

@@ -8,8 +8,8 @@ import torch
 from models import ROOT
 
 from fsaf_d2 import load_config, load_detector
-from fsaf_d2.weights.files import WeightsFileError
 from fsaf_d2.weights.layouts import MMDET_FSAF, conflicts, to_own_layout
+from fsaf_d2.weights.weights_files import WeightsFileError
 
 CONFIG = ROOT / "configs/zoo/mmdet_fsaf_R_50_FPN_1x.yaml"
 MODELS = {

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from fsaf_d2 import load_config, load_detector
 from fsaf_d2.training import SafeCheckpointer, load_weights
-from fsaf_d2.weights.files import WeightsFileError, load_file
+from fsaf_d2.weights.weights_files import WeightsFileError, load_file
 
 NETS = ["cspresnet50", "hrnet_w18_small", "resnet18", "mobilenetv3_small_050"]
 

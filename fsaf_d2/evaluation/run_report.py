@@ -21,7 +21,7 @@ from ..data.reading.image_headers import MAX_PIXELS
 from ..visualization.data_statistics import plot_statistics
 from ..visualization.training_curves import plot_training, read_metrics
 from .average_precision import METRICS
-from .tables import row_name
+from .figure_tables import row_name
 
 _logger = logging.getLogger("detectron2.fsaf_d2.evaluation")
 REPORT = "report.html"

@@ -9,7 +9,7 @@ import torch
 from models import NUM_CLASSES, tiny_cfg, tiny_model
 
 from fsaf_d2.training import SafeCheckpointer, load_weights
-from fsaf_d2.weights.report import LoadReport, Misshapen, grouped
+from fsaf_d2.weights.load_report import LoadReport, Misshapen, grouped
 
 
 def save(tmp_path, weights):

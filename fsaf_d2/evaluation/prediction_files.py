@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from ..data.checking.checks import check_annotations
+from .figure_tables import write_csv
 from .ground_truth import Detections, GroundTruth, read_ground_truth
 from .plots import plot_confusion, plot_precision_recall
 from .summary import source, summarize
-from .tables import write_csv
 
 # As in COCO's own evaluation.
 MAX_DETECTIONS = 100

@@ -2,8 +2,8 @@ import csv
 
 from toy_sets import coco_set, detections_of, perfect, prediction, random_set, truth_of
 
+from fsaf_d2.evaluation.figure_tables import class_table, evaluation_text, overall_table, write_csv
 from fsaf_d2.evaluation.summary import summarize
-from fsaf_d2.evaluation.tables import class_table, evaluation_text, overall_table, write_csv
 
 
 def evaluation_of(data: dict, predictions: list[dict], tmp_path) -> dict:

@@ -6,7 +6,7 @@ import pytest
 from toy_sets import coco_set, detections_of, perfect, prediction, random_set, truth_of
 
 from fsaf_d2.evaluation import evaluate_predictions
-from fsaf_d2.evaluation.files import read_predictions, write_predictions
+from fsaf_d2.evaluation.prediction_files import read_predictions, write_predictions
 
 
 def write(folder, name: str, content: object) -> str:

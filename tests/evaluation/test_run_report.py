@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fsaf_d2.evaluation.report import CROP_SIDE, crop, write_report
+from fsaf_d2.evaluation.run_report import CROP_SIDE, crop, write_report
 
 METRICS = {"AP": 41.25, "AP50": 63.0, "AP75": 40.0, "APs": None, "APm": 12.5, "APl": 55.0}
 

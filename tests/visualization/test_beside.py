@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from fsaf_d2.visualization.comparison import LONGER_SIDE, comparison_grid, draw_beside
+from fsaf_d2.visualization.beside import LONGER_SIDE, comparison_grid, draw_beside
 
 NAMES, LEVELS = ["cat", "dog"], ["p3", "p4", "p5", "p6", "p7"]
 IMAGE = np.full((100, 200, 3), 90, np.uint8)
@@ -71,7 +71,7 @@ def test_detections_below_their_classes_threshold_are_left_out():
 
 
 def test_only_the_surest_are_drawn(monkeypatch):
-    monkeypatch.setattr("fsaf_d2.visualization.comparison.MAX_BOXES", 1)
+    monkeypatch.setattr("fsaf_d2.visualization.beside.MAX_BOXES", 1)
     np.testing.assert_array_equal(
         drawn({}, found(0.5, 0.9))[1][:, :100],
         IMAGE[:1, :1] * np.ones((LONGER_SIDE // 2, 100, 1), np.uint8),
