@@ -1,15 +1,5 @@
-"""Backbones with a feature pyramid; importing registers their builders."""
+"""Networks that features come from, beside detectron2's own."""
 
-from .fpn import LastLevelP6P7, build_pyramid, build_resnet_fpn_p6p7_backbone
-from .hrfpn import HRFPN, build_timm_hrfpn_backbone
-from .timm_backbone import TimmBackbone, build_timm_fpn_backbone
+from .timm_backbone import TimmBackbone, build_timm_backbone
 
-__all__ = [
-    "HRFPN",
-    "LastLevelP6P7",
-    "TimmBackbone",
-    "build_pyramid",
-    "build_resnet_fpn_p6p7_backbone",
-    "build_timm_fpn_backbone",
-    "build_timm_hrfpn_backbone",
-]
+__all__ = ["TimmBackbone", "build_timm_backbone"]

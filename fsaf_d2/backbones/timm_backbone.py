@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling import Backbone
 from torch import Tensor
 
-from .fpn import build_pyramid
 from .timm_layers import freeze_to, set_norm
 
 if TYPE_CHECKING:
@@ -231,9 +230,3 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         in_channels=input_shape.channels,
     )
-
-
-@BACKBONE_REGISTRY.register()
-def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Build a network of timm with :func:`.fpn.build_pyramid`."""
-    return build_pyramid(cfg, build_timm_backbone(cfg, input_shape))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from .fpn import group_norm
+from ..layers.group_norm import group_norm
 
 NORMS = ("", "FrozenBN", "BN", "SyncBN", "GN")
 
@@ -18,7 +18,7 @@ def set_norm(net: nn.Module, norm: str, name: str) -> None:
         net: that timm has built; it is changed.
         norm: "" and "BN" for batch norm as it is, "SyncBN" for statistics over all processes,
             "FrozenBN" for constant statistics, weights and biases, "GN" for new group norm, see
-            :func:`.fpn.group_norm`.
+            :func:`.group_norm`.
         name: of the network, for messages.
 
     Raises:

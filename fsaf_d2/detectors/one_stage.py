@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from ..assignment.grid import Grid, to_device
 from ..assignment.objects import Objects
-from ..backbones.fpn import require_known_pyramid
 from ..heads.towers import ConvTowers
 from ..inference.candidates import NONE, Candidates, clip_to_images, resized, to_instances
 from ..inference.suppression import Suppression
+from ..necks.fpn import require_known_pyramid
 from .branch import Branch, kinds_of_branches, traits_of_branches
 from .contract import (
     ALL_BRANCHES,

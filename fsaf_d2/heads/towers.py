@@ -8,7 +8,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import CycleBatchNormList, ShapeSpec, get_norm
 from torch import Tensor, nn
 
-from ..backbones.fpn import group_norm
+from ..layers.group_norm import group_norm
 
 
 class ConvTowers(nn.Module):
@@ -28,7 +28,7 @@ class ConvTowers(nn.Module):
             conv_dims: channels of each layer.
             num_levels: L.
             norm: behind each convolution, "" for none; "GN" is
-                :func:`fsaf_d2.backbones.fpn.group_norm`.
+                :func:`fsaf_d2.layers.group_norm.group_norm`.
         """
         super().__init__()
         make_norm = _norm_maker(norm, num_levels)

@@ -6,7 +6,6 @@ from detectron2.modeling import build_model
 from models import ROOT, TINY, batch, random_instances
 
 from fsaf_d2 import load_config
-from fsaf_d2.backbones.fpn import group_norm
 
 SHALLOW = ["MODEL.RESNETS.RES2_OUT_CHANNELS", "64"]
 X_101 = ["MODEL.RESNETS.DEPTH", "101", "MODEL.RESNETS.NUM_GROUPS"]
@@ -61,14 +60,3 @@ def test_a_backbone_trains_from_scratch(norm):
     norms = [module for module in model.modules() if "Norm" in type(module).__name__]
     kinds = {type(module).__name__ for module in norms} - {"CycleBatchNormList"}
     assert kinds == {kind} and all(p.requires_grad for module in norms for p in module.parameters())
-
-
-@pytest.mark.parametrize(
-    ("channels", "groups"),
-    [(256, 32), (64, 32), (32, 8), (24, 6), (18, 3), (16, 4), (4, 1), (3, 1), (1, 1), (100, 25)],
-)
-def test_groups_of_group_norm(channels, groups):
-    assert group_norm(channels).num_groups == groups
-    # An image's coarsest map may have a single cell.
-    if channels // groups > 1:
-        assert group_norm(channels)(torch.randn(1, channels, 1, 1)).isfinite().all()

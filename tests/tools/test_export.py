@@ -134,7 +134,7 @@ def test_a_program_that_differs_is_not_written(call, tmp_path, monkeypatch, kind
         write(detector, *args, **options)
         bias.data[0] -= 0.01
 
-    monkeypatch.setattr(command, "write_program", write_another)
+    monkeypatch.setattr(export_command, "write_program", write_another)
     code, output, errors = call("--format", kind, "--check", "photos")
     assert code == 1 and "differs in 3 of 3 images; no file was written" in errors
     assert output.count("Differs: photos/") == 3

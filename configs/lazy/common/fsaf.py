@@ -4,10 +4,10 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone import FPN, BasicStem, ResNet
 
 from fsaf_d2.assignment.feature_selection import SelectionRule
-from fsaf_d2.backbones import LastLevelP6P7
 from fsaf_d2.detectors import FSAF, AnchorBranch, PointBranch
 from fsaf_d2.heads.towers import ConvTowers
 from fsaf_d2.inference.suppression import Suppression
+from fsaf_d2.necks import LastLevelP6P7
 
 model = L(FSAF)(
     backbone=L(FPN)(

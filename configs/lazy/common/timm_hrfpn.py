@@ -1,7 +1,7 @@
 # A network of timm under HRNet's pyramid.
 from detectron2.config import LazyCall as L
 
-from fsaf_d2.backbones import HRFPN
+from fsaf_d2.necks import HRFPN
 
 from .timm_fpn import dataloader, lr_multiplier, model, optimizer, train
 

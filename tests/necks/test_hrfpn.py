@@ -7,7 +7,7 @@ from detectron2.modeling import Backbone, build_model
 from models import ROOT, batch, random_instances
 
 from fsaf_d2 import load_config
-from fsaf_d2.backbones import HRFPN
+from fsaf_d2.necks import HRFPN
 
 CONFIG = ROOT / "configs/timm/hrnet_w18_HRFPN_1x.yaml"
 SINGLE = ROOT / "configs/timm/hrnet_w18_single_map_1x.yaml"

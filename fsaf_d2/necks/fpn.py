@@ -6,8 +6,11 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
 from detectron2.modeling.backbone import fpn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from ..backbones import build_timm_backbone
+from ..layers.group_norm import group_norm
 
 
 class LastLevelP6P7(fpn.LastLevelP6P7):
@@ -35,17 +38,6 @@ class LastLevelP6P7(fpn.LastLevelP6P7):
         """Compute P6 and P7 from a map (N, C, H, W), each of half the size before."""
         p6 = self.p6(x)
         return [p6, self.p7(F.relu(p6) if self.relu_before_p7 else p6)]
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm with detectron2's 32 groups; of fewer than 64 channels, groups of 4 or more.
-
-    A group of one channel would be an instance norm, which a map of a single cell has none of.
-    """
-    if channels >= 64 and channels % 32 == 0:
-        return nn.GroupNorm(32, channels)
-    groups = (g for g in range(min(channels // 4, 32), 0, -1) if channels % g == 0)
-    return nn.GroupNorm(next(groups, 1), channels)
 
 
 def build_pyramid(cfg: CfgNode, bottom_up: Backbone) -> FPN:
@@ -83,6 +75,12 @@ def build_resnet_fpn_p6p7_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
         # As an attribute it would have to be text.
         resnet_cfg.MODEL.RESNETS["NORM"] = group_norm
     return build_pyramid(cfg, build_resnet_backbone(resnet_cfg, input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Build a network of timm with :func:`build_pyramid`."""
+    return build_pyramid(cfg, build_timm_backbone(cfg, input_shape))
 
 
 def require_known_pyramid(cfg: CfgNode) -> None:

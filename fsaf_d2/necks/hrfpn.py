@@ -12,8 +12,8 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .fpn import group_norm
-from .timm_backbone import build_timm_backbone
+from ..backbones import build_timm_backbone
+from ..layers.group_norm import group_norm
 
 
 class HRFPN(Backbone):
