@@ -58,7 +58,7 @@ def predicted(folder, weights):
     save = ("pictures", "json", "csv", "yolo")
     summary = predict(detector, inputs, folder / "out", save=save, min_score=0)
     assert summary.complete and summary.num_detections > 0
-    assert len(list((folder / "out/images").iterdir())) == 2
+    assert len(list((folder / "out/pictures").iterdir())) == 2
     found = json.loads((folder / "out/predictions.json").read_text())["annotations"]
     with open(folder / "out/predictions.csv", newline="") as file:
         lines = list(csv.DictReader(file))

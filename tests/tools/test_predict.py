@@ -293,7 +293,7 @@ def test_drawn_images_are_no_input_of_the_same_folder(call, tmp_path, overwrite)
     write_images(tmp_path / "in", 1)
     assert call("--input", "in", "--output", "out")[0] == 0
     before = (tmp_path / "out" / "pictures" / "000.jpg").read_bytes()
-    words = ["--input", "out/images", "--output", "out", *overwrite]
+    words = ["--input", "out/pictures", "--output", "out", *overwrite]
     code, _, errors = call(*words)
     assert code == 1 and "lies where the output is written" in errors
     assert (tmp_path / "out" / "pictures" / "000.jpg").read_bytes() == before

@@ -60,7 +60,7 @@ def test_an_image_outside_the_folder_is_not_opened(folder, monkeypatch):
     data["images"][0]["file_name"] = "../secret.png"
     opened = []
     monkeypatch.setattr(
-        "fsaf_d2.data.checking.images.read_image", lambda path, *_: opened.append(path)
+        "fsaf_d2.data.checking.images.read_image_file", lambda path, *_: opened.append(path)
     )
     check_source(write_source(folder, data))
     assert len(opened) == 3 and not any("secret" in path for path in opened)
