@@ -6,9 +6,12 @@ import pytest
 import torch
 from models import instances, predictions_of, tiny_model
 
+from fsaf_d2.detectors import BRANCHES
+
 MANY = [(10, 10, 90, 70), (50, 40, 60, 52), (0, 0, 150, 120)]
+TRUTHS = [[MANY, MANY[:1]], [MANY, []], [[], []]]
 # All branches at once: each has its own way to count.
-ALL = ["MODEL.BRANCHES", "['anchor', 'point', 'fcos']"]
+ALL = ["MODEL.META_ARCHITECTURE", "OneStageDetector", "MODEL.BRANCHES", str(sorted(BRANCHES))]
 
 
 def losses_and_gradients(images: list[int], boxes: list[list]) -> tuple[list[float], torch.Tensor]:
@@ -44,24 +47,29 @@ def losses_and_gradients(images: list[int], boxes: list[list]) -> tuple[list[flo
     return [*values, model.branches.anchor.loss_normalizer.item()], gradient
 
 
-def one_of_two(rank: int, folder: Path, boxes: list[list]) -> None:
+def one_of_two(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2
     )
-    torch.save(losses_and_gradients([rank], boxes), folder / f"{rank}.pth")
+    torch.save([losses_and_gradients([rank], x) for x in TRUTHS], folder / f"{rank}.pth")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("boxes", [[MANY, MANY[:1]], [MANY, []], [[], []]])
-def test_two_processes_equal_one(boxes, tmp_path):
-    torch.multiprocessing.spawn(one_of_two, args=(tmp_path, boxes), nprocs=2)
-    answers = [torch.load(tmp_path / f"{rank}.pth") for rank in range(2)]
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """Of both processes, for all sets of objects, as starting them takes longest."""
+    folder = tmp_path_factory.mktemp("two")
+    torch.multiprocessing.spawn(one_of_two, args=(folder,), nprocs=2)
+    return [torch.load(folder / f"{rank}.pth") for rank in range(2)]
+
+
+@pytest.mark.parametrize("index", range(len(TRUTHS)))
+def test_two_processes_equal_one(index, answers):
     # DistributedDataParallel averages gradients, and the log averages losses.
-    losses = torch.tensor([answer[0] for answer in answers]).mean(dim=0)
-    gradients = torch.cat([answer[1] for answer in answers]) / 2
-    expected_losses, expected_gradients = losses_and_gradients([0, 1], boxes)
+    losses = torch.tensor([answer[index][0] for answer in answers]).mean(dim=0)
+    gradients = torch.cat([answer[index][1] for answer in answers]) / 2
+    expected_losses, expected_gradients = losses_and_gradients([0, 1], TRUTHS[index])
     torch.testing.assert_close(losses, torch.tensor(expected_losses), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(gradients, expected_gradients, rtol=1e-5, atol=1e-8)

@@ -22,7 +22,7 @@ from reference.fsaf import Level, Object
 from fsaf_d2 import load_config
 from fsaf_d2.assignment.center_sampling import centerness, sample_centers
 from fsaf_d2.assignment.objects import Objects
-from fsaf_d2.detectors.fcos import FCOSPredictions
+from fsaf_d2.detectors.fcos import FCOSBranch, FCOSPredictions
 from fsaf_d2.losses import point_giou_loss
 
 FCOS = ["MODEL.META_ARCHITECTURE", "PointFCOS", "MODEL.RETINANET.NORM", "GN"]
@@ -230,3 +230,85 @@ def test_keys_are_heeded():
         model = tiny_model(*FCOS, f"MODEL.FCOS.{key}", value)
         model.load_state_dict(plain.state_dict())
         assert {name: loss.item() for name, loss in model(inputs).items()} != expected, key
+
+
+def test_a_point_on_a_side_is_not_inside():
+    """Box 12..28: its centre 20 is a point of P3, and so are 12 and 28, on its sides."""
+    assert positives([(12, 12, 28, 28)]) == [(0, 2, 2, 0)]
+
+
+def test_a_distance_at_a_limit_is_of_both_levels():
+    """The point (60, 52) of P3 is 64 px from the side at -4; (56, 56) of P4 from that at 120."""
+    assert (0, 6, 7, 0) in positives([(-4, 0, 116, 100)])
+    assert (1, 3, 3, 0) in positives([(0, 0, 120, 100)])
+
+
+def test_many_objects_are_listed_in_parts(monkeypatch):
+    torch.manual_seed(0)
+    boxes = random_instances(30).gt_boxes.tensor.tolist()
+    whole = positives(boxes)
+    monkeypatch.setattr("fsaf_d2.assignment.center_sampling.MAX_LISTED", 8)
+    assert positives(boxes) == whole
+
+
+def test_points_may_lie_in_the_corners_of_their_cells():
+    """Box 8..56 again: with offset 0 the points 24, 32 and 40 are within 12 px of 32."""
+    assert positives([(8, 8, 56, 56)], point_offset=0.0) == [
+        (0, y, x, 0) for y in (3, 4, 5) for x in (3, 4, 5)
+    ]
+    branch = FCOSBranch(strides=STRIDES, in_channels=4, num_classes=NUM_CLASSES, point_offset=0.0)
+    predictions = FCOSPredictions(
+        [torch.full((1, NUM_CLASSES, *size), 3.0) for size in SIZES],
+        [torch.ones(1, 4, *size) for size in SIZES],
+        [torch.zeros(1, 1, *size) for size in SIZES],
+    )
+    found = branch.decode(predictions, grid_of())[1].boxes[0].tolist()
+    assert [-16, -16, 16, 16] in found and [-8, -8, 24, 24] not in found
+    gt = instances([(8, 8, 56, 56)], [2])
+    twice = FCOSPredictions(*([torch.cat([x, x]) for x in levels] for levels in predictions))
+    branch.losses(twice, Objects.of([gt, gt]), grid_of())
+    assert branch.counted["num_pos_fcos"] == 9
+
+
+def test_each_output_is_of_its_tower_and_distances_are_not_negative():
+    branch = randomised().branches.fcos
+    one, other = ([torch.randn(1, 32, *size) for size in SIZES] for _ in range(2))
+    found, swapped = branch(one, other), branch(other, one)
+    same = branch(one, one)
+    assert torch.equal(found.fcos_logits[0], same.fcos_logits[0])
+    assert torch.equal(swapped.fcos_deltas[0], same.fcos_deltas[0])
+    assert torch.equal(swapped.fcos_centerness[0], same.fcos_centerness[0])
+    torch.nn.init.constant_(branch.bbox_pred.bias, -9.0)
+    assert all((x == 0).all() for x in branch(one, other).fcos_deltas)
+
+
+def test_distances_of_each_level_have_a_factor_which_is_one_at_first():
+    branch = tiny_model(*FCOS).branches.fcos
+    torch.nn.init.constant_(branch.bbox_pred.bias, 2.0)
+    features = [torch.randn(1, 32, *size) for size in SIZES]
+    plain = branch(features, features).fcos_deltas
+    torch.testing.assert_close(plain[1], branch.bbox_pred(features[1]).relu())
+    torch.nn.init.constant_(branch.scales.scales[1], 3.0)
+    found = branch(features, features).fcos_deltas
+    torch.testing.assert_close(found[1], 3 * plain[1])
+    assert torch.equal(found[0], plain[0])
+
+
+def test_the_weight_is_of_all_three_losses():
+    plain, half = randomised(), tiny_model(*FCOS, "MODEL.FCOS.LOSS_WEIGHT", "0.5")
+    half.load_state_dict(plain.state_dict())
+    inputs = batch(random_instances(5))
+    expected = {name: loss / 2 for name, loss in plain(inputs).items()}
+    torch.testing.assert_close(half.train()(inputs), expected)
+
+
+def test_one_location_off_the_centre_counts_fully():
+    """The point (12, 12) in 9..18 has distances 3, 3, 6, 6 and a centerness of 1/2."""
+    model = randomised()
+    gt = instances([(9, 9, 18, 18)], [2])
+    with torch.no_grad():
+        everything, grid = predictions_of(model, batch(gt))
+        found = losses_given(model, everything, grid, [gt])["loss_fcos_box_reg"]
+    target = torch.tensor([3.0, 3.0, 6.0, 6.0]) / 8
+    delta = everything["fcos"].fcos_deltas[0][0, :, 1, 1]
+    torch.testing.assert_close(found, point_giou_loss(delta, target))
