@@ -32,6 +32,11 @@ def add_fsaf_config(cfg: CfgNode) -> None:
 def _add_network(cfg: CfgNode) -> None:
     # Whether P7 is computed from ReLU(P6), as in RetinaNet's paper, or from P6.
     cfg.MODEL.FPN.RELU_BEFORE_P7 = True
+    # The map that P6 is computed from: "" is the last of IN_FEATURES, as in RetinaNet's paper; a
+    # level, such as "p5", is that of the pyramid (FCOS, arXiv 1904.01355, Sec. 3.2).
+    cfg.MODEL.FPN.P6_FROM = ""
+    # Whether the towers' convolutions have biases; those before a norm do without in some papers.
+    cfg.MODEL.TOWERS = CfgNode({"BIAS": True})
     # For MODEL.BACKBONE.NAME build_timm_fpn_backbone and build_timm_hrfpn_backbone: the network's
     # name in timm.list_models(), and its norm: "" or "BN" is batch norm as timm has it; "SyncBN",
     # "FrozenBN", "GN".

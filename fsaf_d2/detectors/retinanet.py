@@ -25,7 +25,7 @@ from ..assignment.grid import Grid, to_device
 from ..assignment.objects import Objects
 from ..inference.candidates import Candidates
 from ..inference.decode import decode_levels
-from ..losses import anchor_focal_loss_sums, gather_anchor_deltas
+from ..losses import AnchorPlaces, anchor_focal_loss_sums, gather_anchor_deltas
 from .branch import register_branch
 from .contract import LossTerm
 from .focal_branch import FocalBranch
@@ -54,6 +54,8 @@ class AnchorBranch(FocalBranch):
     """
 
     loss_names = ("loss_cls", "loss_box_reg")
+    # Under this name the log has the number of positives an image.
+    count_name = "num_pos_anchors"
     clips_candidates = False
 
     @configurable
@@ -131,6 +133,26 @@ class AnchorBranch(FocalBranch):
         """
         logits, deltas = predictions
         device, num_images = logits[0].device, len(logits[0])
+        positives, ignored = self.assign(objects, grid, num_images)
+        places, ignored_places = (
+            locate(x.image_index, x.anchor_index, self.kinds.num_per_location, grid, device)
+            for x in (positives, ignored)
+        )
+        classes = to_device(objects.classes[positives.object_index], device)
+        cls_loss = self.class_loss(logits, places, classes, ignored_places)
+        box_loss = self.box_loss(
+            gather_anchor_deltas(deltas, places),
+            self.kinds.boxes(positives.anchor_index, grid),
+            objects.boxes[positives.object_index],
+        )
+        count = torch.full((), float(len(positives.labels)), device=device)
+        self.counted = {self.count_name: count / num_images}
+        return self.terms(cls_loss, box_loss, count)
+
+    def assign(
+        self, objects: Objects, grid: Grid, num_images: int
+    ) -> tuple[AnchorMatches, AnchorMatches]:
+        """Say which anchors are objects', and which have no class loss; see :meth:`losses`."""
         matches = match_anchors(
             self.kinds,
             objects,
@@ -143,39 +165,34 @@ class AnchorBranch(FocalBranch):
             AnchorMatches(*(field[matches.labels == label] for field in matches))
             for label in (1, -1)
         )
-        places, ignored_places = (
-            locate(x.image_index, x.anchor_index, self.kinds.num_per_location, grid, device)
-            for x in (positives, ignored)
+        return positives, ignored
+
+    def class_loss(
+        self,
+        logits: Sequence[Tensor],
+        places: Sequence[AnchorPlaces],
+        classes: Tensor,
+        ignored: Sequence[AnchorPlaces],
+    ) -> Tensor:
+        """Sum the loss of all classes, see :func:`fsaf_d2.losses.anchor_focal_loss_sums`."""
+        sums = anchor_focal_loss_sums(
+            logits, places, classes, ignored, num_classes=self.num_classes, **self.focal_loss
         )
-        cls_losses = anchor_focal_loss_sums(
-            logits,
-            places,
-            to_device(objects.classes[positives.object_index], device),
-            ignored_places,
-            num_classes=self.num_classes,
-            **self.focal_loss,
-        )
-        box_loss = self._box_loss(
-            gather_anchor_deltas(deltas, places),
-            self.kinds.boxes(positives.anchor_index, grid),
-            objects.boxes[positives.object_index],
-        )
-        count = torch.full((), float(len(positives.labels)), device=device)
-        self.counted = {"num_pos_anchors": count / num_images}
-        return {
-            "loss_cls": LossTerm(sum(cls_losses), count),
-            "loss_box_reg": LossTerm(box_loss, count),
-        }
+        return sum(sums)
+
+    def terms(self, cls_loss: Tensor, box_loss: Tensor, count: Tensor) -> dict[str, LossTerm]:
+        """The two losses, of that many positives."""
+        return dict(zip(self.loss_names, (LossTerm(cls_loss, count), LossTerm(box_loss, count))))
 
     def divisors(
         self, terms: Mapping[str, LossTerm], counts: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """The running mean of the positives, which takes note of this step."""
-        count = counts["loss_cls"].clamp(min=1)
+        count = counts[self.loss_names[0]].clamp(min=1)
         self.loss_normalizer.mul_(1 - MOMENTUM).add_(count, alpha=MOMENTUM)
         return dict.fromkeys(terms, self.loss_normalizer)
 
-    def _box_loss(self, deltas: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
+    def box_loss(self, deltas: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
         """Sum detectron2's box loss over P pairs of anchor and object.
 
         Args:

@@ -20,7 +20,13 @@ class ConvTowers(nn.Module):
 
     @configurable
     def __init__(
-        self, *, in_channels: int, conv_dims: Sequence[int], num_levels: int, norm: str = ""
+        self,
+        *,
+        in_channels: int,
+        conv_dims: Sequence[int],
+        num_levels: int,
+        norm: str = "",
+        bias: bool = True,
     ) -> None:
         """
         Args:
@@ -29,12 +35,21 @@ class ConvTowers(nn.Module):
             num_levels: L.
             norm: behind each convolution, "" for none; "GN" is
                 :func:`fsaf_d2.layers.group_norm.group_norm`.
+            bias: whether convolutions have biases.
+
+        Raises:
+            ValueError: there is neither a norm nor a bias.
         """
         super().__init__()
+        if not (norm or bias):
+            raise ValueError(
+                "MODEL.TOWERS.BIAS False needs a norm, which has biases of its own: set "
+                "MODEL.RETINANET.NORM, for example to GN."
+            )
         make_norm = _norm_maker(norm, num_levels)
         self.out_channels = [in_channels, *conv_dims][-1]
-        self.cls_subnet = _stack(in_channels, conv_dims, make_norm)
-        self.bbox_subnet = _stack(in_channels, conv_dims, make_norm)
+        self.cls_subnet = _stack(in_channels, conv_dims, make_norm, bias)
+        self.bbox_subnet = _stack(in_channels, conv_dims, make_norm, bias)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> dict:
@@ -45,6 +60,7 @@ class ConvTowers(nn.Module):
             "conv_dims": [channels] * cfg.MODEL.RETINANET.NUM_CONVS,
             "num_levels": len(input_shape),
             "norm": cfg.MODEL.RETINANET.NORM,
+            "bias": cfg.MODEL.TOWERS.BIAS,
         }
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -70,13 +86,15 @@ def _norm_maker(norm: str, num_levels: int) -> Callable[[int], nn.Module] | None
 
 
 def _stack(
-    in_channels: int, conv_dims: Sequence[int], make_norm: Callable[[int], nn.Module] | None
+    in_channels: int,
+    conv_dims: Sequence[int],
+    make_norm: Callable[[int], nn.Module] | None,
+    bias: bool,
 ) -> nn.Sequential:
     layers: list[nn.Module] = []
     for channels in conv_dims:
-        conv = nn.Conv2d(in_channels, channels, 3, padding=1)
-        init_conv(conv)
-        layers.append(conv)
+        conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=bias)
+        layers.append(init_conv(conv))
         if make_norm:
             layers.append(make_norm(channels))
         # What comes before it is needed by nobody.
@@ -86,7 +104,8 @@ def _stack(
 
 
 def init_conv(conv: nn.Conv2d, bias: float = 0.0) -> nn.Conv2d:
-    """Draw weights from N(0, 0.01), as RetinaNet does, and set the bias."""
+    """Draw weights from N(0, 0.01), as RetinaNet does, and set the bias, if there is one."""
     nn.init.normal_(conv.weight, std=0.01)
-    nn.init.constant_(conv.bias, bias)
+    if conv.bias is not None:
+        nn.init.constant_(conv.bias, bias)
     return conv

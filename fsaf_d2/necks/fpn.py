@@ -41,21 +41,31 @@ class LastLevelP6P7(fpn.LastLevelP6P7):
 
 
 def build_pyramid(cfg: CfgNode, bottom_up: Backbone) -> FPN:
-    """Build P3 to P7 on a backbone, P6 from the last of its maps that ``MODEL.FPN`` names.
+    """Build P3 to P7 on a backbone; P6 is computed from the map that ``MODEL.FPN.P6_FROM`` names.
 
     Layers, names and initial values are those of detectron2's RetinaNet.
+
+    Raises:
+        ValueError: there is no such map.
     """
     in_features, out_channels = cfg.MODEL.FPN.IN_FEATURES, cfg.MODEL.FPN.OUT_CHANNELS
-    last = in_features[-1]
+    channels = {name: shape.channels for name, shape in bottom_up.output_shape().items()}
+    strides = [bottom_up.output_shape()[name].stride for name in in_features]
+    channels.update((f"p{stride.bit_length() - 1}", out_channels) for stride in strides)
+    p6_from = cfg.MODEL.FPN.P6_FROM or in_features[-1]
+    if p6_from not in channels:
+        raise ValueError(
+            f"MODEL.FPN.P6_FROM is '{p6_from}', but there is only {', '.join(sorted(channels))}."
+        )
     return FPN(
         bottom_up=bottom_up,
         in_features=in_features,
         out_channels=out_channels,
         norm=group_norm if cfg.MODEL.FPN.NORM == "GN" else cfg.MODEL.FPN.NORM,
         top_block=LastLevelP6P7(
-            bottom_up.output_shape()[last].channels,
+            channels[p6_from],
             out_channels,
-            last,
+            p6_from,
             relu_before_p7=cfg.MODEL.FPN.RELU_BEFORE_P7,
         ),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
@@ -84,16 +94,16 @@ def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 
 def require_known_pyramid(cfg: CfgNode) -> None:
-    """Make sure that the backbone's builder heeds ``MODEL.FPN.RELU_BEFORE_P7``.
+    """Make sure that the backbone's builder heeds this project's keys of ``MODEL.FPN``.
 
     Raises:
-        ValueError: it is one of detectron2's, which always have that ReLU.
+        ValueError: it is one of detectron2's, which do not.
     """
-    if cfg.MODEL.FPN.RELU_BEFORE_P7:
-        return
     name = cfg.MODEL.BACKBONE.NAME
-    if BACKBONE_REGISTRY.get(name).__module__.startswith("detectron2."):
-        raise ValueError(
-            f"MODEL.FPN.RELU_BEFORE_P7 False does nothing for MODEL.BACKBONE.NAME '{name}': use "
-            f"'{build_resnet_fpn_p6p7_backbone.__name__}'."
-        )
+    for key, only in (("RELU_BEFORE_P7", True), ("P6_FROM", "")):
+        value = cfg.MODEL.FPN[key]
+        if value != only and BACKBONE_REGISTRY.get(name).__module__.startswith("detectron2."):
+            raise ValueError(
+                f"MODEL.FPN.{key} {value!r} does nothing for MODEL.BACKBONE.NAME '{name}': use "
+                f"'{build_resnet_fpn_p6p7_backbone.__name__}'."
+            )

@@ -126,7 +126,7 @@ def build_timm_hrfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HRFPN:
         ValueError: a key of ``MODEL.FPN`` is set that this pyramid has no use for.
     """
     fpn = cfg.MODEL.FPN
-    for key, only in (("RELU_BEFORE_P7", True), ("FUSE_TYPE", "sum")):
+    for key, only in (("RELU_BEFORE_P7", True), ("P6_FROM", ""), ("FUSE_TYPE", "sum")):
         if fpn[key] != only:
             raise ValueError(
                 f"MODEL.FPN.{key} {fpn[key]!r} does nothing for MODEL.BACKBONE.NAME "
