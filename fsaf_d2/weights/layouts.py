@@ -1,8 +1,9 @@
 """Weights of other libraries under the names that this project has for them.
 
-What is known here: ResNets of torchvision and timm (ImageNet), and mmdetection's FSAF
-(``configs/fsaf`` there: anchor-free alone, distances in the order top, bottom, left, right). Those
-of timm's networks for themselves are in :mod:`.timm_names`.
+What is known here: ResNets of torchvision and timm (ImageNet), and of mmdetection FSAF
+(``configs/fsaf`` there: anchor-free alone, distances in the order top, bottom, left, right), GFL
+and AutoAssign. The names within the latter are in :mod:`.mmdet_names`, those of timm's networks for
+themselves in :mod:`.timm_names`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from ..config_keys import value_of
+from . import mmdet_names
+from .mmdet_names import MmdetHead, head_of, name_in
 from .weights_files import WeightsFileError
 
 Weights = dict[str, "Tensor | np.ndarray"]
@@ -26,6 +29,11 @@ IMAGENET_RGB = {
     "INPUT.FORMAT": "RGB",
     "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
     "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+}
+CAFFE_BGR = {
+    "INPUT.FORMAT": "BGR",
+    "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
+    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
 }
 # From top, bottom, left, right to left, top, right, bottom.
 _LTRB_OF_TBLR = [2, 0, 3, 1]
@@ -126,16 +134,18 @@ def recognise(weights: Mapping[str, Tensor | np.ndarray]) -> Layout | None:
     Raises:
         WeightsFileError: as :func:`to_own_layout`.
     """
-    box_output = weights.get("bbox_head.retina_reg.weight")
-    if box_output is not None and "neck.fpn_convs.0.conv.weight" in weights:
-        if box_output.ndim == 4 and box_output.shape[0] > 4:
+    if "neck.fpn_convs.0.conv.weight" in weights:
+        box_output = weights.get("bbox_head.retina_reg.weight")
+        if box_output is not None and box_output.ndim == 4 and box_output.shape[0] > 4:
             boxes = box_output.shape[0] // 4
             raise WeightsFileError(
                 f"it is of mmdetection's RetinaNet with {boxes} anchors for each location; of "
-                "mmdetection only FSAF, without anchors, is converted. detectron2's "
-                "RetinaNet loads as it is: configs/zoo/."
+                "mmdetection FSAF (without anchors), GFL and AutoAssign are converted. "
+                "detectron2's RetinaNet loads as it is: configs/zoo/."
             )
-        return MMDET_FSAF
+        head = head_of(weights)
+        if head is not None:
+            return _OF_HEADS[head]
     if "conv1.weight" in weights and any(_BLOCK.fullmatch(name) for name in weights):
         # Blocks of two layers (R-18, R-34) have no 1x1 layer that could have the stride.
         return RESNET if "layer1.0.conv3.weight" in weights else SHALLOW_RESNET
@@ -175,38 +185,20 @@ def _resnet_name(name: str, to: str = BOTTOM_UP) -> str | None:
     return layer and f"{to}res{int(stage) + 1}.{index}.{layer}.{field}"
 
 
-# Neck and head of mmdetection: patterns and what stands for them here, {0} for the group's number.
-_MMDET_PARTS = (
-    (r"neck\.lateral_convs\.([0-2])\.conv", "backbone.fpn_lateral{0}", 3),
-    (r"neck\.fpn_convs\.([0-2])\.conv", "backbone.fpn_output{0}", 3),
-    (r"neck\.fpn_convs\.([34])\.conv", "backbone.top_block.p{0}", 3),
-    (r"bbox_head\.retina_cls", "branches.point.cls_score", 0),
-    (r"bbox_head\.retina_reg", "branches.point.bbox_pred", 0),
-)
+def _of_mmdet(head: MmdetHead) -> Callable[[str], str | None]:
+    def new_name(name: str) -> str | None:
+        if name.startswith("backbone."):
+            return _resnet_name(name.removeprefix("backbone."))
+        return name_in(head, name)
 
-
-def _mmdet_name(name: str) -> str | None:
-    if name.startswith("backbone."):
-        return _resnet_name(name.removeprefix("backbone."))
-    module, _, field = name.rpartition(".")
-    tower = re.fullmatch(r"bbox_head\.(cls|reg)_convs\.(\d+)\.conv", module)
-    if tower:
-        kind = {"cls": "cls", "reg": "bbox"}[tower[1]]
-        # Every layer is followed by a ReLU, which counts.
-        return f"towers.{kind}_subnet.{2 * int(tower[2])}.{field}"
-    for pattern, new_name, offset in _MMDET_PARTS:
-        part = re.fullmatch(pattern, module)
-        if part:
-            number = int(part[1]) + offset if part.groups() else ""
-            return f"{new_name.format(number)}.{field}"
-    return None
+    return new_name
 
 
 SHALLOW_RESNET = Layout("torchvision's and timm's ResNet", _resnet_name, IMAGENET_RGB)
 RESNET = SHALLOW_RESNET._replace(keys={**IMAGENET_RGB, "MODEL.RESNETS.STRIDE_IN_1X1": False})
 MMDET_FSAF = Layout(
     "mmdetection's FSAF",
-    _mmdet_name,
+    _of_mmdet(mmdet_names.POINT),
     {
         **RESNET.keys,
         "MODEL.FPN.RELU_BEFORE_P7": False,
@@ -215,4 +207,27 @@ MMDET_FSAF = Layout(
     },
     tuple(f"branches.point.bbox_pred.{field}" for field in ("weight", "bias")),
 )
-LAYOUTS = {layout.name: layout for layout in (RESNET, MMDET_FSAF)}
+_GN_TOWERS = {"MODEL.RETINANET.NORM": "GN"}
+MMDET_GFL = Layout(
+    "mmdetection's GFL",
+    _of_mmdet(mmdet_names.GFL),
+    {
+        **RESNET.keys,
+        **_GN_TOWERS,
+        "MODEL.FPN.P6_FROM": "p5",
+        "MODEL.FPN.RELU_BEFORE_P7": False,
+        "MODEL.TOWERS.BIAS": False,
+        "MODEL.ANCHOR_GENERATOR.OFFSET": 0.0,
+    },
+)
+MMDET_AUTOASSIGN = Layout(
+    "mmdetection's AutoAssign",
+    _of_mmdet(mmdet_names.AUTOASSIGN),
+    {**CAFFE_BGR, **_GN_TOWERS, "MODEL.RESNETS.STRIDE_IN_1X1": True},
+)
+_OF_HEADS = {
+    mmdet_names.POINT: MMDET_FSAF,
+    mmdet_names.GFL: MMDET_GFL,
+    mmdet_names.AUTOASSIGN: MMDET_AUTOASSIGN,
+}
+LAYOUTS = {layout.name: layout for layout in (RESNET, *_OF_HEADS.values())}

@@ -93,7 +93,9 @@ def test_strides_that_are_refused(strides):
         sums(*strides)
 
 
-@pytest.mark.parametrize("words", [("RELU_BEFORE_P7", "False"), ("FUSE_TYPE", "avg")])
+@pytest.mark.parametrize(
+    "words", [("RELU_BEFORE_P7", "False"), ("P6_FROM", "p5"), ("FUSE_TYPE", "avg")]
+)
 def test_keys_that_would_do_nothing_are_refused(words):
     with pytest.raises(ValueError, match=f"MODEL.FPN.{words[0]} .* does nothing"):
         build_model(load_config(CONFIG, [*SMALL, f"MODEL.FPN.{words[0]}", words[1]]))
