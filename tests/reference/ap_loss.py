@@ -10,17 +10,17 @@ What the paper leaves open:
 
 - Positives are visited in ascending score. Those of one score have one precision, so that their
   order changes nothing.
-- Where the interpolated precision is 1, the errors of the positive are 0, as for a precision of 1.
 - Without positives the loss and all gradients are 0; without negatives too.
-- (total, count) of the classification loss is (sum of 1 - precision, number of positives). Gradients
-  are those of total / count.
+- (total, count) of the classification loss is (sum of 1 - precision, number of positives), and the
+  gradients are those of total / count.
 - Anchors (``labels``): positive with IoU >= .5, or as a best anchor of an object, all equals
   included, as long as it overlaps the object at all; ignored with IoU in [.4, .5); else negative.
   The object of a positive is the one of highest IoU, of equals the smallest
   (``reference.atss.smallest_first``), also where it is kept as another object's best. An object
   that no anchor overlaps has none.
 - The network's deltas are the usual ones times (10, 10, 5, 5). Box loss: smooth L1 with beta 1,
-  total / number of positives; its gradient is divided by 4 as well, its value is not. The + 1 of the published code's box sizes is left out.
+  total / number of positives; its gradient is divided by 4 as well, its value is not. The + 1 of
+  the published code's box sizes is left out.
 - The score of a detection is the sigmoid of the logit.
 """
 
@@ -117,6 +117,11 @@ def labels(objects, anchors) -> tuple[dict, set]:
             elif highest >= NEGATIVE:
                 ignored.add((image, index))
     return positive, ignored
+
+
+def score(logit: float) -> float:
+    """The score of a detection."""
+    return 1 / (1 + math.exp(-logit))
 
 
 def losses(objects, anchors, logits, deltas):
