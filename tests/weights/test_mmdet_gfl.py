@@ -46,9 +46,14 @@ def test_outputs_and_detections_are_those_of_the_original(tmp_path):
             assert one.std() > 0.1
 
     boxes, scores, classes = mmdet_gfl.detect(exact, logits, bins, tuple(image.shape[1:]))
+    # Scores that differ in the last digits alone may change their order.
     torch.testing.assert_close(instances.scores, scores, rtol=0, atol=1e-5)
-    torch.testing.assert_close(instances.pred_boxes.tensor, boxes, rtol=0, atol=1e-3)
-    assert torch.equal(instances.pred_classes, classes)
+    distance = (instances.pred_boxes.tensor[:, None] - boxes).abs().amax(dim=2)
+    distance[instances.pred_classes[:, None] != classes] = float("inf")
+    nearest = distance.argmin(dim=1)
+    assert sorted(nearest.tolist()) == list(range(len(scores)))
+    assert distance.amin(dim=1).max() < 1e-3
+    torch.testing.assert_close(instances.scores, scores[nearest], rtol=0, atol=1e-5)
     assert len(scores) > 300 and len(instances.pred_levels.unique()) > 2
     assert ((boxes[:, 2] == 172.0) & (boxes[:, 3] == 120.0)).any(), "none is clipped"
 
