@@ -22,8 +22,6 @@ from .objects import Objects, smallest_first
 MAX_LISTED = 1 << 18
 # What the mean of equal IoUs is off by at the most, relatively, and more.
 SLACK = 1e-12
-# Cells away from the map at which an object's centre is as good as anywhere beyond.
-_FAR = 1e6
 
 
 @torch.no_grad()
@@ -108,7 +106,7 @@ def nearest_cells(boxes: Tensor, grid: Grid, count: int, offset: float) -> Tenso
     centers = ((boxes[:, :2] + boxes[:, 2:]) / 2).nan_to_num(0.0)
     parts = []
     for stride, width, height, start in zip(*(field.tolist() for field in grid)):
-        center = (centers / stride - offset).clamp(-_FAR, _FAR)
+        center = centers / stride - offset
         column, x_distance = _nearest_on_axis(center[:, 0], width, count)
         row, y_distance = _nearest_on_axis(center[:, 1], height, count)
         # In the i-th nearest column and the j-th nearest row, i * j - 1 cells come before.

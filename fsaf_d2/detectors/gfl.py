@@ -129,12 +129,12 @@ class GFLBranch(FocalBranch):
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
-        """Add ``MODEL.GFL``."""
+        """Add ``MODEL.GFL``; where nothing else is said, as in Sec. 3 and 4 of the paper."""
         gfl = cfg.MODEL.GFL = CfgNode()
-        # Sec. 3.3: the largest distance to a side, in strides of the level.
+        # The largest distance to a side, in strides of the level.
         gfl.REG_MAX = 16
-        # Eq. 3: how much nearly right scores are left alone. It stands for FOCAL_LOSS_GAMMA, and
-        # there is no FOCAL_LOSS_ALPHA.
+        # How much scores are left alone that are nearly right: what FOCAL_LOSS_GAMMA is to the
+        # focal loss. There is no FOCAL_LOSS_ALPHA.
         gfl.BETA = 2.0
         # Side of the square anchors, in strides; cells of a level that are candidates for an object
         # (ATSS, arXiv 1912.02424, Sec. 3.1 and Alg. 1).
@@ -142,7 +142,7 @@ class GFLBranch(FocalBranch):
         gfl.TOP_K = 9
         # Where in its cell a location lies, in cells. mmdetection's weights need 0.
         gfl.POINT_OFFSET = 0.5
-        # Eq. 7: weights of the GIoU loss and the distribution focal loss.
+        # Weights of the GIoU loss and of the distribution focal loss.
         gfl.BOX_WEIGHT = 2.0
         gfl.DFL_WEIGHT = 0.25
         # Weight of its losses beside those of other branches. Not in the paper.
@@ -167,7 +167,7 @@ class GFLBranch(FocalBranch):
     def losses(
         self, predictions: GFLPredictions, objects: Objects, grid: Grid
     ) -> dict[str, LossTerm]:
-        """Sum the three losses (Eq. 7).
+        """Sum the three losses.
 
         The quality focal loss of all locations is divided by the number of positives; the GIoU loss
         and the distribution focal loss of each positive, weighted by its best score, by the sum of

@@ -1,4 +1,4 @@
-"""Distances as distributions over bins 0, 1, ..., n (GFL, arXiv 2006.04388, Sec. 3.3)."""
+"""Distances as distributions over bins 0, 1, ..., n (GFL, arXiv 2006.04388, Sec. 3)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def expected_bin(bin_logits: Tensor, bins: Tensor) -> Tensor:
-    """The mean of bins under the softmax of their logits: (..., n + 1) -> (...) (Eq. 5).
+    """The mean of bins under the softmax of their logits: (..., n + 1) -> (...).
 
     Args:
         bin_logits: (..., n + 1).
@@ -17,7 +17,7 @@ def expected_bin(bin_logits: Tensor, bins: Tensor) -> Tensor:
 
 
 def distribution_focal_loss(bin_logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy with the two bins about a target, each by its nearness to it (Eq. 6).
+    """Cross entropy with the two bins about a target, each by its nearness to it.
 
     Args:
         bin_logits: (..., n + 1), in float32 or float64.

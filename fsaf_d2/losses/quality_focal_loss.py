@@ -1,4 +1,4 @@
-"""Quality focal loss: classes whose target is the quality of the box (arXiv 2006.04388, Eq. 3)."""
+"""Quality focal loss: scores that learn the quality of boxes (GFL, arXiv 2006.04388, Sec. 3)."""
 
 from __future__ import annotations
 

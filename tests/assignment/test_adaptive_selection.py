@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
-from models import STRIDES, grid_of, instances, random_instances
+from models import SIZES, STRIDES, grid_of, instances, random_instances
+from reference import atss as reference
+from reference.fsaf import Level, Object
 
 from fsaf_d2.assignment import adaptive_selection
 from fsaf_d2.assignment.adaptive_selection import assign_atss, nearest_cells
 from fsaf_d2.assignment.anchors import AnchorKinds
-from fsaf_d2.assignment.grid import Grid
+from fsaf_d2.assignment.grid import Cells, Grid
 from fsaf_d2.assignment.objects import Objects
 
 ONE_LEVEL = Grid.of([8], [(4, 4)], torch.device("cpu"))
@@ -21,10 +23,11 @@ def squares(*sides: float) -> AnchorKinds:
     return AnchorKinds(torch.cat([-half, -half, half, half], dim=1), len(sides), 0.5)
 
 
-def positives(*boxes, sides=(16.0,), top_k=1) -> list[tuple[int, int]]:
+def positives(*boxes, sides=(16.0,), top_k=1, offset=0.5) -> list[tuple[int, int]]:
     """(anchor, object) in one image of one level."""
     objects = Objects.of([instances(boxes, torch.arange(len(boxes)))])
-    found = assign_atss(squares(*sides), objects, ONE_LEVEL, num_images=1, top_k=top_k)
+    kinds = squares(*sides)._replace(offset=offset)
+    found = assign_atss(kinds, objects, ONE_LEVEL, num_images=1, top_k=top_k)
     assert (found.labels == 1).all() and (found.image_index == 0).all()
     return list(zip(found.anchor_index.tolist(), found.object_index.tolist()))
 
@@ -46,11 +49,29 @@ def test_candidates_as_good_as_all_others_are_positive():
     assert len(positives((-100, -100, 207, 207), top_k=99)) == 16
 
 
+@pytest.mark.parametrize("side", [50, 61, 77, 99, 123, 150, 181])
+def test_rounding_the_mean_of_equal_ious_takes_no_candidate(side):
+    assert len(positives((16 - side, 16 - side, 16 + side, 16 + side), top_k=9)) == 9
+
+
+def test_points_may_lie_on_the_corners_of_cells():
+    """Points at 0, 8, 16, 24: cell 5's is (8, 8), and (8, 16) of cell 9 is as near as (8, 8)."""
+    assert positives((0, 0, 16, 16), offset=0.0) == [(5, 0)]
+    assert positives((0, 4, 16, 20), offset=0.0) == [(5, 0)]
+
+
 def test_centres_on_the_border_are_not_inside():
     """Cells 4 and 5, about x = 4 and 12, overlap equally, and so are at the threshold."""
     assert positives((4, 8, 12, 16), top_k=2) == []
     assert positives((8, 4, 16, 12), top_k=2) == []
     assert positives((3.5, 8, 12.5, 16), top_k=2) == [(4, 0), (5, 0)]
+
+
+def test_centres_are_the_points_whatever_the_side():
+    """The corners of anchors of such sides are no numbers of float32."""
+    for side in torch.linspace(20, 64, 50).tolist():
+        assert positives((4, 8, 12, 16), sides=(side,), top_k=2) == []
+        assert positives((20, 8, 28, 16), sides=(side,), top_k=2) == []
 
 
 def test_an_anchor_answers_for_the_object_of_highest_iou():
@@ -125,6 +146,13 @@ def test_nearest_cells_are_those_of_a_search(offset, count):
         assert row == expected
 
 
+def test_the_nearest_cells_of_no_place_at_all_are_on_the_map():
+    nan, inf = math.nan, math.inf
+    boxes = torch.tensor([[nan, nan, nan, nan], [-inf, -inf, 8, 8], [8, -inf, inf, inf]]).double()
+    for cells in nearest_cells(boxes, ONE_LEVEL, 3, 0.5).tolist():
+        assert len(set(cells)) == 3 and min(cells) >= 0 and max(cells) < 16
+
+
 def matches(ground_truths, kinds=None):
     """The class and the box of what each anchor answers for."""
     kinds = kinds or AnchorKinds.of_points(STRIDES, 8.0, 0.5)
@@ -148,3 +176,32 @@ def test_pieces_change_nothing(monkeypatch):
     monkeypatch.setattr(adaptive_selection, "MAX_LISTED", 100)
     assert all(map(torch.equal, expected, matches(ground_truths)))
     assert len(expected[0]) > 50
+
+
+@pytest.mark.parametrize("sizes", [SIZES, [(11, 13), (6, 7), (3, 4), (2, 2), (1, 1)]])
+@pytest.mark.parametrize(("offset", "top_k"), [(0.5, 9), (0.0, 9), (0.25, 4)])
+def test_positives_equal_the_reference(sizes, offset, top_k):
+    """Random boxes, boxes of whole cells (whose distances tie), the same ones again, and odd ones.
+
+    They may lie partly or wholly off the map.
+    """
+    ground_truths = [random_instances(count) for count in (14, 0, 8)]
+    whole = (ground_truths[0].gt_boxes.tensor[:6] / 8).round() * 8
+    again = torch.cat([whole, whole[:2], whole[2:4] + 200, torch.tensor([[8.0, 8, 8, 40]])])
+    ground_truths.append(instances(again, torch.arange(len(again)) % 7))
+    listed = [
+        Object(image, tuple(box), label)
+        for image, gt in enumerate(ground_truths)
+        for box, label in zip(gt.gt_boxes.tensor.tolist(), gt.gt_classes.tolist())
+    ]
+    levels = [Level(stride, *size) for stride, size in zip(STRIDES, sizes)]
+    expected = reference.assign(listed, levels, offset, top_k)
+    kinds, grid = AnchorKinds.of_points(STRIDES, 8.0, offset), grid_of(sizes)
+    objects = Objects.of(ground_truths)
+    matched = assign_atss(kinds, objects, grid, num_images=4, top_k=top_k)
+    cells = Cells.at(matched.anchor_index, grid)
+    places = torch.stack([matched.image_index, cells.level, cells.y, cells.x], dim=1).tolist()
+    found = {tuple(place): listed[index] for place, index in zip(places, matched.object_index)}
+    assert found == expected and len(found) > 20
+    order = matched.anchor_index * 4 + matched.image_index
+    assert (order[1:] > order[:-1]).all()

@@ -3,18 +3,24 @@ import math
 import pytest
 import torch
 from detectron2.modeling import build_model
-from fvcore.nn import sigmoid_focal_loss
+from fvcore.nn import giou_loss, sigmoid_focal_loss
 from models import (
     NUM_CLASSES,
     ROOT,
     SIZES,
+    STRIDES,
     batch,
     detections_given,
     grid_of,
     instances,
     losses_given,
+    random_instances,
     tiny_model,
 )
+from reference import atss as reference
+from reference import fcos as fcos_reference
+from reference.fsaf import Level, Object
+from torch.nn import functional as F
 
 from fsaf_d2 import load_config
 from fsaf_d2.detectors.atss import ATSSPredictions
@@ -44,6 +50,19 @@ def test_parameter_counts():
     assert sum(p.numel() for p in head) == 4_918_618
     state = model.state_dict().items()
     assert sum(x.numel() for name, x in state if "running_" not in name) == 32_295_322
+
+
+def test_outputs_are_of_their_towers_and_boxes_scaled_by_level():
+    branch = tiny_model(*ATSS).branches.atss
+    one, other = torch.randn(2, 1, 32, 3, 3)
+    scales = torch.tensor([1.0, 2, 3, 4, 5])
+    for scale, value in zip(branch.scales.scales, scales):
+        scale.data.copy_(value)
+    logits, boxes, centers = branch([one] * 5, [other] * 5)
+    for index, scale in enumerate(scales):
+        torch.testing.assert_close(logits[index], branch.cls_score(one))
+        torch.testing.assert_close(boxes[index], branch.bbox_pred(other) * scale)
+        torch.testing.assert_close(centers[index], branch.centerness(other))
 
 
 @pytest.mark.parametrize(("offset", "center"), [("0.5", (56, 40)), ("0.0", (48, 32))])
@@ -89,6 +108,50 @@ def test_losses_by_hand():
     assert losses["loss_atss_cls"].item() == pytest.approx(focal.sum().item() / 2, rel=1e-5)
 
 
+def test_losses_and_gradients_equal_those_over_the_references_anchors():
+    """Three images, one without objects; by plain torch operations."""
+    sizes = [(5, 6), (3, 3), (2, 2), (1, 1), (1, 1)]
+    ground_truths = [random_instances(5, (40, 48)), random_instances(0), random_instances(4)]
+    leaves = ATSSPredictions(
+        *([torch.randn(3, c, *x, requires_grad=True) for x in sizes] for c in (NUM_CLASSES, 4, 1))
+    )
+    listed = [
+        Object(image, tuple(box), label)
+        for image, gt in enumerate(ground_truths)
+        for box, label in zip(gt.gt_boxes.tensor.tolist(), gt.gt_classes.tolist())
+    ]
+    levels = [Level(stride, *size) for stride, size in zip(STRIDES, sizes)]
+    positive = reference.assign(listed, levels)
+    labels = [torch.zeros_like(x) for x in leaves.atss_logits]
+    giou = entropy = weights = torch.zeros(())
+    for (image, index, y, x), obj in positive.items():
+        labels[index][image, obj.label, y, x] = 1
+        px, py = reference.point(levels[index], y, x, 0.5)
+        sides = px - obj.box[0], py - obj.box[1], obj.box[2] - px, obj.box[3] - py
+        weight = torch.tensor(fcos_reference.centerness(sides))
+        weights = weights + weight
+        dx, dy, dw, dh = leaves.atss_deltas[index][image, :, y, x]
+        side = 8 * STRIDES[index]
+        center = torch.stack([px + dx / 10 * side, py + dy / 10 * side])
+        half = torch.stack([(dw / 5).exp(), (dh / 5).exp()]) * side / 2
+        box = torch.cat([center - half, center + half])
+        giou = giou + weight * giou_loss(box, torch.tensor(obj.box))
+        logit = leaves.atss_centerness[index][image, 0, y, x]
+        entropy = entropy + F.binary_cross_entropy_with_logits(logit, weight)
+    focal = sum(
+        sigmoid_focal_loss(x, y, 0.25, 2.0, "sum") for x, y in zip(leaves.atss_logits, labels)
+    )
+    expected = focal / len(positive), 2 * giou / weights, entropy / len(positive)
+    losses = losses_given(tiny_model(*ATSS), {"atss": leaves}, grid_of(sizes), ground_truths)
+    everything = [x for part in leaves for x in part]
+    settings = {"allow_unused": True, "materialize_grads": True, "retain_graph": True}
+    for found, loss in zip(losses.values(), expected, strict=True):
+        torch.testing.assert_close(found, loss, rtol=1e-4, atol=0)
+        gradients = (torch.autograd.grad(x, everything, **settings) for x in (found, loss))
+        for one, other in zip(*gradients):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
 def test_the_box_loss_is_divided_by_the_sum_of_centerness():
     """Twice the same object in two images: nothing changes."""
     model = tiny_model(*ATSS).train()
@@ -98,6 +161,12 @@ def test_the_box_loss_is_divided_by_the_sum_of_centerness():
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
         assert value > 0
+
+
+def test_a_model_in_float64_trains():
+    model = tiny_model(*ATSS).double().train()
+    losses = model(batch(instances([(20, 16, 90, 80)], [2])))
+    assert all(torch.isfinite(loss) for loss in losses.values())
 
 
 @pytest.mark.parametrize(

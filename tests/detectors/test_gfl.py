@@ -7,13 +7,17 @@ from models import (
     NUM_CLASSES,
     ROOT,
     SIZES,
+    STRIDES,
     batch,
     detections_given,
     grid_of,
     instances,
     losses_given,
+    random_instances,
     tiny_model,
 )
+from reference import gfl as reference
+from reference.fsaf import Level, Object
 
 from fsaf_d2 import load_config
 from fsaf_d2.detectors.gfl import GFLPredictions
@@ -52,6 +56,18 @@ def test_parameter_counts():
     assert sum(x.numel() for name, x in state if not name.endswith(others)) == 32_440_537
 
 
+def test_outputs_are_of_their_towers_and_boxes_scaled_by_level():
+    branch = tiny_model(*GFL).branches.gfl
+    one, other = torch.randn(2, 1, 32, 3, 3)
+    scales = torch.tensor([1.0, 2, 3, 4, 5])
+    for scale, value in zip(branch.scales.scales, scales):
+        scale.data.copy_(value)
+    logits, boxes = branch([one] * 5, [other] * 5)
+    for index, scale in enumerate(scales):
+        torch.testing.assert_close(logits[index], branch.cls_score(one))
+        torch.testing.assert_close(boxes[index], branch.bbox_pred(other) * scale)
+
+
 @pytest.mark.parametrize(("offset", "point"), [("0.5", (56, 40)), ("0.0", (48, 32))])
 def test_boxes_are_the_means_of_distributions_about_the_points(offset, point):
     """A location of stride 16 at (2, 3)."""
@@ -87,6 +103,62 @@ def test_losses_by_hand():
     assert losses["loss_gfl_box_reg"].item() == pytest.approx(2 * 28 / 64, rel=1e-5)
     # Bin 4 has the share exp(-100).
     assert losses["loss_gfl_dfl"].item() == pytest.approx(0.25 * 100, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "offset"), [([(5, 6), (3, 3), (2, 2), (1, 1), (1, 1)], 0.5), ([(4, 3)] * 5, 0.0)]
+)
+def test_losses_and_gradients_equal_the_reference(sizes, offset):
+    """Three images, one without objects; the third has boxes without an area beside others."""
+    ground_truths = [random_instances(5, (40, 48)), random_instances(0), random_instances(4)]
+    ground_truths[2].gt_boxes.tensor[0, 2:] = ground_truths[2].gt_boxes.tensor[0, :2]
+    shapes = [(3, NUM_CLASSES), (3, 4, 17)]
+    said = [
+        [
+            torch.randn(*s[:1], *size, *s[1:], dtype=torch.float64, requires_grad=True)
+            for size in sizes
+        ]
+        for s in shapes
+    ]
+    listed = [
+        Object(image, tuple(box), label)
+        for image, gt in enumerate(ground_truths)
+        for box, label in zip(gt.gt_boxes.tensor.tolist(), gt.gt_classes.tolist())
+    ]
+    levels = [Level(stride, *size) for stride, size in zip(STRIDES, sizes)]
+    of_images = [[[level[image] for level in part] for image in range(3)] for part in said]
+    pairs = reference.losses(listed, levels, *of_images, offset)
+    expected = [total / max(count, least) for (total, count), least in zip(pairs, (1, 1e-6, 1e-6))]
+
+    model = tiny_model(*GFL, "MODEL.GFL.POINT_OFFSET", str(offset))
+    logits, bins = said
+    predictions = GFLPredictions(
+        [x.permute(0, 3, 1, 2).float() for x in logits],
+        [x.flatten(3).permute(0, 3, 1, 2).float() for x in bins],
+    )
+    losses = losses_given(model, {"gfl": predictions}, grid_of(sizes), ground_truths)
+    assert pairs[0][1] > 10
+    settings = {"allow_unused": True, "materialize_grads": True, "retain_graph": True}
+    for found, loss in zip(losses.values(), expected, strict=True):
+        assert found.item() == pytest.approx(loss.item(), rel=1e-5)
+        gradients = (torch.autograd.grad(x, [*logits, *bins], **settings) for x in (found, loss))
+        for one, other in zip(*gradients):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.25, 0.5])
+def test_locations_are_the_centres_of_the_anchors(offset):
+    """An object about a location: all distances are 4 strides, and the box is exact."""
+    x = (2 + offset) * 8
+    gt = instances([(x - 32, x - 32, x + 32, x + 32)], [4])
+    said = predictions()
+    said.gfl_logits[0][0, 4, 2, 2] = 0.0
+    say(said.gfl_distributions[0], (2, 2), (4, 4, 4, 4))
+    model = tiny_model(*ONE, "MODEL.GFL.POINT_OFFSET", str(offset))
+    losses = losses_given(model, {"gfl": said}, grid_of(), [gt])
+    assert model.branches.gfl.counted["num_pos_gfl"] == 1
+    assert losses["loss_gfl_box_reg"].item() == pytest.approx(0, abs=1e-6)
+    assert losses["loss_gfl_dfl"].item() == pytest.approx(0, abs=1e-6)
 
 
 def test_weights_of_positives_are_their_best_scores_whatever_their_class():
@@ -145,6 +217,12 @@ def test_the_box_losses_are_divided_by_the_sum_of_scores():
 def test_the_bins_are_saved_with_the_weights():
     state = tiny_model(*GFL, "MODEL.GFL.REG_MAX", "3").state_dict()
     assert state["branches.gfl.integral.project"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_model_in_float64_trains():
+    model = tiny_model(*GFL).double().train()
+    losses = model(batch(instances([(20, 16, 90, 80)], [2])))
+    assert all(torch.isfinite(loss) for loss in losses.values())
 
 
 @pytest.mark.parametrize(
