@@ -102,13 +102,3 @@ def _distances(
     distances = torch.cat([point - boxes[:, :2], boxes[:, 2:] - point], dim=1)
     center = (boxes[:, :2] + boxes[:, 2:]) / 2
     return distances, (point - center).abs().amax(dim=1) / stride
-
-
-def centerness(distances: Tensor) -> Tensor:
-    """How near the centre a location lies, 0 to 1 (arXiv 1904.01355, Eq. 3): (..., 4) -> (...).
-
-    Args:
-        distances: > 0, to the left, top, right and bottom side, in any unit.
-    """
-    pairs = distances.unflatten(-1, (2, 2))
-    return (pairs.amin(dim=-2) / pairs.amax(dim=-2)).prod(dim=-1).sqrt()

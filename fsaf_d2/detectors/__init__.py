@@ -4,22 +4,26 @@ Importing the package registers the entries of detectron2's META_ARCH_REGISTRY a
 ``MODEL.BRANCHES`` names. Others come to it through :mod:`fsaf_d2.detectors.contract`.
 """
 
+from .atss import ATSSBranch
 from .branch import BRANCHES, Branch, register_branch
 from .contract import LossTerm, Traits, contract_of, each_branch, traits_of
 from .fcos import FCOSBranch, PointFCOS
 from .focal_branch import FocalBranch
 from .fsaf import FSAF, PointBranch
+from .gfl import GFLBranch
 from .one_stage import OneStageDetector
 from .retinanet import AnchorBranch, AnchorRetinaNet
 
 __all__ = [
     "BRANCHES",
     "FSAF",
+    "ATSSBranch",
     "AnchorBranch",
     "AnchorRetinaNet",
     "Branch",
     "FCOSBranch",
     "FocalBranch",
+    "GFLBranch",
     "LossTerm",
     "OneStageDetector",
     "PointBranch",

@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..assignment.anchors import AnchorKinds, locate
-from ..assignment.center_sampling import centerness, sample_centers
+from ..assignment.center_sampling import sample_centers
+from ..assignment.centerness import centerness
 from ..assignment.feature_selection import point_box_transform
 from ..assignment.grid import Grid, to_device
 from ..assignment.objects import Objects
 from ..heads.scale import LevelScales
 from ..inference.candidates import Candidates
-from ..inference.decode import decode_levels
+from ..inference.decode import decode_levels, geometric_mean
 from ..losses import anchor_focal_loss_sums, gather_anchor_deltas, point_giou_loss
 from .branch import register_branch, require, require_positive, require_weight
 from .contract import LossTerm
@@ -178,12 +179,8 @@ class FCOSBranch(FocalBranch):
             grid,
             **self.decoding,
             quality=predictions.fcos_centerness,
-            combine=_geometric_mean,
+            combine=geometric_mean,
         )
-
-
-def _geometric_mean(scores: Tensor, quality: Tensor) -> Tensor:
-    return (scores * quality).sqrt()
 
 
 @META_ARCH_REGISTRY.register()

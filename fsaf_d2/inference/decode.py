@@ -19,6 +19,11 @@ from .candidates import NONE, Candidates, stable_topk
 Combine = Callable[[Tensor, Tensor], Tensor]
 
 
+def geometric_mean(scores: Tensor, quality: Tensor) -> Tensor:
+    """The square root of score times quality, as FCOS has it (arXiv 2006.09214, Sec. 2.3)."""
+    return (scores * quality).sqrt()
+
+
 def decode_levels(
     logits: Sequence[Tensor],
     deltas: Sequence[Tensor],

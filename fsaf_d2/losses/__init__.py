@@ -1,8 +1,10 @@
 """What is penalised: pure functions of tensors."""
 
 from .anchor_losses import AnchorPlaces, anchor_focal_loss_sums, gather_anchor_deltas
-from .iou_loss import point_giou_loss, point_iou_loss
+from .distribution_focal_loss import distribution_focal_loss, expected_bin
+from .iou_loss import box_giou_loss, point_giou_loss, point_iou, point_iou_loss
 from .point_losses import point_loss_sums
+from .quality_focal_loss import quality_focal_loss, quality_focal_loss_sums
 from .sparse_focal_loss import (
     background_loss_sums,
     focal_loss,
@@ -14,11 +16,17 @@ __all__ = [
     "AnchorPlaces",
     "anchor_focal_loss_sums",
     "background_loss_sums",
+    "box_giou_loss",
+    "distribution_focal_loss",
+    "expected_bin",
     "focal_loss",
     "gather_anchor_deltas",
     "plane_focal_loss_sum",
     "point_giou_loss",
+    "point_iou",
     "point_iou_loss",
     "point_loss_sums",
+    "quality_focal_loss",
+    "quality_focal_loss_sums",
     "sparse_focal_loss_sum",
 ]

@@ -62,10 +62,21 @@ def anchor_focal_loss_sums(
     return sums
 
 
-def gather_anchor_deltas(deltas: Sequence[Tensor], places: Sequence[AnchorPlaces]) -> Tensor:
-    """Gather the box deltas of some anchors: (N, A * 4, H, W) of each level -> (Q, 4)."""
+def gather_anchor_deltas(
+    deltas: Sequence[Tensor], places: Sequence[AnchorPlaces], size: int = 4
+) -> Tensor:
+    """Gather what is said of some anchors, such as box deltas, of which each has 4.
+
+    Args:
+        deltas: (N, A * size, H, W) of each level.
+        places: of each level.
+        size: of numbers for an anchor.
+
+    Returns:
+        (Q, size).
+    """
     parts = []
     for level, (image, anchor, y, x) in zip(deltas, places, strict=True):
-        by_anchor = level.unflatten(1, (-1, 4))
+        by_anchor = level.unflatten(1, (-1, size))
         parts.append(by_anchor[image, anchor, :, y, x])
     return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""IoU losses of boxes given by their distances to a point."""
+"""IoU losses of boxes, given by their distances to a point or by their corners."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 MIN_IOU = 1e-7
+_TINY = torch.finfo(torch.float32).tiny
 
 
 def point_iou_loss(pred_distances: Tensor, target_distances: Tensor) -> Tensor:
@@ -24,15 +25,20 @@ def point_iou_loss(pred_distances: Tensor, target_distances: Tensor) -> Tensor:
     Returns:
         (...) the loss of each box, between 0 and -ln(1e-7) = 16.1.
     """
-    pred_distances = pred_distances.float()
-    target_distances = target_distances.float().clamp(min=0)
-
-    overlap = torch.minimum(pred_distances, target_distances)
-    intersection = _area(overlap)
-    union = _area(pred_distances) + _area(target_distances) - intersection
-    # A union of 0 means that both boxes are the point itself.
-    iou = intersection / union.clamp(min=torch.finfo(torch.float32).tiny)
+    iou = point_iou(pred_distances, target_distances.clamp(min=0))
     return -torch.log(iou.clamp(min=MIN_IOU))
+
+
+def point_iou(pred_distances: Tensor, target_distances: Tensor) -> Tensor:
+    """IoU of two boxes around the same point, in float32: (..., 4), (..., 4) -> (...).
+
+    Args:
+        pred_distances, target_distances: distances >= 0 from the point to the left, top, right and
+            bottom side, in one unit.
+    """
+    intersection, union = _overlap(pred_distances.float(), target_distances.float())
+    # A union of 0 means that both boxes are the point itself.
+    return intersection / union.clamp(min=_TINY)
 
 
 def point_giou_loss(pred_distances: Tensor, target_distances: Tensor) -> Tensor:
@@ -46,12 +52,36 @@ def point_giou_loss(pred_distances: Tensor, target_distances: Tensor) -> Tensor:
         (...) the loss of each box, between 0 and 2.
     """
     pred_distances, target_distances = pred_distances.float(), target_distances.float()
-    tiny = torch.finfo(torch.float32).tiny
-    intersection = _area(torch.minimum(pred_distances, target_distances))
-    union = _area(pred_distances) + _area(target_distances) - intersection
+    intersection, union = _overlap(pred_distances, target_distances)
     hull = _area(torch.maximum(pred_distances, target_distances))
-    iou = intersection / union.clamp(min=tiny)
-    return 1 - iou + (hull - union) / hull.clamp(min=tiny)
+    return _giou_loss(intersection, union, hull)
+
+
+def box_giou_loss(pred_boxes: Tensor, target_boxes: Tensor) -> Tensor:
+    """1 - GIoU of pairs of boxes (arXiv 1902.09630), in float32: (..., 4), (..., 4) -> (...).
+
+    Unlike fvcore's, it never waits for a GPU.
+
+    Args:
+        pred_boxes, target_boxes: (x0, y0, x1, y1) with x0 <= x1 and y0 <= y1.
+    """
+    pred_first, pred_last = pred_boxes.float().split(2, dim=-1)
+    target_first, target_last = target_boxes.float().split(2, dim=-1)
+    sides = torch.minimum(pred_last, target_last) - torch.maximum(pred_first, target_first)
+    intersection = sides.clamp(min=0).prod(dim=-1)
+    areas = (pred_last - pred_first).prod(dim=-1) + (target_last - target_first).prod(dim=-1)
+    hull = torch.maximum(pred_last, target_last) - torch.minimum(pred_first, target_first)
+    return _giou_loss(intersection, areas - intersection, hull.prod(dim=-1))
+
+
+def _giou_loss(intersection: Tensor, union: Tensor, hull: Tensor) -> Tensor:
+    return 1 - intersection / union.clamp(min=_TINY) + (hull - union) / hull.clamp(min=_TINY)
+
+
+def _overlap(pred_distances: Tensor, target_distances: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection and union of boxes around the same point."""
+    intersection = _area(torch.minimum(pred_distances, target_distances))
+    return intersection, _area(pred_distances) + _area(target_distances) - intersection
 
 
 def _area(distances: Tensor) -> Tensor:

@@ -217,7 +217,7 @@ MMDET_GFL = Layout(
         "MODEL.FPN.P6_FROM": "p5",
         "MODEL.FPN.RELU_BEFORE_P7": False,
         "MODEL.TOWERS.BIAS": False,
-        "MODEL.ANCHOR_GENERATOR.OFFSET": 0.0,
+        "MODEL.GFL.POINT_OFFSET": 0.0,
     },
 )
 MMDET_AUTOASSIGN = Layout(

@@ -20,7 +20,8 @@ from reference import fcos as reference
 from reference.fsaf import Level, Object
 
 from fsaf_d2 import load_config
-from fsaf_d2.assignment.center_sampling import centerness, sample_centers
+from fsaf_d2.assignment.center_sampling import sample_centers
+from fsaf_d2.assignment.centerness import centerness
 from fsaf_d2.assignment.objects import Objects
 from fsaf_d2.detectors.fcos import FCOSBranch, FCOSPredictions
 from fsaf_d2.losses import point_giou_loss

@@ -7,8 +7,10 @@ import pytest
 import torch
 from models import NUM_CLASSES, grid_of, instances, losses_given, random_instances, tiny_model
 
+from fsaf_d2.detectors.atss import ATSSPredictions
 from fsaf_d2.detectors.fcos import FCOSPredictions
 from fsaf_d2.detectors.fsaf import PointPredictions
+from fsaf_d2.detectors.gfl import GFLPredictions
 from fsaf_d2.detectors.retinanet import AnchorPredictions
 
 SIZE = (800, 1344)
@@ -29,6 +31,8 @@ def measure(large: bool, answers) -> None:
         "anchor": (AnchorPredictions, (9 * NUM_CLASSES, 36)),
         "point": (PointPredictions, (NUM_CLASSES, 4)),
         "fcos": (FCOSPredictions, (NUM_CLASSES, 4, 1)),
+        "atss": (ATSSPredictions, (NUM_CLASSES, 4, 1)),
+        "gfl": (GFLPredictions, (NUM_CLASSES, 68)),
     }
     predictions = {
         name: kind(*([torch.rand(NUM_IMAGES, x, *size) for size in LEVELS] for x in channels))

@@ -22,6 +22,8 @@ VARIANTS = {
     "anchor_free_only": {"MODEL__FSAF__ANCHOR_BRANCH": False},
     "per_level": {"MODEL__FSAF__NMS_PER_LEVEL": True},
     "fcos": {"MODEL__META_ARCHITECTURE": "PointFCOS"},
+    "gfl": {"MODEL__META_ARCHITECTURE": "OneStageDetector", "MODEL__BRANCHES": "['gfl']"},
+    "atss": {"MODEL__META_ARCHITECTURE": "OneStageDetector", "MODEL__BRANCHES": "['atss']"},
     "joined": {"MODEL__BRANCHES": "['anchor', 'fcos', 'point']"},
     "few_candidates": {"MODEL__RETINANET__TOPK_CANDIDATES_TEST": 7},
 }

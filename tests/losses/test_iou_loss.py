@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
+from fvcore.nn import giou_loss
 from reference import fsaf as reference
 
-from fsaf_d2.losses import point_iou_loss
+from fsaf_d2.losses import box_giou_loss, point_giou_loss, point_iou, point_iou_loss
 
 
 def test_value_computed_by_hand():
@@ -68,3 +69,32 @@ def test_gradient_is_the_derivative():
         torch.testing.assert_close(
             pred.grad[:, index], difference / (2 * step), rtol=0.02, atol=2e-3
         )
+
+
+def test_iou_of_boxes_about_a_point():
+    """The boxes of the first test; a point and a box; a point and itself."""
+    pred = torch.tensor([[1.0, 3, 5, 4], [0, 0, 0, 0], [0, 0, 0, 0]])
+    target = torch.tensor([[2.0, 3, 4, 5], [1, 1, 1, 1], [0, 0, 0, 0]])
+    assert point_iou(pred, target).tolist() == pytest.approx([35 / 55, 0, 0])
+
+
+def test_giou_loss_of_boxes_is_fvcores():
+    first, size = torch.rand(2, 2, 200, 2, dtype=torch.float64).unbind()
+    one, other = torch.cat([first, first + size], dim=-1).unbind()
+    expected = giou_loss(one, other)
+    assert expected.max() > 1  # some do not meet
+    torch.testing.assert_close(box_giou_loss(one, other), expected.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_giou_loss_is_the_same_of_corners_and_of_distances():
+    pred, target = torch.rand(2, 50, 4) * 5
+    corners = torch.tensor([-1.0, -1, 1, 1])
+    found = box_giou_loss(pred * corners, target * corners)
+    torch.testing.assert_close(found, point_giou_loss(pred, target))
+
+
+def test_giou_loss_of_boxes_without_an_area_is_finite():
+    box = torch.tensor([[3.0, 3, 3, 3]], requires_grad=True)
+    loss = box_giou_loss(box, torch.tensor([[3.0, 3, 3, 3]]))
+    loss.sum().backward()
+    assert loss.item() == 1 and torch.isfinite(box.grad).all()
