@@ -1,4 +1,4 @@
-"""IoU losses of boxes given by their distances to a point."""
+"""IoU losses of boxes, most of them given by their distances to a point."""
 
 from __future__ import annotations
 
@@ -52,6 +52,30 @@ def point_giou_loss(pred_distances: Tensor, target_distances: Tensor) -> Tensor:
     hull = _area(torch.maximum(pred_distances, target_distances))
     iou = intersection / union.clamp(min=tiny)
     return 1 - iou + (hull - union) / hull.clamp(min=tiny)
+
+
+def paired_ious(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and GIoU (arXiv 1902.09630) of pairs of boxes, in their own precision.
+
+    Args:
+        boxes, targets: (T, 4), (x0, y0, x1, y1); no side of them is below 0.
+
+    Returns:
+        (T,) and (T,), at most 1.
+    """
+    low, high = boxes[:, :2], boxes[:, 2:]
+    target_low, target_high = targets[:, :2], targets[:, 2:]
+    inner = torch.minimum(high, target_high) - torch.maximum(low, target_low)
+    intersection = _product(inner.clamp(min=0))
+    union = _product(high - low) + _product(target_high - target_low) - intersection
+    hull = _product(torch.maximum(high, target_high) - torch.minimum(low, target_low))
+    tiny = torch.finfo(boxes.dtype).tiny
+    iou = intersection / union.clamp(min=tiny)
+    return iou, iou - (hull - union) / hull.clamp(min=tiny)
+
+
+def _product(sizes: Tensor) -> Tensor:
+    return sizes[:, 0] * sizes[:, 1]
 
 
 def _area(distances: Tensor) -> Tensor:

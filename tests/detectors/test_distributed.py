@@ -8,7 +8,7 @@ from models import instances, predictions_of, tiny_model
 
 MANY = [(10, 10, 90, 70), (50, 40, 60, 52), (0, 0, 150, 120)]
 # All branches at once: each has its own way to count.
-ALL = ["MODEL.BRANCHES", "['anchor', 'point', 'fcos']"]
+ALL = ["MODEL.BRANCHES", "['anchor', 'point', 'fcos', 'autoassign']"]
 
 
 def losses_and_gradients(images: list[int], boxes: list[list]) -> tuple[list[float], torch.Tensor]:

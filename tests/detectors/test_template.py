@@ -32,6 +32,7 @@ OURS = {
     "anchor_free_only": ANCHOR_FREE_ONLY,
     "retinanet": ["MODEL.META_ARCHITECTURE", "AnchorRetinaNet"],
     "fcos": ["MODEL.META_ARCHITECTURE", "PointFCOS", "MODEL.RETINANET.NORM", "GN"],
+    "autoassign": ["MODEL.META_ARCHITECTURE", "AutoAssign", "MODEL.RETINANET.NORM", "GN"],
 }
 # Any branches may be joined: each with the anchors, and all of them.
 JOINED = [
@@ -89,7 +90,8 @@ def test_a_step_without_any_object(overrides):
     assert_every_parameter_learns(model, losses)
     for name, loss in losses.items():
         # What is wrong with a box, where there is none, is nothing.
-        about_boxes = any(word in name for word in ("box_reg", "loc", "centerness"))
+        words = ("box_reg", "loc", "centerness", "positive", "prior")
+        about_boxes = any(word in name for word in words)
         assert (loss == 0) == about_boxes, name
 
 

@@ -1,0 +1,270 @@
+"""AutoAssign's losses: what an object's bag of locations finds, and what it leaves to background.
+
+From arXiv 2007.03496, Sec. 3.2 to 3.4.
+
+Letters: N images; K classes; L levels; R locations of one image over all levels; B bags, each with
+all locations inside the box of an object; T pairs of a bag and a location of it; U planes, each of
+an image and a class, that have a bag. Boxes are (x0, y0, x1, y1) in pixels of the network's input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from .iou_loss import paired_ious
+
+if TYPE_CHECKING:
+    from ..assignment.inside_boxes import BagPairs
+
+# Eq. 3: the weight of the box loss beside that of the class.
+BOX_WEIGHT = 5.0
+# Eq. 5: how much more the confident locations of a bag weigh.
+TEMPERATURE = 3.0
+# What divides is at least this.
+LEAST = 1e-12
+
+
+class BagTables(NamedTuple):
+    """What is known of bags, where the predictions are."""
+
+    boxes: Tensor  # (B, 4) of the objects
+    images: Tensor  # (B,) in 0..N-1
+    planes: Tensor  # (B,) image * K + class
+    points: Tensor  # (R, 2) of all locations, in strides of their level
+
+
+class BagSums(NamedTuple):
+    """What the pairs of all bags add up to."""
+
+    loss: Tensor  # scalar, of all bags
+    priors: Tensor  # (B,) the centre prior summed over each bag
+    ious: Tensor  # (N, R), see :func:`sum_bags`
+
+
+# Lists all pairs, in pieces.
+ListPairs = Callable[[], Iterable["BagPairs"]]
+
+
+def center_prior(points: Tensor, centers: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
+    """How likely locations answer for an object by where they lie (Eq. 4).
+
+    Args:
+        points, centers: (..., 2), of locations and of their objects' boxes, in strides.
+        mean, sigma: (..., 2), of the objects' classes, in strides.
+
+    Returns:
+        (...) G, above 0 and at most 1.
+    """
+    return _gaussian(points, *_prior_table(centers, mean, sigma).unbind(dim=-2))
+
+
+def _prior_table(centers: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
+    """Where priors are highest and 1 / (sqrt(2) sigma): (..., 2, 2)."""
+    return torch.stack([centers + mean, 1 / (math.sqrt(2) * sigma)], dim=-2)
+
+
+def _gaussian(points: Tensor, highest: Tensor, slope: Tensor) -> Tensor:
+    return (-((points - highest) * slope).square().sum(dim=-1)).exp()
+
+
+def bag_losses(confidence: Tensor, prior: Tensor, bag: Tensor, num_bags: int) -> Tensor:
+    """-ln of the weighted mean of each bag's confidence (Eq. 5 and 6).
+
+    Args:
+        confidence, prior: (T,) P and G. Weights are exp(3 P) G; they pass gradients on to both.
+        bag: (T,) in 0..num_bags-1.
+
+    Returns:
+        (num_bags,).
+    """
+    weight = (TEMPERATURE * confidence).exp() * prior
+    found = _sums(weight * confidence, bag, num_bags)
+    found = found / _sums(weight, bag, num_bags).clamp(min=LEAST)
+    return -found.clamp(min=torch.finfo(found.dtype).tiny).log()
+
+
+def _sums(values: Tensor, bag: Tensor, num_bags: int) -> Tensor:
+    return values.new_zeros(num_bags).index_add(0, bag, values)
+
+
+def bag_shares(iou: Tensor, bag: Tensor, num_bags: int) -> Tensor:
+    """The share of each location that is an object's, by how well it predicts boxes (Eq. 7).
+
+    1 / (1 - IoU) is stretched to 0 to 1 within each bag. Where all of a bag are alike, all have 1.
+
+    Args:
+        iou: (T,) of what the location predicts.
+        bag: (T,) in 0..num_bags-1.
+
+    Returns:
+        (T,).
+    """
+    q = 1 / (1 - iou).clamp(min=LEAST)
+    low = q.new_full((num_bags,), math.inf).scatter_reduce(0, bag, q, "amin")[bag]
+    high = q.new_zeros(num_bags).scatter_reduce(0, bag, q, "amax")[bag]
+    return (q - low + LEAST) / (high - low + LEAST)
+
+
+def sum_bags(
+    logits: Tensor,
+    objectness: Tensor,
+    boxes: Tensor,
+    priors: Tensor,
+    tables: BagTables,
+    list_pairs: ListPairs,
+) -> BagSums:
+    """Sum the losses of all bags, piece by piece.
+
+    Nothing of the size of all pairs is kept; pairs are listed once forward and once backward. IoUs
+    have no gradient. The IoU of a location is the highest of the box it predicts with the objects
+    whose boxes hold the location, and 0 outside of all.
+
+    Args:
+        logits: (N, K, R), contiguous.
+        objectness: (N, R), logits.
+        boxes: (N, R, 4), predicted.
+        priors: (B, L, 2, 2), see :func:`prior_table`.
+    """
+    return BagSums(
+        *_BagSums.apply(
+            logits, objectness.contiguous(), boxes.contiguous(), priors, tables, list_pairs
+        )
+    )
+
+
+def prior_table(centers: Tensor, mean: Tensor, sigma: Tensor, classes: Tensor) -> Tensor:
+    """What the centre prior has for every bag on every level.
+
+    Args:
+        centers: (B, L, 2) of the boxes, in strides of the level.
+        mean, sigma: (K, 2).
+        classes: (B,).
+
+    Returns:
+        (B, L, 2, 2): where it is highest, and 1 / (sqrt(2) sigma).
+    """
+    mean, sigma = (x.index_select(0, classes)[:, None].expand_as(centers) for x in (mean, sigma))
+    return _prior_table(centers, mean, sigma)
+
+
+class _Rows(NamedTuple):
+    """What is predicted for the pairs of a piece; gradients are of these alone."""
+
+    logits: Tensor  # (T,)
+    objectness: Tensor  # (T,)
+    boxes: Tensor  # (T, 4)
+    priors: Tensor  # (T, 2, 2)
+
+
+class _BagSums(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        logits: Tensor,
+        objectness: Tensor,
+        boxes: Tensor,
+        priors: Tensor,
+        tables: BagTables,
+        list_pairs: ListPairs,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(logits, objectness, boxes, priors, *tables)
+        ctx.list_pairs = list_pairs
+        flat = [logits.view(-1), objectness.view(-1), boxes.view(-1, 4), priors.flatten(0, 1)]
+        total, sums = logits.new_zeros(()), logits.new_zeros(len(tables.boxes))
+        ious = torch.zeros_like(flat[1])
+        for pairs in list_pairs():
+            index = _places(pairs, tables, objectness.shape[1])
+            losses, sums[pairs.bags], iou = _of_piece(_gather(flat, index), pairs, tables)
+            total += losses.sum()
+            ious.scatter_reduce_(0, index[1], iou, "amax")
+        ious = ious.view_as(objectness)
+        ctx.mark_non_differentiable(ious)
+        return total, sums, ious
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_total: Tensor, grad_sums: Tensor, _: Tensor):
+        *answers, priors = ctx.saved_tensors[:4]
+        tables = BagTables(*ctx.saved_tensors[4:])
+        logits, objectness, boxes = answers
+        flat = [logits.view(-1), objectness.view(-1), boxes.view(-1, 4), priors.flatten(0, 1)]
+        gradients = [torch.zeros_like(x) for x in flat]
+        for pairs in ctx.list_pairs():
+            index = _places(pairs, tables, objectness.shape[1])
+            with torch.enable_grad():
+                rows = _Rows(*(x.requires_grad_() for x in _gather(flat, index)))
+                losses, sums, _ = _of_piece(rows, pairs, tables)
+                value = (losses * grad_total + sums * grad_sums[pairs.bags]).sum()
+            for gradient, place, part in zip(gradients, index, torch.autograd.grad(value, rows)):
+                gradient.index_add_(0, place, part)
+        shaped = (x.view(y.shape) for x, y in zip(gradients, (*answers, priors)))
+        return (*shaped, None, None)
+
+
+def _places(pairs: BagPairs, tables: BagTables, num_locations: int) -> tuple[Tensor, ...]:
+    """Where the pairs' predictions are, field by field of :class:`_Rows`."""
+    image, plane = (x[pairs.bags][pairs.bag] for x in (tables.images, tables.planes))
+    row = image * num_locations + pairs.location
+    return plane * num_locations + pairs.location, row, row, pairs.region
+
+
+def _gather(flat: list[Tensor], index: tuple[Tensor, ...]) -> _Rows:
+    return _Rows(*(x.index_select(0, places) for x, places in zip(flat, index)))
+
+
+def _of_piece(rows: _Rows, pairs: BagPairs, tables: BagTables) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss and the sum of priors of each bag, and (T,) the IoUs."""
+    iou, giou = paired_ious(rows.boxes, tables.boxes[pairs.bags].index_select(0, pairs.bag))
+    # Eq. 3: P = class score * objectness * exp(-5 GIoU loss).
+    likelihood = (BOX_WEIGHT * (giou - 1)).exp()
+    confidence = rows.logits.sigmoid() * rows.objectness.sigmoid() * likelihood
+    points = tables.points.index_select(0, pairs.location)
+    prior = _gaussian(points, *rows.priors.unbind(dim=1))
+    losses = bag_losses(confidence, prior, pairs.bag, pairs.num_bags)
+    return losses, _sums(prior, pairs.bag, pairs.num_bags), iou.detach()
+
+
+@torch.no_grad()
+def shares_of_planes(
+    ious: Tensor, planes: Tensor, tables: BagTables, list_pairs: ListPairs
+) -> Tensor:
+    """The share of every location that is an object's, in the planes of the objects.
+
+    Args:
+        ious: (N, R), see :func:`sum_bags`.
+        planes: (U,) image * K + class, rising: those of the bags, each once.
+
+    Returns:
+        (U, R), 0 outside of the bags.
+    """
+    num_locations = ious.shape[1]
+    shares = ious.new_zeros(len(planes) * num_locations)
+    row_of_bag = torch.searchsorted(planes, tables.planes)
+    for pairs in list_pairs():
+        row = tables.images[pairs.bags][pairs.bag] * num_locations + pairs.location
+        share = bag_shares(ious.view(-1)[row], pairs.bag, pairs.num_bags)
+        place = row_of_bag[pairs.bags][pairs.bag] * num_locations + pairs.location
+        # Deviates from the paper: where objects of one class share a location, the larger share
+        # counts, not that of the later object, so that the order of objects changes nothing.
+        shares.scatter_reduce_(0, place, share, "amax")
+    return shares.view(len(planes), num_locations)
+
+
+def prior_losses(sums: Tensor, images: Tensor, num_bags: Tensor) -> Tensor:
+    """How far the centre priors of an image are from summing up to its number of bags.
+
+    Args:
+        sums: (B,) of each bag.
+        images: (B,) in 0..I-1, among the images that have bags.
+        num_bags: (I,) of each such image.
+
+    Returns:
+        (I,) the number of bags / the sum of their priors.
+    """
+    return num_bags / _sums(sums, images, len(num_bags)).clamp(min=LEAST)
