@@ -1,4 +1,4 @@
-"""All locations inside an object's box, on every level: the object's bag (arXiv 2007.03496, Sec. 3).
+"""The bag of an object: all locations inside its box, on every level (arXiv 2007.03496, Sec. 3).
 
 Letters: M objects, those of all images together; B bags, of the objects that have a location; L
 levels; R locations of one image over all levels; T pairs of a bag and a location of it. Boxes are
@@ -10,7 +10,8 @@ where the predictions are, some bags at a time: large objects have thousands of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,8 @@ from .objects import Objects
 
 # Pairs listed at a time. On a CPU what is computed of them stays in its cache.
 MAX_PAIRS = {"cpu": 1 << 15, "other": 1 << 20}
+# Up to so many pairs in all are listed once and kept.
+MAX_KEPT = 1 << 20
 
 
 class BagPairs(NamedTuple):
@@ -43,12 +46,19 @@ class Bags(NamedTuple):
     objects: Objects  # (B,) the bags' own
     cells: Tensor  # (B, L, 4) half-open ranges x0 <= x < x1, y0 <= y < y1 in cells
 
-    def pairs(self, grid: Grid, device: torch.device) -> Iterator[BagPairs]:
-        """List all pairs on a device, which is not waited for.
+    def pairs(self, grid: Grid, device: torch.device) -> Callable[[], Iterable[BagPairs]]:
+        """What lists all pairs on a device, which is not waited for; each time the same.
 
         Args:
             grid: of the levels, on the CPU.
         """
+        list_pairs = functools.partial(self._pairs, grid, device)
+        if int(count_locations(self.cells).sum()) > MAX_KEPT:
+            return list_pairs
+        kept = list(list_pairs())
+        return lambda: kept
+
+    def _pairs(self, grid: Grid, device: torch.device) -> Iterator[BagPairs]:
         num_levels = self.cells.shape[1]
         limit = MAX_PAIRS["cpu" if device.type == "cpu" else "other"]
         for part in split_by_total(count_locations(self.cells).sum(dim=1), limit):
@@ -59,10 +69,9 @@ class Bags(NamedTuple):
             yield BagPairs(part, bag, region + part.start * num_levels, location)
 
     def centers(self, grid: Grid) -> Tensor:
-        """The centres of the boxes in strides of each level, (B, L, 2)."""
-        boxes = self.objects.boxes.double()
-        centers = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
-        return centers / grid.strides[:, None]
+        """The centres of the boxes in strides of each level, (2, B, L)."""
+        boxes = self.objects.boxes.double().T
+        return (boxes[:2, :, None] + boxes[2:, :, None]) / 2 / grid.strides
 
 
 def fill_bags(objects: Objects, grid: Grid, *, point_offset: float = 0.5) -> Bags:
@@ -99,7 +108,7 @@ def inside_cells(boxes: Tensor, grid: Grid, *, point_offset: float = 0.5) -> Ten
 
 
 def points_of(grid: Grid, device: torch.device, point_offset: float) -> Tensor:
-    """Where the locations lie: (R, 2), in strides of their level."""
+    """Where the locations lie: (2, R), in strides of their level."""
     device_grid = Grid(*to_device(torch.stack(grid), device))
     cells = Cells.at(torch.arange(grid.num_locations, device=device), device_grid)
-    return torch.stack([cells.x, cells.y], dim=1) + point_offset
+    return torch.stack([cells.x, cells.y]) + point_offset

@@ -6,7 +6,6 @@ one image over all levels; K classes. Boxes are (x0, y0, x1, y1) in pixels of th
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -183,11 +182,11 @@ class AutoAssignBranch(FocalBranch):
         planes = torch.unique(plane_of)
         boxes, images, index = (
             to_device(x, device)
-            for x in (bags.objects.boxes, image_of, torch.cat([plane_of, planes]))
+            for x in (bags.objects.boxes.T, image_of, torch.cat([plane_of, planes]))
         )
         points = points_of(grid, device, self.kinds.offset).to(logits.dtype)
         tables = BagTables(boxes.to(logits.dtype), images, index[: len(plane_of)], points)
-        list_pairs = functools.partial(bags.pairs, grid, device)
+        list_pairs = bags.pairs(grid, device)
         priors = self._priors(bags, grid, logits)
         found = sum_bags(logits, objectness, self._boxes(deltas, grid), priors, tables, list_pairs)
         shares = shares_of_planes(found.ious, index[len(plane_of) :], tables, list_pairs)
@@ -208,21 +207,19 @@ class AutoAssignBranch(FocalBranch):
         return bags.objects.image_index * self.num_classes + bags.objects.classes
 
     def _priors(self, bags: Bags, grid: Grid, logits: Tensor) -> Tensor:
-        """What the centre prior has for the bags, (B, L, 2, 2), as the logits are."""
+        """What the centre prior has for the bags, (4, B * L), as the logits are."""
         centers = to_device(bags.centers(grid).to(logits.dtype), logits.device)
         return self.center_prior(centers, to_device(bags.objects.classes, logits.device))
 
     def _boxes(self, deltas: Tensor, grid: Grid) -> Tensor:
-        """Decode all locations' distances: (N, 4, R) -> (N, R, 4)."""
+        """Decode all locations' distances: (N, 4, R) -> (4, N, R)."""
         device = deltas.device
         device_grid = Grid(*to_device(torch.stack(grid), device))
         index = torch.arange(grid.num_locations, device=device)
         points = self.kinds.to(device).boxes(index, device_grid)
-        deltas = deltas.transpose(1, 2)
-        boxes = point_box_transform.apply_deltas(
-            deltas.flatten(0, 1), points.repeat(len(deltas), 1)
-        )
-        return boxes.view_as(deltas)
+        sides = deltas.transpose(0, 1).flatten(1).T
+        boxes = point_box_transform.apply_deltas(sides, points.repeat(len(deltas), 1))
+        return boxes.T.unflatten(1, (len(deltas), -1))
 
     def decode(self, predictions: AutoAssignPredictions, grid: Grid) -> list[Candidates]:
         """Decode the best locations of each level; the score is class score times objectness."""

@@ -33,10 +33,10 @@ LEAST = 1e-12
 class BagTables(NamedTuple):
     """What is known of bags, where the predictions are."""
 
-    boxes: Tensor  # (B, 4) of the objects
+    boxes: Tensor  # (4, B) of the objects
     images: Tensor  # (B,) in 0..N-1
     planes: Tensor  # (B,) image * K + class
-    points: Tensor  # (R, 2) of all locations, in strides of their level
+    points: Tensor  # (2, R) of all locations, in strides of their level
 
 
 class BagSums(NamedTuple):
@@ -51,26 +51,19 @@ class BagSums(NamedTuple):
 ListPairs = Callable[[], Iterable["BagPairs"]]
 
 
-def center_prior(points: Tensor, centers: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
+def center_prior(points: Tensor, highest: Tensor, slope: Tensor) -> Tensor:
     """How likely locations answer for an object by where they lie (Eq. 4).
 
     Args:
-        points, centers: (..., 2), of locations and of their objects' boxes, in strides.
-        mean, sigma: (..., 2), of the objects' classes, in strides.
+        points: (2, T), of locations, in strides.
+        highest: (2, T), the sums of their objects' centres and the classes' mu, in strides.
+        slope: (2, T), 1 / (sqrt(2) sigma).
 
     Returns:
-        (...) G, above 0 and at most 1.
+        (T,) G, above 0 and at most 1.
     """
-    return _gaussian(points, *_prior_table(centers, mean, sigma).unbind(dim=-2))
-
-
-def _prior_table(centers: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
-    """Where priors are highest and 1 / (sqrt(2) sigma): (..., 2, 2)."""
-    return torch.stack([centers + mean, 1 / (math.sqrt(2) * sigma)], dim=-2)
-
-
-def _gaussian(points: Tensor, highest: Tensor, slope: Tensor) -> Tensor:
-    return (-((points - highest) * slope).square().sum(dim=-1)).exp()
+    x, y = ((points - highest) * slope).square()
+    return (-x - y).exp()
 
 
 def bag_losses(confidence: Tensor, prior: Tensor, bag: Tensor, num_bags: int) -> Tensor:
@@ -128,38 +121,37 @@ def sum_bags(
     Args:
         logits: (N, K, R), contiguous.
         objectness: (N, R), logits.
-        boxes: (N, R, 4), predicted.
-        priors: (B, L, 2, 2), see :func:`prior_table`.
+        boxes: (4, N, R), predicted.
+        priors: (4, B * L), see :func:`prior_table`.
     """
-    return BagSums(
-        *_BagSums.apply(
-            logits, objectness.contiguous(), boxes.contiguous(), priors, tables, list_pairs
-        )
-    )
+    boxes, objectness = boxes.contiguous(), objectness.contiguous()
+    return BagSums(*_BagSums.apply(logits, objectness, boxes, priors, tables, list_pairs))
 
 
 def prior_table(centers: Tensor, mean: Tensor, sigma: Tensor, classes: Tensor) -> Tensor:
-    """What the centre prior has for every bag on every level.
+    """What :func:`center_prior` needs of every bag on every level.
 
     Args:
-        centers: (B, L, 2) of the boxes, in strides of the level.
-        mean, sigma: (K, 2).
+        centers: (2, B, L) of the boxes, in strides of the level.
+        mean, sigma: (K, 2), in strides.
         classes: (B,).
 
     Returns:
-        (B, L, 2, 2): where it is highest, and 1 / (sqrt(2) sigma).
+        (4, B * L): where it is highest, and its slope.
     """
-    mean, sigma = (x.index_select(0, classes)[:, None].expand_as(centers) for x in (mean, sigma))
-    return _prior_table(centers, mean, sigma)
+    mean, slope = (
+        x.index_select(0, classes).T[:, :, None] for x in (mean, 1 / (math.sqrt(2) * sigma))
+    )
+    return torch.cat([centers + mean, slope.expand_as(centers)]).flatten(1)
 
 
 class _Rows(NamedTuple):
     """What is predicted for the pairs of a piece; gradients are of these alone."""
 
-    logits: Tensor  # (T,)
+    logits: Tensor  # (T,), of the object's class
     objectness: Tensor  # (T,)
-    boxes: Tensor  # (T, 4)
-    priors: Tensor  # (T, 2, 2)
+    boxes: Tensor  # (4, T)
+    priors: Tensor  # (4, T)
 
 
 class _BagSums(torch.autograd.Function):
@@ -175,8 +167,8 @@ class _BagSums(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(logits, objectness, boxes, priors, *tables)
         ctx.list_pairs = list_pairs
-        flat = [logits.view(-1), objectness.view(-1), boxes.view(-1, 4), priors.flatten(0, 1)]
-        total, sums = logits.new_zeros(()), logits.new_zeros(len(tables.boxes))
+        flat = _flat(logits, objectness, boxes, priors)
+        total, sums = logits.new_zeros(()), logits.new_zeros(len(tables.images))
         ious = torch.zeros_like(flat[1])
         for pairs in list_pairs():
             index = _places(pairs, tables, objectness.shape[1])
@@ -190,21 +182,23 @@ class _BagSums(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_total: Tensor, grad_sums: Tensor, _: Tensor):
-        *answers, priors = ctx.saved_tensors[:4]
-        tables = BagTables(*ctx.saved_tensors[4:])
-        logits, objectness, boxes = answers
-        flat = [logits.view(-1), objectness.view(-1), boxes.view(-1, 4), priors.flatten(0, 1)]
+        inputs, tables = ctx.saved_tensors[:4], BagTables(*ctx.saved_tensors[4:])
+        flat = _flat(*inputs)
         gradients = [torch.zeros_like(x) for x in flat]
         for pairs in ctx.list_pairs():
-            index = _places(pairs, tables, objectness.shape[1])
+            index = _places(pairs, tables, inputs[1].shape[1])
             with torch.enable_grad():
                 rows = _Rows(*(x.requires_grad_() for x in _gather(flat, index)))
                 losses, sums, _ = _of_piece(rows, pairs, tables)
                 value = (losses * grad_total + sums * grad_sums[pairs.bags]).sum()
             for gradient, place, part in zip(gradients, index, torch.autograd.grad(value, rows)):
-                gradient.index_add_(0, place, part)
-        shaped = (x.view(y.shape) for x, y in zip(gradients, (*answers, priors)))
-        return (*shaped, None, None)
+                gradient.index_add_(-1, place, part)
+        return (*(x.view(y.shape) for x, y in zip(gradients, inputs)), None, None)
+
+
+def _flat(logits: Tensor, objectness: Tensor, boxes: Tensor, priors: Tensor) -> _Rows:
+    """All that is predicted, with what pairs choose from as the last dimension."""
+    return _Rows(logits.view(-1), objectness.view(-1), boxes.view(4, -1), priors)
 
 
 def _places(pairs: BagPairs, tables: BagTables, num_locations: int) -> tuple[Tensor, ...]:
@@ -214,18 +208,18 @@ def _places(pairs: BagPairs, tables: BagTables, num_locations: int) -> tuple[Ten
     return plane * num_locations + pairs.location, row, row, pairs.region
 
 
-def _gather(flat: list[Tensor], index: tuple[Tensor, ...]) -> _Rows:
-    return _Rows(*(x.index_select(0, places) for x, places in zip(flat, index)))
+def _gather(flat: _Rows, index: tuple[Tensor, ...]) -> _Rows:
+    return _Rows(*(x.index_select(-1, places) for x, places in zip(flat, index)))
 
 
 def _of_piece(rows: _Rows, pairs: BagPairs, tables: BagTables) -> tuple[Tensor, Tensor, Tensor]:
     """The loss and the sum of priors of each bag, and (T,) the IoUs."""
-    iou, giou = paired_ious(rows.boxes, tables.boxes[pairs.bags].index_select(0, pairs.bag))
+    iou, giou = paired_ious(rows.boxes, tables.boxes[:, pairs.bags].index_select(1, pairs.bag))
     # Eq. 3: P = class score * objectness * exp(-5 GIoU loss).
     likelihood = (BOX_WEIGHT * (giou - 1)).exp()
     confidence = rows.logits.sigmoid() * rows.objectness.sigmoid() * likelihood
-    points = tables.points.index_select(0, pairs.location)
-    prior = _gaussian(points, *rows.priors.unbind(dim=1))
+    points = tables.points.index_select(1, pairs.location)
+    prior = center_prior(points, *rows.priors.split(2))
     losses = bag_losses(confidence, prior, pairs.bag, pairs.num_bags)
     return losses, _sums(prior, pairs.bag, pairs.num_bags), iou.detach()
 

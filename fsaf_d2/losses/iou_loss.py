@@ -58,13 +58,13 @@ def paired_ious(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """IoU and GIoU (arXiv 1902.09630) of pairs of boxes, in their own precision.
 
     Args:
-        boxes, targets: (T, 4), (x0, y0, x1, y1); no side of them is below 0.
+        boxes, targets: (4, T), the rows x0, y0, x1 and y1; no side is below 0.
 
     Returns:
         (T,) and (T,), at most 1.
     """
-    low, high = boxes[:, :2], boxes[:, 2:]
-    target_low, target_high = targets[:, :2], targets[:, 2:]
+    low, high = boxes.split(2)
+    target_low, target_high = targets.split(2)
     inner = torch.minimum(high, target_high) - torch.maximum(low, target_low)
     intersection = _product(inner.clamp(min=0))
     union = _product(high - low) + _product(target_high - target_low) - intersection
@@ -75,7 +75,7 @@ def paired_ious(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _product(sizes: Tensor) -> Tensor:
-    return sizes[:, 0] * sizes[:, 1]
+    return sizes[0] * sizes[1]
 
 
 def _area(distances: Tensor) -> Tensor:
