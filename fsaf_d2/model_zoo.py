@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 _DETECTRON2 = "https://dl.fbaipublicfiles.com/detectron2/COCO-Detection/"
-_MMDET = "https://download.openmmlab.com/mmdetection/v2.0/fsaf/"
+_MMDET = "https://download.openmmlab.com/mmdetection/v2.0/"
 
 
 class Published(NamedTuple):
@@ -44,15 +44,18 @@ def _detectron2(name: str, file: str, ap: float) -> Published:
     )
 
 
-def _mmdet(folder: str, file: str, config: str, ap: float) -> Published:
+def _mmdet(
+    folder: str, file: str, config: str, ap: float, *, method: str | None = None
+) -> Published:
+    method = method or folder.partition("_")[0]
     return Published(
-        url=f"{_MMDET}{folder}/{file}",
+        url=f"{_MMDET}{method}/{folder}/{file}",
         hash=re.search(r"-([0-9a-f]+)\.pth$", file)[1],
         hash_algorithm="sha256",
-        config=f"configs/zoo/mmdet_fsaf_{config}.yaml",
+        config=f"configs/zoo/mmdet_{method}_{config}.yaml",
         licence="Apache-2.0",
         ap=ap,
-        source="mmdetection, configs/fsaf",
+        source=f"mmdetection, configs/{method}",
     )
 
 
@@ -83,6 +86,13 @@ MODELS: dict[str, Published] = {
         "fsaf_pscale0.2_nscale0.5_r50_fpn_1x_coco_20200715-b555b0e0.pth",
         "ignore_0.5_R_50_FPN_1x",
         36.0,
+    ),
+    "mmdet_autoassign_R_50_FPN_1x": _mmdet(
+        "auto_assign_r50_fpn_1x_coco",
+        "auto_assign_r50_fpn_1x_coco_20210413_115540-5e17991f.pth",
+        "R_50_FPN_1x",
+        40.4,
+        method="autoassign",
     ),
 }
 

@@ -4,7 +4,7 @@ Importing the package registers the entries of detectron2's META_ARCH_REGISTRY a
 ``MODEL.BRANCHES`` names. Others come to it through :mod:`fsaf_d2.detectors.contract`.
 """
 
-from .autoassign import AutoAssign, AutoAssignBranch
+from .autoassign import AutoAssignBranch
 from .branch import BRANCHES, Branch, register_branch
 from .contract import LossTerm, Traits, contract_of, each_branch, traits_of
 from .fcos import FCOSBranch, PointFCOS
@@ -18,7 +18,6 @@ __all__ = [
     "FSAF",
     "AnchorBranch",
     "AnchorRetinaNet",
-    "AutoAssign",
     "AutoAssignBranch",
     "Branch",
     "FCOSBranch",

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,7 +34,6 @@ from ..losses.product_focal_loss import product_background_loss_sum
 from .branch import register_branch, require, require_positive, require_weight
 from .contract import LossTerm
 from .focal_branch import FocalBranch
-from .one_stage import OneStageDetector
 
 
 class AutoAssignPredictions(NamedTuple):
@@ -236,13 +234,3 @@ class AutoAssignBranch(FocalBranch):
 
 def _scalar(value: int, like: Tensor) -> Tensor:
     return torch.full((), float(value), device=like.device)
-
-
-@META_ARCH_REGISTRY.register()
-class AutoAssign(OneStageDetector):
-    """AutoAssign: one branch, :class:`AutoAssignBranch`; as published, with group norm."""
-
-    @classmethod
-    def branch_names(cls, cfg: CfgNode) -> list[str]:
-        """AutoAssign's, unless ``MODEL.BRANCHES`` says otherwise."""
-        return list(cfg.MODEL.BRANCHES) or ["autoassign"]

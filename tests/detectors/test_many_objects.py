@@ -7,6 +7,7 @@ import pytest
 import torch
 from models import NUM_CLASSES, grid_of, instances, losses_given, random_instances, tiny_model
 
+from fsaf_d2.detectors.autoassign import AutoAssignPredictions
 from fsaf_d2.detectors.fcos import FCOSPredictions
 from fsaf_d2.detectors.fsaf import PointPredictions
 from fsaf_d2.detectors.retinanet import AnchorPredictions
@@ -29,6 +30,7 @@ def measure(large: bool, answers) -> None:
         "anchor": (AnchorPredictions, (9 * NUM_CLASSES, 36)),
         "point": (PointPredictions, (NUM_CLASSES, 4)),
         "fcos": (FCOSPredictions, (NUM_CLASSES, 4, 1)),
+        "autoassign": (AutoAssignPredictions, (NUM_CLASSES, 4, 1)),
     }
     predictions = {
         name: kind(*([torch.rand(NUM_IMAGES, x, *size) for size in LEVELS] for x in channels))

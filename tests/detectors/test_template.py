@@ -32,8 +32,10 @@ OURS = {
     "anchor_free_only": ANCHOR_FREE_ONLY,
     "retinanet": ["MODEL.META_ARCHITECTURE", "AnchorRetinaNet"],
     "fcos": ["MODEL.META_ARCHITECTURE", "PointFCOS", "MODEL.RETINANET.NORM", "GN"],
-    "autoassign": ["MODEL.META_ARCHITECTURE", "AutoAssign", "MODEL.RETINANET.NORM", "GN"],
 }
+ALONE = ["MODEL.META_ARCHITECTURE", "OneStageDetector", "MODEL.RETINANET.NORM", "GN"]
+for name in ("autoassign",):
+    OURS[name] = [*ALONE, "MODEL.BRANCHES", f"['{name}']"]
 # Any branches may be joined: each with the anchors, and all of them.
 JOINED = [
     *(("anchor", name) for name in sorted(set(BRANCHES) - {"anchor"})),

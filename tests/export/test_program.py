@@ -22,6 +22,10 @@ VARIANTS = {
     "anchor_free_only": {"MODEL__FSAF__ANCHOR_BRANCH": False},
     "per_level": {"MODEL__FSAF__NMS_PER_LEVEL": True},
     "fcos": {"MODEL__META_ARCHITECTURE": "PointFCOS"},
+    "autoassign": {
+        "MODEL__META_ARCHITECTURE": "OneStageDetector",
+        "MODEL__BRANCHES": "['autoassign']",
+    },
     "joined": {"MODEL__BRANCHES": "['anchor', 'fcos', 'point']"},
     "few_candidates": {"MODEL__RETINANET__TOPK_CANDIDATES_TEST": 7},
 }

@@ -48,9 +48,7 @@ def test_bags_do_not_mix():
     losses = bag_losses(P.repeat_interleave(2), G.repeat_interleave(2), bag, 2)
     for index in range(2):
         mine = bag == index
-        alone = bag_losses(
-            P.repeat_interleave(2)[mine], G.repeat_interleave(2)[mine], ONE_BAG, 1
-        )
+        alone = bag_losses(P.repeat_interleave(2)[mine], G.repeat_interleave(2)[mine], ONE_BAG, 1)
         torch.testing.assert_close(losses[index], alone[0])
 
 
