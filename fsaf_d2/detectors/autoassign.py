@@ -25,6 +25,7 @@ from ..inference.candidates import Candidates
 from ..inference.decode import decode_levels
 from ..losses.autoassign_loss import (
     BagTables,
+    best_ious,
     prior_losses,
     prior_table,
     shares_of_planes,
@@ -165,11 +166,11 @@ class AutoAssignBranch(FocalBranch):
     ) -> dict[str, LossTerm]:
         """Sum the three losses (Sec. 3.4).
 
-        The first is -ln of what each bag finds, divided by their number; an object that holds no
-        location on any level has no bag and is not counted. The second is the focal loss of all
-        scores, class times objectness, but for what is objects'; it is divided by the sum of the
-        centre priors in all bags. The third is the mean over images with bags of their number
-        divided by that sum of the image's.
+        The first is -ln of what each bag finds, divided by the number of objects; one that holds no
+        location on any level has no bag and adds nothing, but is counted. The second is the focal
+        loss of all scores, class times objectness, but for what is objects'; it is divided by the
+        sum of the centre priors in all bags. The third is the mean over images with bags of their
+        number of objects divided by that sum of the image's.
         """
         logits, deltas, objectness = (
             torch.cat([level.flatten(2) for level in levels], dim=2) for levels in predictions
@@ -186,18 +187,21 @@ class AutoAssignBranch(FocalBranch):
         tables = BagTables(boxes.to(logits.dtype), images, index[: len(plane_of)], points)
         list_pairs = bags.pairs(grid, device)
         priors = self._priors(bags, grid, logits)
-        found = sum_bags(logits, objectness, self._boxes(deltas, grid), priors, tables, list_pairs)
-        shares = shares_of_planes(found.ious, index[len(plane_of) :], tables, list_pairs)
+        predicted = self._boxes(deltas, grid)
+        found = sum_bags(logits, objectness, predicted, priors, tables, list_pairs)
+        ious = best_ious(predicted, *_by_image(objects, logits))
+        shares = shares_of_planes(ious, index[len(plane_of) :], tables, list_pairs)
         negative = product_background_loss_sum(
             logits, objectness, planes, shares, gamma=self.focal_loss["gamma"]
         )
-        # Images with bags, counted from 0, and how many each has.
-        _, image, num_bags = torch.unique(image_of, return_inverse=True, return_counts=True)
-        prior = prior_losses(found.priors, to_device(image, device), to_device(num_bags, device))
+        # Images with bags, counted from 0, and how many objects each has.
+        which, image = torch.unique(image_of, return_inverse=True)
+        num_objects = torch.bincount(objects.image_index, minlength=len(logits))[which]
+        prior = prior_losses(found.priors, to_device(image, device), to_device(num_objects, device))
         prior_sum = found.priors.detach().sum()
         self.counted = {"num_pos_autoassign": prior_sum / len(logits)}
         totals = found.loss, negative, prior.sum()
-        counts = _scalar(len(image_of), logits), prior_sum, _scalar(len(num_bags), logits)
+        counts = _scalar(len(objects.boxes), logits), prior_sum, _scalar(len(which), logits)
         return dict(zip(self.loss_names, map(LossTerm, totals, counts, self.loss_weights)))
 
     def _planes(self, bags: Bags) -> Tensor:
@@ -230,6 +234,15 @@ class AutoAssignBranch(FocalBranch):
             **self.decoding,
             quality=predictions.autoassign_objectness,
         )
+
+
+def _by_image(objects: Objects, like: Tensor) -> tuple[Tensor, list[int]]:
+    """The boxes of objects, (4, M), image by image, and how many each image has."""
+    there = torch.isfinite(objects.boxes).all(dim=1)
+    image = objects.image_index[there]
+    boxes = objects.boxes[there][torch.argsort(image, stable=True)]
+    counts = torch.bincount(image, minlength=len(like)).tolist()
+    return to_device(boxes.T.to(like.dtype), like.device), counts
 
 
 def _scalar(value: int, like: Tensor) -> Tensor:

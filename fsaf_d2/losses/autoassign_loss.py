@@ -10,14 +10,15 @@ an image and a class, that have a bag. Boxes are (x0, y0, x1, y1) in pixels of t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .iou_loss import paired_ious
+from .iou_loss import paired_giou
+from .sparse_focal_loss import CHUNK
 
 if TYPE_CHECKING:
     from ..assignment.inside_boxes import BagPairs
@@ -44,7 +45,6 @@ class BagSums(NamedTuple):
 
     loss: Tensor  # scalar, of all bags
     priors: Tensor  # (B,) the centre prior summed over each bag
-    ious: Tensor  # (N, R), see :func:`sum_bags`
 
 
 # Lists all pairs, in pieces.
@@ -114,9 +114,7 @@ def sum_bags(
 ) -> BagSums:
     """Sum the losses of all bags, piece by piece.
 
-    Nothing of the size of all pairs is kept; pairs are listed once forward and once backward. IoUs
-    have no gradient. The IoU of a location is the highest of the box it predicts with the objects
-    whose boxes hold the location, and 0 outside of all.
+    Nothing of the size of all pairs is kept; pairs are listed once forward and once backward.
 
     Args:
         logits: (N, K, R), contiguous.
@@ -164,24 +162,20 @@ class _BagSums(torch.autograd.Function):
         priors: Tensor,
         tables: BagTables,
         list_pairs: ListPairs,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(logits, objectness, boxes, priors, *tables)
         ctx.list_pairs = list_pairs
         flat = _flat(logits, objectness, boxes, priors)
         total, sums = logits.new_zeros(()), logits.new_zeros(len(tables.images))
-        ious = torch.zeros_like(flat[1])
         for pairs in list_pairs():
             index = _places(pairs, tables, objectness.shape[1])
-            losses, sums[pairs.bags], iou = _of_piece(_gather(flat, index), pairs, tables)
+            losses, sums[pairs.bags] = _of_piece(_gather(flat, index), pairs, tables)
             total += losses.sum()
-            ious.scatter_reduce_(0, index[1], iou, "amax")
-        ious = ious.view_as(objectness)
-        ctx.mark_non_differentiable(ious)
-        return total, sums, ious
+        return total, sums
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad_total: Tensor, grad_sums: Tensor, _: Tensor):
+    def backward(ctx: FunctionCtx, grad_total: Tensor, grad_sums: Tensor):
         inputs, tables = ctx.saved_tensors[:4], BagTables(*ctx.saved_tensors[4:])
         flat = _flat(*inputs)
         gradients = [torch.zeros_like(x) for x in flat]
@@ -189,7 +183,7 @@ class _BagSums(torch.autograd.Function):
             index = _places(pairs, tables, inputs[1].shape[1])
             with torch.enable_grad():
                 rows = _Rows(*(x.requires_grad_() for x in _gather(flat, index)))
-                losses, sums, _ = _of_piece(rows, pairs, tables)
+                losses, sums = _of_piece(rows, pairs, tables)
                 value = (losses * grad_total + sums * grad_sums[pairs.bags]).sum()
             for gradient, place, part in zip(gradients, index, torch.autograd.grad(value, rows)):
                 gradient.index_add_(-1, place, part)
@@ -212,16 +206,46 @@ def _gather(flat: _Rows, index: tuple[Tensor, ...]) -> _Rows:
     return _Rows(*(x.index_select(-1, places) for x, places in zip(flat, index)))
 
 
-def _of_piece(rows: _Rows, pairs: BagPairs, tables: BagTables) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss and the sum of priors of each bag, and (T,) the IoUs."""
-    iou, giou = paired_ious(rows.boxes, tables.boxes[:, pairs.bags].index_select(1, pairs.bag))
+def _of_piece(rows: _Rows, pairs: BagPairs, tables: BagTables) -> tuple[Tensor, Tensor]:
+    """The loss and the sum of priors of each bag."""
+    giou = paired_giou(rows.boxes, tables.boxes[:, pairs.bags].index_select(1, pairs.bag))
     # Eq. 3: P = class score * objectness * exp(-5 GIoU loss).
     likelihood = (BOX_WEIGHT * (giou - 1)).exp()
     confidence = rows.logits.sigmoid() * rows.objectness.sigmoid() * likelihood
     points = tables.points.index_select(1, pairs.location)
     prior = center_prior(points, *rows.priors.split(2))
     losses = bag_losses(confidence, prior, pairs.bag, pairs.num_bags)
-    return losses, _sums(prior, pairs.bag, pairs.num_bags), iou.detach()
+    return losses, _sums(prior, pairs.bag, pairs.num_bags)
+
+
+@torch.no_grad()
+def best_ious(boxes: Tensor, targets: Tensor, counts: Sequence[int]) -> Tensor:
+    """The highest IoU of each location's predicted box with an object of its image (Eq. 7).
+
+    Args:
+        boxes: (4, N, R), predicted.
+        targets: (4, M), of the objects, image by image.
+        counts: how many objects each image has.
+
+    Returns:
+        (N, R), 0 in an image without objects.
+    """
+    num_locations, tiny = boxes.shape[2], torch.finfo(boxes.dtype).tiny
+    size = max(CHUNK // num_locations, 1)
+    areas, target_areas = ((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (boxes, targets))
+    # Intersection / sum of the areas rises with the IoU.
+    best = torch.zeros_like(areas)
+    parts = (x.split(list(counts), dim=-1) for x in (targets, target_areas))
+    for image, of_image in enumerate(zip(*parts)):
+        x0, y0, x1, y1 = boxes[:, image]
+        for part, area in zip(*(x.split(size, dim=-1) for x in of_image)):
+            left, top, right, bottom = part[..., None]
+            width = torch.minimum(x1, right).sub_(torch.maximum(x0, left)).clamp_(min=0)
+            height = torch.minimum(y1, bottom).sub_(torch.maximum(y0, top)).clamp_(min=0)
+            ratio = width.mul_(height).div_((areas[image] + area[:, None]).clamp_(min=tiny))
+            if len(area):
+                torch.maximum(best[image], ratio.amax(dim=0), out=best[image])
+    return best / (1 - best)
 
 
 @torch.no_grad()
@@ -231,7 +255,7 @@ def shares_of_planes(
     """The share of every location that is an object's, in the planes of the objects.
 
     Args:
-        ious: (N, R), see :func:`sum_bags`.
+        ious: (N, R), see :func:`best_ious`.
         planes: (U,) image * K + class, rising: those of the bags, each once.
 
     Returns:
@@ -250,15 +274,15 @@ def shares_of_planes(
     return shares.view(len(planes), num_locations)
 
 
-def prior_losses(sums: Tensor, images: Tensor, num_bags: Tensor) -> Tensor:
-    """How far the centre priors of an image are from summing up to its number of bags.
+def prior_losses(sums: Tensor, images: Tensor, num_objects: Tensor) -> Tensor:
+    """How far the centre priors of an image are from summing up to its number of objects.
 
     Args:
         sums: (B,) of each bag.
         images: (B,) in 0..I-1, among the images that have bags.
-        num_bags: (I,) of each such image.
+        num_objects: (I,) of each such image.
 
     Returns:
-        (I,) the number of bags / the sum of their priors.
+        (I,) the number of objects / the sum of priors.
     """
-    return num_bags / _sums(sums, images, len(num_bags)).clamp(min=LEAST)
+    return num_objects / _sums(sums, images, len(num_objects)).clamp(min=LEAST)

@@ -54,14 +54,14 @@ def point_giou_loss(pred_distances: Tensor, target_distances: Tensor) -> Tensor:
     return 1 - iou + (hull - union) / hull.clamp(min=tiny)
 
 
-def paired_ious(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and GIoU (arXiv 1902.09630) of pairs of boxes, in their own precision.
+def paired_giou(boxes: Tensor, targets: Tensor) -> Tensor:
+    """GIoU (arXiv 1902.09630) of pairs of boxes, in their own precision.
 
     Args:
         boxes, targets: (4, T), the rows x0, y0, x1 and y1; no side is below 0.
 
     Returns:
-        (T,) and (T,), at most 1.
+        (T,) between -1 and 1.
     """
     low, high = boxes.split(2)
     target_low, target_high = targets.split(2)
@@ -70,8 +70,7 @@ def paired_ious(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     union = _product(high - low) + _product(target_high - target_low) - intersection
     hull = _product(torch.maximum(high, target_high) - torch.minimum(low, target_low))
     tiny = torch.finfo(boxes.dtype).tiny
-    iou = intersection / union.clamp(min=tiny)
-    return iou, iou - (hull - union) / hull.clamp(min=tiny)
+    return intersection / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
 
 
 def _product(sizes: Tensor) -> Tensor:

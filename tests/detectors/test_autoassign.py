@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from detectron2.structures import Instances
 from models import (
     NUM_CLASSES,
     SIZES,
@@ -17,8 +18,11 @@ from models import (
     random_instances,
     tiny_model,
 )
+from reference import autoassign as reference
+from reference.fsaf import Level, Object
 
 from fsaf_d2.assignment import inside_boxes
+from fsaf_d2.assignment.grid import Grid
 from fsaf_d2.assignment.inside_boxes import fill_bags, points_of
 from fsaf_d2.assignment.objects import Objects
 from fsaf_d2.detectors.autoassign import AutoAssignPredictions
@@ -28,6 +32,7 @@ ALONE = ["MODEL.META_ARCHITECTURE", "OneStageDetector", "MODEL.BRANCHES", "['aut
 AUTOASSIGN = [*ALONE, "MODEL.RETINANET.NORM", "GN"]
 POSITIVE, NEGATIVE, PRIOR = (f"loss_autoassign_{x}" for x in ("positive", "negative", "prior"))
 SILENT = -50.0
+WEIGHTS = reference.POSITIVE, reference.NEGATIVE, reference.CENTER
 
 
 def randomised(*overrides: str):
@@ -128,7 +133,7 @@ def test_a_bag_of_two_locations():
     assert losses[NEGATIVE] == pytest.approx(negative(0.5 * sigmoid(1)) / g, rel=1e-4)
 
 
-def test_a_location_counts_by_the_best_box_that_holds_it():
+def test_a_location_counts_by_the_best_box():
     """A second object, of another class, is what the second location predicts: share 1 for both.
 
     1 / (1 - IoU) is then 1e12 at both locations: each has all of the bag's.
@@ -139,29 +144,17 @@ def test_a_location_counts_by_the_best_box_that_holds_it():
     assert alone[NEGATIVE] > 1e-3 and both[NEGATIVE] < 1e-6
 
 
-def test_what_is_a_class_in_one_box_is_its_share_for_the_better_one():
-    """Two objects of one class with the same two locations, which they share otherwise.
+def test_a_location_counts_by_the_best_box_whether_or_not_it_lies_in_it():
+    """As before, but the second object does not hold the second location: it has y 1 to 4.
 
-    The second's box reaches the point (20, 4), which predicts worst of all; so the second location
-    has a share there, and none in the first's bag. The larger counts, in any order.
+    The second location predicts it exactly: (4, 1, 20, 4).
     """
     said = two_locations()
-    boxes = torch.tensor([(0.0, 1, 16, 7), (0, 1, 24, 7)])
-    one, other = (
-        losses_of(tiny_model(*AUTOASSIGN), said, instances(boxes[order], [3, 3]))
-        for order in ([0, 1], [1, 0])
-    )
-    assert one == pytest.approx(other, rel=1e-6)
-    # Of the wide box: predictions (4, 1, 20, 7) and (0, 1, 16, 7) have the IoUs 2/3, and with the
-    # narrow one .6 and 1; the third, 8 px about (20, 4) each way, (12, -4, 28, 12), has 72 / 328.
-    q = [1e12, 3, 1 / (1 - 72 / 328)]
-    share = (q[1] - q[2]) / (q[0] - q[2])
-    assert share < 1e-9
-    p = 0.5 * sigmoid(1)
-    priors = [0.5, 0.5, 1, 0, 1]
-    g = sum(math.exp(-(d**2) / 2) for d in priors)
-    # On P4 the point (8, 8) lies outside of both boxes.
-    assert one[NEGATIVE] == pytest.approx(negative(p) / g, rel=1e-4)
+    said.autoassign_deltas[0][0, :, 0, 1] = torch.tensor([1.0, 0.375, 1.0, 0.0])
+    boxes = [(0, 1, 16, 7), (4, 1, 20, 4)]
+    alone = losses_of(tiny_model(*AUTOASSIGN), said, instances(boxes[:1], [3]))
+    both = losses_of(tiny_model(*AUTOASSIGN), said, instances(boxes, [3, 5]))
+    assert alone[NEGATIVE] > 1e-3 and both[NEGATIVE] < 1e-6
 
 
 def test_the_larger_of_two_shares_counts():
@@ -278,20 +271,25 @@ def test_the_order_of_objects_changes_nothing():
         torch.testing.assert_close(found[name], loss, rtol=1e-5, atol=1e-7)
 
 
-def test_an_object_that_holds_no_location_counts_nowhere():
+def test_an_object_that_holds_no_location_has_no_bag_but_is_counted():
+    """Two more objects than the two with bags of each image."""
     model = randomised()
     some = instances([(10, 10, 70, 60), (40, 30, 150, 120)], [1, 2])
     more = instances(
         [(10, 10, 70, 60), (5, 5, 7, 7), (40, 30, 150, 120), (9, 9, 9, 50)], [1, 3, 2, 4]
     )
-    inputs = batch(some, some)
     with torch.no_grad():
-        said, grid = predictions_of(model, inputs)
-    nothing = instances([(5, 5, 7, 7)], [3])
-    for one, other in (([some, some], [more, more]), ([some, instances([], [])], [some, nothing])):
-        expected, found = (losses_given(model, said, grid, truths) for truths in (one, other))
-        for name, loss in expected.items():
-            assert found[name].item() == loss.item(), name
+        said, grid = predictions_of(model, batch(some, some))
+    expected = losses_given(model, said, grid, [some, some])
+    found = losses_given(model, said, grid, [more, more])
+    for name, factor in ((POSITIVE, 1 / 2), (NEGATIVE, 1), (PRIOR, 2)):
+        torch.testing.assert_close(found[name], expected[name] * factor, rtol=1e-3, atol=1e-6)
+
+
+def test_an_image_without_bags_has_no_part_in_the_loss_of_priors():
+    model = tiny_model(*AUTOASSIGN)
+    truths = [instances([(1, 1, 7, 7)], [0]), instances([(5, 5, 7, 7)], [3])]
+    assert losses_of(model, predictions(2), *truths)[PRIOR] == pytest.approx(0.75)
 
 
 def test_the_loss_of_priors_is_a_mean_over_images_with_objects():
@@ -415,3 +413,88 @@ def test_a_location_lies_in_its_cell_where_the_key_says():
     found = detections_given(model, {"autoassign": said}, grid_of())
     x, y, stride = 3 * 16, 2 * 16, STRIDES[1]
     assert found.pred_boxes.tensor.tolist() == [[x - stride, y - stride, x + stride, y + stride]]
+
+
+# Odd sizes, few enough to be looped over.
+FEW_STRIDES, FEW_SIZES = STRIDES[:3], [(5, 7), (3, 4), (2, 2)]
+
+
+def few_objects(case: str) -> list[Instances]:
+    """In images of 40 x 56 pixels."""
+    size = (40, 56)
+    some = instances(
+        [(3, 2, 30, 25), (3, 2, 30, 25), (20, 9, 22, 11), (8, 0, 56, 40)], [1, 1, 2, 0]
+    )
+    return {
+        "several": [
+            random_instances(4, size),
+            random_instances(0, size),
+            random_instances(3, size),
+        ],
+        "ties and one without a location": [some],
+        "nothing": [instances([], []), instances([], [])],
+        "one image of two has a bag": [instances([(20, 9, 22, 11)], [2]), some],
+        "sides on points": [instances([(4, 4, 28, 20), (8, 8, 40, 24)], [3, 3])],
+    }[case]
+
+
+def few_predictions(num_images: int, generator: torch.Generator) -> AutoAssignPredictions:
+    def rand(channels: int, low: float, high: float) -> list[torch.Tensor]:
+        return [
+            (
+                low
+                + (high - low)
+                * torch.rand(num_images, channels, *size, generator=generator, dtype=torch.float64)
+            ).requires_grad_()
+            for size in FEW_SIZES
+        ]
+
+    return AutoAssignPredictions(rand(NUM_CLASSES, -3, 1), rand(4, 0.2, 2), rand(1, -1, 2))
+
+
+CASES = ["several", "ties and one without a location", "nothing", "one image of two has a bag"]
+
+
+@pytest.mark.parametrize("offset", [0.5, 0.0])
+@pytest.mark.parametrize("case", [*CASES, "sides on points"])
+def test_losses_and_gradients_are_those_of_the_reference(case, offset):
+    torch.manual_seed(0)
+    truths = few_objects(case)
+    key = ["MODEL.AUTOASSIGN.POINT_OFFSET", str(offset)]
+    model = tiny_model(*AUTOASSIGN, *key, "MODEL.RETINANET.IN_FEATURES", "['p3', 'p4', 'p5']")
+    branch = model.branches.autoassign.double()
+    torch.nn.init.normal_(branch.center_prior.mean, std=0.3)
+    torch.nn.init.uniform_(branch.center_prior.sigma, 0.5, 1.5)
+    said = few_predictions(len(truths), torch.Generator().manual_seed(1))
+    mean, sigma = branch.center_prior.mean, branch.center_prior.sigma
+    leaves = [x for levels in said for x in levels] + [mean, sigma]
+
+    grid = Grid.of(FEW_STRIDES, FEW_SIZES, torch.device("cpu"))
+    terms = branch.losses(said, Objects.of(truths), grid)
+    objects = [
+        Object(image, tuple(box), label)
+        for image, truth in enumerate(truths)
+        for box, label in zip(truth.gt_boxes.tensor.tolist(), truth.gt_classes.tolist())
+    ]
+    logits, distances, objectness = (
+        [[level[image].permute(1, 2, 0) for level in levels] for image in range(len(truths))]
+        for levels in said
+    )
+    objectness = [[level[..., 0] for level in levels] for levels in objectness]
+    levels = [Level(stride, *size) for stride, size in zip(FEW_STRIDES, FEW_SIZES)]
+    expected = reference.losses(
+        objects, levels, logits, objectness, distances, mean, sigma, offset=offset
+    )
+    for (name, term), (total, count), weight in zip(terms.items(), expected, WEIGHTS):
+        assert term.total.dtype == torch.float64
+        assert term.total.item() == pytest.approx(total.item(), rel=1e-9), name
+        assert float(term.count) == pytest.approx(count, rel=1e-6), name
+        assert term.weight == weight, name
+        if not total.requires_grad:
+            continue
+        gradients = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(term.total, leaves, retain_graph=True, allow_unused=True)
+        for mine, other in zip(found, gradients):
+            mine, other = (torch.zeros(1) if x is None else x for x in (mine, other))
+            if mine.any() or other.any():
+                torch.testing.assert_close(mine, other, rtol=1e-7, atol=1e-10)

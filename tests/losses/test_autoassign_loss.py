@@ -8,11 +8,12 @@ from fvcore.nn import giou_loss
 from fsaf_d2.losses.autoassign_loss import (
     bag_losses,
     bag_shares,
+    best_ious,
     center_prior,
     prior_losses,
     prior_table,
 )
-from fsaf_d2.losses.iou_loss import paired_ious
+from fsaf_d2.losses.iou_loss import paired_giou
 from fsaf_d2.losses.product_focal_loss import product_background_loss_sum
 
 ONE_BAG = torch.zeros(3, dtype=torch.int64)
@@ -96,27 +97,48 @@ def test_the_centre_prior():
 
 
 def test_the_loss_of_priors():
-    """Three bags: two of the first image with the sum 1.5 + 2.5, one of another with 0.5."""
+    """Three bags: two of the first image with the sum 1.5 + 2.5, one of another with 0.5.
+
+    The first has two objects, the other one.
+    """
     losses = prior_losses(
         torch.tensor([1.5, 0.5, 2.5]), torch.tensor([0, 1, 0]), torch.tensor([2, 1])
     )
     assert losses.tolist() == [0.5, 2.0]
 
 
-def test_ious_are_detectron2s_and_fvcores():
-    low, size = torch.rand(2, 40, 2, dtype=torch.float64) * 5
-    boxes = torch.cat([low, low + size], dim=1)
-    targets = boxes.roll(1, 0) + 0.5
-    iou, giou = paired_ious(boxes.T, targets.T)
-    torch.testing.assert_close(iou, pairwise_iou(Boxes(boxes), Boxes(targets)).diagonal().double())
+def random_boxes(count: int) -> torch.Tensor:
+    low, size = torch.rand(2, count, 2, dtype=torch.float64) * 5
+    return torch.cat([low, low + size], dim=1)
+
+
+def test_giou_is_fvcores():
+    boxes, targets = random_boxes(40), random_boxes(40)
+    giou = paired_giou(boxes.T, targets.T)
     torch.testing.assert_close(1 - giou, giou_loss(boxes, targets), rtol=1e-5, atol=1e-6)
 
 
-def test_ious_of_a_box_of_no_size_have_a_finite_gradient():
+def test_giou_of_a_box_of_no_size_has_a_finite_gradient():
     boxes = torch.tensor([[1.0, 1, 1, 1]]).T.requires_grad_()
-    iou, giou = paired_ious(boxes, torch.tensor([[0.0, 0, 4, 4]]).T)
-    (iou + giou).sum().backward()
-    assert iou.item() == giou.item() == 0 and torch.isfinite(boxes.grad).all()
+    giou = paired_giou(boxes, torch.tensor([[0.0, 0, 4, 4]]).T)
+    giou.sum().backward()
+    assert giou.item() == 0 and torch.isfinite(boxes.grad).all()
+
+
+@pytest.mark.parametrize("chunk", [1 << 18, 50])
+def test_the_best_iou_is_that_with_any_object_of_the_image(chunk, monkeypatch):
+    monkeypatch.setattr("fsaf_d2.losses.autoassign_loss.CHUNK", chunk)
+    boxes, targets = random_boxes(3 * 20), random_boxes(9)
+    found = best_ious(boxes.T.reshape(4, 3, 20), targets.T, [7, 0, 2])
+    expected = torch.zeros(3, 20, dtype=torch.float64)
+    iou = pairwise_iou(Boxes(boxes), Boxes(targets)).view(3, 20, 9)
+    expected[0], expected[2] = iou[0, :, :7].amax(dim=1), iou[2, :, 7:].amax(dim=1)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_best_iou_with_boxes_of_no_size_is_0():
+    flat = torch.tensor([[1.0, 1, 1, 1]]).T
+    assert best_ious(flat[:, None], torch.cat([flat, flat + 1], dim=1), [2]).tolist() == [[0.0]]
 
 
 NONE = torch.zeros(0, dtype=torch.int64)
