@@ -44,8 +44,10 @@ def _detectron2(name: str, file: str, ap: float) -> Published:
     )
 
 
-def _mmdet(folder: str, file: str, config: str, ap: float) -> Published:
-    method = folder.partition("_")[0]
+def _mmdet(
+    folder: str, file: str, config: str, ap: float, *, method: str | None = None
+) -> Published:
+    method = method or folder.partition("_")[0]
     return Published(
         url=f"{_MMDET}{method}/{folder}/{file}",
         hash=re.search(r"-([0-9a-f]+)\.pth$", file)[1],
@@ -90,6 +92,13 @@ MODELS: dict[str, Published] = {
         "gfl_r50_fpn_1x_coco_20200629_121244-25944287.pth",
         "R_50_FPN_1x",
         40.2,
+    ),
+    "mmdet_autoassign_R_50_FPN_1x": _mmdet(
+        "auto_assign_r50_fpn_1x_coco",
+        "auto_assign_r50_fpn_1x_coco_20210413_115540-5e17991f.pth",
+        "R_50_FPN_1x",
+        40.4,
+        method="autoassign",
     ),
 }
 

@@ -5,6 +5,7 @@ Importing the package registers the entries of detectron2's META_ARCH_REGISTRY a
 """
 
 from .atss import ATSSBranch
+from .autoassign import AutoAssignBranch
 from .branch import BRANCHES, Branch, register_branch
 from .contract import LossTerm, Traits, contract_of, each_branch, traits_of
 from .fcos import FCOSBranch, PointFCOS
@@ -20,6 +21,7 @@ __all__ = [
     "ATSSBranch",
     "AnchorBranch",
     "AnchorRetinaNet",
+    "AutoAssignBranch",
     "Branch",
     "FCOSBranch",
     "FocalBranch",

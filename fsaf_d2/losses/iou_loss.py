@@ -84,6 +84,29 @@ def _overlap(pred_distances: Tensor, target_distances: Tensor) -> tuple[Tensor, 
     return intersection, _area(pred_distances) + _area(target_distances) - intersection
 
 
+def paired_giou(boxes: Tensor, targets: Tensor) -> Tensor:
+    """GIoU (arXiv 1902.09630) of pairs of boxes, in their own precision.
+
+    Args:
+        boxes, targets: (4, T), the rows x0, y0, x1 and y1; no side is below 0.
+
+    Returns:
+        (T,) between -1 and 1.
+    """
+    low, high = boxes.split(2)
+    target_low, target_high = targets.split(2)
+    inner = torch.minimum(high, target_high) - torch.maximum(low, target_low)
+    intersection = _product(inner.clamp(min=0))
+    union = _product(high - low) + _product(target_high - target_low) - intersection
+    hull = _product(torch.maximum(high, target_high) - torch.minimum(low, target_low))
+    tiny = torch.finfo(boxes.dtype).tiny
+    return intersection / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
+
+
+def _product(sizes: Tensor) -> Tensor:
+    return sizes[0] * sizes[1]
+
+
 def _area(distances: Tensor) -> Tensor:
     left, top, right, bottom = distances.unbind(dim=-1)
     return (left + right) * (top + bottom)

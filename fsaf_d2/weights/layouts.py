@@ -223,7 +223,12 @@ MMDET_GFL = Layout(
 MMDET_AUTOASSIGN = Layout(
     "mmdetection's AutoAssign",
     _of_mmdet(mmdet_names.AUTOASSIGN),
-    {**CAFFE_BGR, **_GN_TOWERS, "MODEL.RESNETS.STRIDE_IN_1X1": True},
+    {
+        **CAFFE_BGR,
+        **_GN_TOWERS,
+        "MODEL.RESNETS.STRIDE_IN_1X1": True,
+        "MODEL.AUTOASSIGN.POINT_OFFSET": 0.0,
+    },
 )
 _OF_HEADS = {
     mmdet_names.POINT: MMDET_FSAF,

@@ -34,7 +34,7 @@ OURS = {
     "fcos": ["MODEL.META_ARCHITECTURE", "PointFCOS", "MODEL.RETINANET.NORM", "GN"],
 }
 ALONE = ["MODEL.META_ARCHITECTURE", "OneStageDetector", "MODEL.RETINANET.NORM", "GN"]
-for name in ("atss", "gfl"):
+for name in ("atss", "autoassign", "gfl"):
     OURS[name] = [*ALONE, "MODEL.BRANCHES", f"['{name}']"]
 # Any branches may be joined: each with the anchors, and all of them.
 JOINED = [
@@ -92,7 +92,8 @@ def test_a_step_without_any_object(overrides):
     assert_every_parameter_learns(model, losses)
     for name, loss in losses.items():
         # What is wrong with a box, where there is none, is nothing.
-        about_boxes = any(word in name for word in ("box_reg", "loc", "centerness", "dfl"))
+        words = ("box_reg", "loc", "centerness", "dfl", "positive", "prior")
+        about_boxes = any(word in name for word in words)
         assert (loss == 0) == about_boxes, name
 
 

@@ -24,6 +24,10 @@ VARIANTS = {
     "fcos": {"MODEL__META_ARCHITECTURE": "PointFCOS"},
     "gfl": {"MODEL__META_ARCHITECTURE": "OneStageDetector", "MODEL__BRANCHES": "['gfl']"},
     "atss": {"MODEL__META_ARCHITECTURE": "OneStageDetector", "MODEL__BRANCHES": "['atss']"},
+    "autoassign": {
+        "MODEL__META_ARCHITECTURE": "OneStageDetector",
+        "MODEL__BRANCHES": "['autoassign']",
+    },
     "joined": {"MODEL__BRANCHES": "['anchor', 'fcos', 'point']"},
     "few_candidates": {"MODEL__RETINANET__TOPK_CANDIDATES_TEST": 7},
 }
