@@ -113,7 +113,7 @@ class Ramps(NamedTuple):
 
     def position(self, scores: Tensor) -> Tensor:
         """The z of scores (Q,), as far as ramps reach."""
-        z = scores.double().sub_(self.lowest).clamp_(min=0)
+        z = scores.to(torch.float64, copy=True).sub_(self.lowest).clamp_(min=0)
         return torch.minimum(z, self.ends[-1], out=z)
 
     def bin_of(self, z: Tensor) -> Tensor:
@@ -153,9 +153,7 @@ class Ramps(NamedTuple):
         return _running_sums(lines.index_add_(1, self.last, changes))
 
 
-def _rank(
-    ramps: Ramps, below: Tensor, keep_bins: bool
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+def _rank(ramps: Ramps, below: Tensor, keep_bins: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Find the precision at every positive, and what its pairs are weighted with.
 
     Args:
@@ -195,17 +193,16 @@ def _rank(
 
 
 def _update(ramps: Ramps, weights: Tensor, below: Tensor, bins: list[Tensor]) -> Tensor:
-    """The gradient of the negatives, sum_i L_ij / P: (T,)."""
+    """Write the gradient of the negatives, sum_i L_ij / P, over their scores: (T,)."""
     base, slope = ramps.lines(weights / len(weights))
-    gradient = torch.zeros_like(below)
-    parts = gradient.split(_chunk(below))
-    for part, (places, z), at in zip(parts, _pieces(ramps, below), bins):
+    parts = below.split(_chunk(below))
+    for part, (places, z), at in zip(parts, _pieces(ramps, below), bins, strict=True):
         values = slope.index_select(0, at).mul_(z).add_(base.index_select(0, at)).to(part.dtype)
         if places is None:
             part.copy_(values)
         else:
-            part[places] = values
-    return gradient
+            part.zero_()[places] = values
+    return below
 
 
 def _pieces(ramps: Ramps, below: Tensor) -> Iterator[tuple[Tensor | None, Tensor]]:
@@ -215,12 +212,14 @@ def _pieces(ramps: Ramps, below: Tensor) -> Iterator[tuple[Tensor | None, Tensor
         where in the chunk they are, None for everywhere, and their z.
     """
     for chunk in below.split(_chunk(below)):
-        if below.device.type != "cpu":
-            yield None, ramps.position(chunk)
-            continue
-        # Not a number is not below, so that it shows in the loss.
-        places = (~(chunk <= ramps.lowest)).nonzero().squeeze(1)
-        yield places, ramps.position(chunk[places])
+        places = None
+        if chunk.device.type == "cpu":
+            # Not a number is not below, so that it shows in the loss.
+            reached = ~(chunk <= ramps.lowest)
+            if 2 * int(reached.count_nonzero()) < len(chunk):
+                places = reached.nonzero().squeeze(1)
+                chunk = chunk[places]
+        yield places, ramps.position(chunk)
 
 
 def _chunk(scores: Tensor) -> int:
