@@ -4,6 +4,7 @@ Importing the package registers the entries of detectron2's META_ARCH_REGISTRY a
 ``MODEL.BRANCHES`` names. Others come to it through :mod:`fsaf_d2.detectors.contract`.
 """
 
+from .ap_loss import APLossBranch, APLossRetinaNet
 from .branch import BRANCHES, Branch, register_branch
 from .contract import LossTerm, Traits, contract_of, each_branch, traits_of
 from .fcos import FCOSBranch, PointFCOS
@@ -15,6 +16,8 @@ from .retinanet import AnchorBranch, AnchorRetinaNet
 __all__ = [
     "BRANCHES",
     "FSAF",
+    "APLossBranch",
+    "APLossRetinaNet",
     "AnchorBranch",
     "AnchorRetinaNet",
     "Branch",

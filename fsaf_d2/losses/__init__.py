@@ -1,6 +1,12 @@
 """What is penalised: pure functions of tensors."""
 
-from .anchor_losses import AnchorPlaces, anchor_focal_loss_sums, gather_anchor_deltas
+from .anchor_losses import (
+    AnchorPlaces,
+    anchor_focal_loss_sums,
+    flat_anchor_logits,
+    gather_anchor_deltas,
+)
+from .average_precision_loss import average_precision_loss
 from .iou_loss import point_giou_loss, point_iou_loss
 from .point_losses import point_loss_sums
 from .sparse_focal_loss import (
@@ -13,7 +19,9 @@ from .sparse_focal_loss import (
 __all__ = [
     "AnchorPlaces",
     "anchor_focal_loss_sums",
+    "average_precision_loss",
     "background_loss_sums",
+    "flat_anchor_logits",
     "focal_loss",
     "gather_anchor_deltas",
     "plane_focal_loss_sum",

@@ -47,19 +47,56 @@ def anchor_focal_loss_sums(
         logits, positives, labels_of_levels, ignored, strict=True
     ):
         level = dense(level)
-        channel = places.anchor * num_classes + labels
-        each_class = torch.arange(num_classes, device=level.device)
-        ignored_channels = without.anchor[:, None] * num_classes + each_class
-        image, y, x = (index[:, None] for index in (without.image, without.y, without.x))
-        loss = sparse_focal_loss_sum(
-            level,
-            memory_index(level, places.image, channel, places.y, places.x),
-            memory_index(level, image, ignored_channels, y, x).flatten(),
-            alpha=alpha,
-            gamma=gamma,
-        )
+        of_objects, of_ignored = _class_places(level, places, labels, without, num_classes)
+        loss = sparse_focal_loss_sum(level, of_objects, of_ignored, alpha=alpha, gamma=gamma)
         sums.append(loss)
     return sums
+
+
+def flat_anchor_logits(
+    logits: Sequence[Tensor],
+    positives: Sequence[AnchorPlaces],
+    classes: Tensor,
+    ignored: Sequence[AnchorPlaces],
+    *,
+    num_classes: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay the logits of all levels side by side, in the order of memory.
+
+    Args:
+        logits, positives, classes, ignored: see :func:`anchor_focal_loss_sums`.
+
+    Returns:
+        (T,) the logits, (P,) the places among them of the positives' own classes, and (I * K,)
+        those of all classes of the ignored.
+    """
+    parts, of_objects, of_ignored, start = [], [], [], 0
+    labels_of_levels = classes.split([len(places.image) for places in positives])
+    for level, places, labels, without in zip(
+        logits, positives, labels_of_levels, ignored, strict=True
+    ):
+        level = dense(level)
+        found = _class_places(level, places, labels, without, num_classes)
+        of_objects.append(found[0] + start)
+        of_ignored.append(found[1] + start)
+        in_order = level if level.is_contiguous() else level.permute(0, 2, 3, 1)
+        parts.append(in_order.flatten())
+        start += level.numel()
+    return torch.cat(parts), torch.cat(of_objects), torch.cat(of_ignored)
+
+
+def _class_places(
+    level: Tensor, places: AnchorPlaces, labels: Tensor, without: AnchorPlaces, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Where in a level's memory the logits of objects' classes, and of the ignored, are."""
+    channel = places.anchor * num_classes + labels
+    each_class = torch.arange(num_classes, device=level.device)
+    ignored_channels = without.anchor[:, None] * num_classes + each_class
+    image, y, x = (index[:, None] for index in (without.image, without.y, without.x))
+    return (
+        memory_index(level, places.image, channel, places.y, places.x),
+        memory_index(level, image, ignored_channels, y, x).flatten(),
+    )
 
 
 def gather_anchor_deltas(deltas: Sequence[Tensor], places: Sequence[AnchorPlaces]) -> Tensor:
