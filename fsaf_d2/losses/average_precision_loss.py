@@ -1,8 +1,8 @@
 """AP loss: one minus the average precision of a ranking of scores (arXiv 1904.06373).
 
 Of scores s, those of positives i and of negatives j are compared by H(x) = clip(x / 2d + 1/2, 0, 1)
-(Eq. 5, Sec. 3.4). The terms L_ij say how far j outranks i, and are what the scores are pushed by
-in place of a derivative: the error-driven update (Sec. 3.3).
+(Sec. 3.4). The terms L_ij say how far j outranks i, and are what the scores are pushed by in place
+of a derivative: the error-driven update (Sec. 3.2).
 
 The paper compares all pairs. Here, H being made of straight lines, the sum over all j is one of few
 lines for every i, and the sum over all i one of few lines for every j. With z = s - min s_i + d,
@@ -95,12 +95,14 @@ class Ramps(NamedTuple):
         starts, width = scores - scores[0], 2 * delta
         stops = starts + width
         ends = torch.cat([starts, stops]).sort().values
-        first, last = (torch.searchsorted(ends, x) for x in (starts, stops))
+        # What is not a number is behind all, and must not be behind the last bin.
+        last_bin = len(ends) - 1
+        first, last = (torch.searchsorted(ends, x).clamp(max=last_bin) for x in (starts, stops))
         ramps = cls(scores[0] - delta, starts, width, ends, first, last, None, None)
-        if scores.device.type != "cpu":
+        if not _on_cpu(scores):
             return ramps
         num_cells = min(len(ends) * CELLS_PER_BIN, MAX_CELLS)
-        ramps = ramps._replace(cells_per_unit=num_cells / ends[-1].clamp(min=width))
+        ramps = ramps._replace(cells_per_unit=num_cells / ends[-1])
         counts = torch.bincount(ramps.cell_of(ends[1:], num_cells), minlength=num_cells)
         # An end in an earlier cell is below all scores of a cell, whatever was rounded.
         cells = (counts.cumsum(0) - counts).masked_fill_(counts > 0, -1)
@@ -145,12 +147,11 @@ class Ramps(NamedTuple):
     def lines(self, weights: Tensor) -> Tensor:
         """Sum all ramps with weights (P,): (2, 2P) value at z = 0 and slope in each bin."""
         slopes = weights / self.width
-        changes = torch.stack([slopes * self.starts, slopes])
-        changes = torch.stack([-changes[0], changes[1]])
-        lines = self.ends.new_zeros((2, len(self.ends))).index_add_(1, self.first, changes)
-        changes[0] = weights - changes[0]
-        changes[1] *= -1
-        return _running_sums(lines.index_add_(1, self.last, changes))
+        rising = torch.stack([-self.starts * slopes, slopes])
+        flat = torch.stack([weights, torch.zeros_like(weights)])
+        changes = self.ends.new_zeros((2, len(self.ends)))
+        changes.index_add_(1, self.first, rising).index_add_(1, self.last, flat - rising)
+        return _running_sums(changes)
 
 
 def _rank(ramps: Ramps, below: Tensor, keep_bins: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -168,7 +169,7 @@ def _rank(ramps: Ramps, below: Tensor, keep_bins: bool) -> tuple[Tensor, Tensor,
     for _, z in _pieces(ramps, below):
         bins = ramps.bin_of(z)
         slots = bins
-        if z.device.type != "cpu":
+        if not _on_cpu(z):
             # Most lie below all ramps and add nothing: not all of them to one place.
             spread = torch.arange(len(z), dtype=bins.dtype, device=z.device) % len(counts)
             slots = torch.where(z == 0, spread, bins)
@@ -185,7 +186,7 @@ def _rank(ramps: Ramps, below: Tensor, keep_bins: bool) -> tuple[Tensor, Tensor,
     # A positive outranks itself by a half, which H(0) is; its rank counts it in full.
     positives = ramps.sums(counts, totals) + 0.5
     precision = positives / (positives + negatives)
-    # Sec. 3.5: no lower than at any positive of lower score.
+    # Sec. 3.4: no lower than at any positive of lower score.
     precision = precision.cummax(dim=0).values
     # L_ij = H_ij / (positives + negatives) (1 - interpolated) / (1 - precision)
     weights = torch.where(negatives > 0, (1 - precision) / negatives, 0)
@@ -213,7 +214,7 @@ def _pieces(ramps: Ramps, below: Tensor) -> Iterator[tuple[Tensor | None, Tensor
     """
     for chunk in below.split(_chunk(below)):
         places = None
-        if chunk.device.type == "cpu":
+        if _on_cpu(chunk):
             # Not a number is not below, so that it shows in the loss.
             reached = ~(chunk <= ramps.lowest)
             if 2 * int(reached.count_nonzero()) < len(chunk):
@@ -223,7 +224,11 @@ def _pieces(ramps: Ramps, below: Tensor) -> Iterator[tuple[Tensor | None, Tensor
 
 
 def _chunk(scores: Tensor) -> int:
-    return CPU_CHUNK if scores.device.type == "cpu" else GPU_CHUNK
+    return CPU_CHUNK if _on_cpu(scores) else GPU_CHUNK
+
+
+def _on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
 
 
 def _running_sums(values: Tensor) -> Tensor:
