@@ -63,7 +63,8 @@ class APLossBranch(AnchorBranch):
     def add_config(cls, cfg: CfgNode) -> None:
         """Add ``MODEL.AP_LOSS``."""
         ap_loss = cfg.MODEL.AP_LOSS = CfgNode()
-        # Sec. 3.4: delta of the piecewise step function, in logits. Scores further apart than it are in order, or not.
+        # Sec. 3.4: delta of the piecewise step function, in logits. Scores that are further apart
+        # are in order or not, nothing in between.
         ap_loss.DELTA = 1.0
         # Weight of its losses beside those of other branches. Not in the paper.
         ap_loss.LOSS_WEIGHT = 1.0
