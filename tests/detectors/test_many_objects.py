@@ -28,6 +28,7 @@ def measure(large: bool, answers) -> None:
     kinds = {
         "anchor": (AnchorPredictions, (9 * NUM_CLASSES, 36)),
         "point": (PointPredictions, (NUM_CLASSES, 4)),
+        "ap_loss": (AnchorPredictions, (9 * NUM_CLASSES, 36)),
         "fcos": (FCOSPredictions, (NUM_CLASSES, 4, 1)),
     }
     predictions = {

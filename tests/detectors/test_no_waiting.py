@@ -20,8 +20,10 @@ from models import (
     tiny_model,
 )
 
+from fsaf_d2.detectors import BRANCHES
+
 SIZE = (128, 160)
-ALL = ["MODEL.BRANCHES", "['anchor', 'point', 'fcos']"]
+ALL = ["MODEL.META_ARCHITECTURE", "OneStageDetector", "MODEL.BRANCHES", str(sorted(BRANCHES))]
 MODELS = [JOINT, ANCHORS_ONLY, ANCHOR_FREE_ONLY, HEURISTIC, ALL]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
