@@ -103,15 +103,14 @@ class Ramps(NamedTuple):
             return ramps
         num_cells = min(len(ends) * CELLS_PER_BIN, MAX_CELLS)
         ramps = ramps._replace(cells_per_unit=num_cells / ends[-1])
-        counts = torch.bincount(ramps.cell_of(ends[1:], num_cells), minlength=num_cells)
+        counts = torch.bincount(ramps.cell_of(ends[1:]), minlength=num_cells)
         # An end in an earlier cell is below all scores of a cell, whatever was rounded.
         cells = (counts.cumsum(0) - counts).masked_fill_(counts > 0, -1)
         return ramps._replace(cells=cells.int())
 
-    def cell_of(self, z: Tensor, num_cells: int) -> Tensor:
-        """The cell of each z (Q,), rising with it."""
-        cell = (z * self.cells_per_unit).clamp_(max=num_cells - 1)
-        return cell.nan_to_num_(nan=0).int()
+    def cell_of(self, z: Tensor) -> Tensor:
+        """The cell of each z (Q,), rising with it, up to that of the last end."""
+        return (z * self.cells_per_unit).nan_to_num_(nan=0).int()
 
     def position(self, scores: Tensor) -> Tensor:
         """The z of scores (Q,), as far as ramps reach."""
@@ -124,7 +123,7 @@ class Ramps(NamedTuple):
         if self.cells is None:
             return torch.bucketize(z, inner, right=True, out_int32=True)
         # Searching takes a CPU ten times as long as looking up.
-        bins = self.cells.index_select(0, self.cell_of(z, len(self.cells)))
+        bins = self.cells.index_select(0, self.cell_of(z))
         parted = (bins < 0).nonzero().squeeze(1)
         bins[parted] = torch.bucketize(z[parted], inner, right=True, out_int32=True)
         return bins

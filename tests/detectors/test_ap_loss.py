@@ -6,14 +6,18 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_anchor_generator, build_model
 from fvcore.nn import smooth_l1_loss
 from models import (
+    NUM_CLASSES,
     ROOT,
     batch,
+    grid_of,
     instances,
     losses_given,
     predictions_of,
     random_instances,
     tiny_model,
 )
+from reference import ap_loss as reference
+from reference.fsaf import Object
 
 from fsaf_d2 import load_config
 from fsaf_d2.assignment.grid import Cells
@@ -98,6 +102,61 @@ def test_losses_and_gradients_are_those_written_out(channels_last):
     torch.testing.assert_close(torch.stack(list(losses.values())), torch.stack(expected))
     for one, other in zip(found, (x.grad for levels in leaves for x in levels)):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-8)
+
+
+def predictions_on(grid, num_images):
+    """Random ones of two anchors a cell in float64, as leaves."""
+    sizes = list(zip(grid.heights.tolist(), grid.widths.tolist()))
+    logits, deltas = (
+        [torch.randn(num_images, 2 * width, *size).double().requires_grad_() for size in sizes]
+        for width in (NUM_CLASSES, 4)
+    )
+    with torch.no_grad():
+        for level in logits:
+            level.mul_(2).sub_(1)
+            level[:, ::5] = level[:, ::5].round()  # ties
+    return AnchorPredictions(logits, deltas)
+
+
+@pytest.mark.parametrize("counts", [(3, 0, 5), (0, 0), (1,), (40, 9)])
+def test_losses_and_gradients_equal_the_reference(counts):
+    """Sides are whole pixels, so that an object's best anchors are no matter of rounding."""
+    sizes = "[[24.0, 32.0], [64.0, 90.0], [128.0, 180.0], [256.0, 362.0], [512.0, 724.0]]"
+    keys = ["MODEL.ANCHOR_GENERATOR.SIZES", sizes]
+    keys += ["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[[1.0]]"]
+    grid = grid_of([(5, 7), (3, 4), (2, 2), (1, 1), (1, 1)])
+    ground_truths = [random_instances(count, size=(40, 56)) for count in counts]
+    for gt in ground_truths:
+        gt.gt_boxes.tensor.round_()
+    branch = paper_model(*keys).branches.ap_loss
+    predictions = predictions_on(grid, len(counts))
+    terms = branch.losses(predictions, Objects.of(ground_truths), grid)
+    found = [term.weight * term.total / term.count.clamp(min=1) for term in terms.values()]
+    sum(found).backward()
+    listed = [
+        Object(image, tuple(box), label)
+        for image, gt in enumerate(ground_truths)
+        for box, label in zip(gt.gt_boxes.tensor.tolist(), gt.gt_classes.tolist())
+    ]
+    anchors = branch.kinds.boxes(torch.arange(grid.num_locations * 2), grid).tolist()
+    logits, deltas = anchor_rows(predictions[0], NUM_CLASSES), anchor_rows(predictions[1], 4)
+    expected = reference.losses(listed, anchors, logits.tolist(), deltas.tolist())
+    (ranking, boxes), by_logit, by_delta = expected
+    values = [ranking[0] / max(ranking[1], 1), boxes[0] / max(boxes[1], 1) / 4]
+    assert [loss.item() for loss in found] == pytest.approx(values, rel=1e-5)
+    assert branch.counted["num_pos_ap_loss"] * len(counts) == ranking[1]
+
+    expected_logits, expected_deltas = torch.zeros_like(logits), torch.zeros_like(deltas)
+    for key, value in by_logit.items():
+        expected_logits[key] = value
+    for key, value in by_delta.items():
+        expected_deltas[key] = torch.tensor(value, dtype=torch.float64)
+    by_logit, by_delta = (
+        anchor_rows([x.grad for x in levels], width)
+        for levels, width in zip(predictions, (NUM_CLASSES, 4))
+    )
+    torch.testing.assert_close(by_logit, expected_logits, rtol=1e-9, atol=1e-13)
+    torch.testing.assert_close(by_delta, expected_deltas, rtol=1e-4, atol=1e-6)
 
 
 def test_the_images_of_a_batch_are_ranked_together():
@@ -257,7 +316,7 @@ def answers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     context = torch.multiprocessing.spawn(one_of_two, args=(folder,), nprocs=2, join=False)
     try:
-        assert any(context.join(timeout=60) for _ in range(2)), "The processes wait for each other."
+        assert any(context.join(timeout=120) for _ in range(2)), "The processes wait for each other."
     finally:
         for process in context.processes:
             process.kill()

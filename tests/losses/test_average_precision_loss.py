@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from reference.ap_loss import ap_loss
 
-from fsaf_d2.losses import average_precision_loss
+from fsaf_d2.losses import AnchorPlaces, average_precision_loss, flat_anchor_logits
 
 module = sys.modules[average_precision_loss.__module__]
 
@@ -29,26 +30,14 @@ def loss_and_gradients(positives, negatives, delta=1.0, dtype=torch.float64):
     return loss.item(), scores.grad[:count], scores.grad[count:]
 
 
-def pairs(positives, negatives, delta):
-    """H of all pairs, (P, N)."""
-    return ((negatives - positives[:, None]) / (2 * delta) + 0.5).clamp(0, 1)
-
-
 def assert_equal_to_pairs(positives, negatives, delta=1.0):
-    """The same as from all pairs at once, with the terms L_ij as the paper has them."""
+    """The same as the reference, which compares pair by pair."""
     loss, of_positives, of_negatives = loss_and_gradients(positives, negatives, delta)
-    positives, order = positives.sort()
-    above = pairs(positives, negatives, delta)
-    rank = pairs(positives, positives, delta).sum(dim=1) + 0.5
-    precision = rank / (rank + above.sum(dim=1))
-    best = precision.cummax(dim=0).values
-    terms = above / (rank + above.sum(dim=1))[:, None]
-    terms *= ((1 - best) / (1 - precision)).nan_to_num(1)[:, None]
-    count = len(positives)
-    assert loss == pytest.approx(1 - best.mean().item(), abs=1e-12)
-    expected = torch.empty(count, dtype=torch.float64).index_copy_(0, order, (best - 1) / count)
-    torch.testing.assert_close(of_positives, expected, rtol=1e-9, atol=1e-14)
-    torch.testing.assert_close(of_negatives, terms.sum(dim=0) / count, rtol=1e-9, atol=1e-14)
+    (total, count), *gradients = ap_loss(positives.tolist(), negatives.tolist(), delta)
+    assert loss == pytest.approx(total / count, abs=1e-12)
+    for found, expected in zip((of_positives, of_negatives), gradients):
+        expected = torch.tensor(expected, dtype=torch.float64)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-14)
 
 
 # METHODS card 4.2: the paper's code gives these, with d = 1. In the first, the positive at 0 has
@@ -235,6 +224,11 @@ def test_the_scores_stay_as_they_are_and_a_loss_needs_no_gradient():
     assert torch.equal(leaf.detach(), before)
 
 
+def test_what_has_no_gradient_takes_no_time_for_it(monkeypatch):
+    monkeypatch.setattr(module, "_update", None)
+    assert average_precision_loss(torch.randn(50), torch.arange(4), torch.arange(4, 9)) > 0
+
+
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30])
 def test_odd_scores_stop_nothing(value):
@@ -290,3 +284,20 @@ def test_a_step_of_200_000_anchors_and_80_classes():
     # The copy that becomes the gradient, the bins, and the gradient times that of the loss.
     assert memory < 4 * 61.1
     assert seconds < 20 and abs(total) < 1e-5
+
+
+def test_logits_that_are_not_dense_are_laid_side_by_side():
+    """Of every second cell in x; two anchors, three classes, one object and one ignored anchor."""
+    whole = torch.arange(2 * 6 * 2 * 8.0).reshape(2, 6, 2, 8)
+    level = whole[..., ::2]
+    place = AnchorPlaces(*(torch.tensor([i]) for i in (1, 1, 0, 3)))
+    flat, positives, ignored = flat_anchor_logits(
+        [whole, level],
+        [AnchorPlaces(*(x[:0] for x in place)), place],
+        torch.tensor([2]),
+        [place, place],
+        num_classes=3,
+    )
+    assert len(flat) == whole.numel() + level.numel()
+    assert flat[positives].tolist() == [level[1, 5, 0, 3]]
+    assert flat[ignored].tolist() == [*whole[1, 3:, 0, 3], *level[1, 3:, 0, 3]]
