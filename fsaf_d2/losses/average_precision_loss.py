@@ -34,8 +34,8 @@ def average_precision_loss(
 ) -> Tensor:
     """1 - mean interpolated precision at the positives, with the error-driven update as gradient.
 
-    Every score that is not listed is a negative. The gradients of a step sum to 0. It takes O(T + P)
-    memory and O((T + P) log P) time, less on a CPU; nothing waits for a GPU.
+    Every score that is not listed is a negative. The gradients of a step sum to 0. Nothing waits
+    for a GPU; it takes O(T + P) memory and O((T + P) log P) time, less on a CPU.
 
     Args:
         logits: (T,) the scores.

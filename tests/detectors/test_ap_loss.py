@@ -316,9 +316,7 @@ def answers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     context = torch.multiprocessing.spawn(one_of_two, args=(folder,), nprocs=2, join=False)
     try:
-        assert any(context.join(timeout=120) for _ in range(2)), (
-            "The processes wait for each other."
-        )
+        assert any(context.join(timeout=120) for _ in range(2)), "They wait for each other."
     finally:
         for process in context.processes:
             process.kill()
