@@ -4,6 +4,7 @@ Importing the package registers the entries of detectron2's META_ARCH_REGISTRY a
 ``MODEL.BRANCHES`` names. Others come to it through :mod:`fsaf_d2.detectors.contract`.
 """
 
+from .ap_loss import APLossBranch, APLossRetinaNet
 from .atss import ATSSBranch
 from .autoassign import AutoAssignBranch
 from .branch import BRANCHES, Branch, register_branch
@@ -18,6 +19,8 @@ from .retinanet import AnchorBranch, AnchorRetinaNet
 __all__ = [
     "BRANCHES",
     "FSAF",
+    "APLossBranch",
+    "APLossRetinaNet",
     "ATSSBranch",
     "AnchorBranch",
     "AnchorRetinaNet",

@@ -1,6 +1,12 @@
 """What is penalised: pure functions of tensors."""
 
-from .anchor_losses import AnchorPlaces, anchor_focal_loss_sums, gather_anchor_deltas
+from .anchor_losses import (
+    AnchorPlaces,
+    anchor_focal_loss_sums,
+    flat_anchor_logits,
+    gather_anchor_deltas,
+)
+from .average_precision_loss import average_precision_loss
 from .distribution_focal_loss import distribution_focal_loss, expected_bin
 from .iou_loss import box_giou_loss, point_giou_loss, point_iou, point_iou_loss
 from .point_losses import point_loss_sums
@@ -15,10 +21,12 @@ from .sparse_focal_loss import (
 __all__ = [
     "AnchorPlaces",
     "anchor_focal_loss_sums",
+    "average_precision_loss",
     "background_loss_sums",
     "box_giou_loss",
     "distribution_focal_loss",
     "expected_bin",
+    "flat_anchor_logits",
     "focal_loss",
     "gather_anchor_deltas",
     "plane_focal_loss_sum",

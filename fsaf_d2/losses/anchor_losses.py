@@ -20,6 +20,33 @@ class AnchorPlaces(NamedTuple):
     x: Tensor  # (Q,)
 
 
+def anchor_class_places(
+    logits: Sequence[Tensor],
+    positives: Sequence[AnchorPlaces],
+    classes: Tensor,
+    ignored: Sequence[AnchorPlaces],
+    *,
+    num_classes: int,
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Say where in memory the logits of objects and of ignored anchors are.
+
+    Args:
+        logits, positives, classes, ignored: see :func:`anchor_focal_loss_sums`.
+
+    Returns:
+        of each level the logits, dense in memory, (P,) the places of the positives' own classes and
+        (I * K,) those of all classes of the ignored.
+    """
+    found = []
+    labels_of_levels = classes.split([len(places.image) for places in positives])
+    for level, places, labels, without in zip(
+        logits, positives, labels_of_levels, ignored, strict=True
+    ):
+        level = dense(level)
+        found.append((level, *_class_places(level, places, labels, without, num_classes)))
+    return found
+
+
 def anchor_focal_loss_sums(
     logits: Sequence[Tensor],
     positives: Sequence[AnchorPlaces],
@@ -41,25 +68,50 @@ def anchor_focal_loss_sums(
     Returns:
         a scalar for each level.
     """
-    sums = []
-    labels_of_levels = classes.split([len(places.image) for places in positives])
-    for level, places, labels, without in zip(
-        logits, positives, labels_of_levels, ignored, strict=True
-    ):
-        level = dense(level)
-        channel = places.anchor * num_classes + labels
-        each_class = torch.arange(num_classes, device=level.device)
-        ignored_channels = without.anchor[:, None] * num_classes + each_class
-        image, y, x = (index[:, None] for index in (without.image, without.y, without.x))
-        loss = sparse_focal_loss_sum(
-            level,
-            memory_index(level, places.image, channel, places.y, places.x),
-            memory_index(level, image, ignored_channels, y, x).flatten(),
-            alpha=alpha,
-            gamma=gamma,
-        )
-        sums.append(loss)
-    return sums
+    found = anchor_class_places(logits, positives, classes, ignored, num_classes=num_classes)
+    return [sparse_focal_loss_sum(*level, alpha=alpha, gamma=gamma) for level in found]
+
+
+def flat_anchor_logits(
+    logits: Sequence[Tensor],
+    positives: Sequence[AnchorPlaces],
+    classes: Tensor,
+    ignored: Sequence[AnchorPlaces],
+    *,
+    num_classes: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay the logits of all levels side by side, in the order of memory.
+
+    Args:
+        logits, positives, classes, ignored: see :func:`anchor_focal_loss_sums`.
+
+    Returns:
+        (T,) the logits, (P,) the places among them of the positives' own classes, and (I * K,)
+        those of all classes of the ignored.
+    """
+    parts, of_objects, of_ignored, start = [], [], [], 0
+    found = anchor_class_places(logits, positives, classes, ignored, num_classes=num_classes)
+    for level, objects, without in found:
+        of_objects.append(objects + start)
+        of_ignored.append(without + start)
+        in_order = level if level.is_contiguous() else level.permute(0, 2, 3, 1)
+        parts.append(in_order.flatten())
+        start += level.numel()
+    return torch.cat(parts), torch.cat(of_objects), torch.cat(of_ignored)
+
+
+def _class_places(
+    level: Tensor, places: AnchorPlaces, labels: Tensor, without: AnchorPlaces, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Where in a level's memory the logits of objects' classes, and of the ignored, are."""
+    channel = places.anchor * num_classes + labels
+    each_class = torch.arange(num_classes, device=level.device)
+    ignored_channels = without.anchor[:, None] * num_classes + each_class
+    image, y, x = (index[:, None] for index in (without.image, without.y, without.x))
+    return (
+        memory_index(level, places.image, channel, places.y, places.x),
+        memory_index(level, image, ignored_channels, y, x).flatten(),
+    )
 
 
 def gather_anchor_deltas(

@@ -30,6 +30,7 @@ def measure(large: bool, names: tuple[str, ...], num_images: int, answers) -> No
     kinds = {
         "anchor": (AnchorPredictions, (9 * NUM_CLASSES, 36)),
         "point": (PointPredictions, (NUM_CLASSES, 4)),
+        "ap_loss": (AnchorPredictions, (9 * NUM_CLASSES, 36)),
         "fcos": (FCOSPredictions, (NUM_CLASSES, 4, 1)),
         "atss": (ATSSPredictions, (NUM_CLASSES, 4, 1)),
         "gfl": (GFLPredictions, (NUM_CLASSES, 68)),

@@ -31,6 +31,7 @@ OURS = {
     "anchors_only": ANCHORS_ONLY,
     "anchor_free_only": ANCHOR_FREE_ONLY,
     "retinanet": ["MODEL.META_ARCHITECTURE", "AnchorRetinaNet"],
+    "ap_loss": ["MODEL.META_ARCHITECTURE", "APLossRetinaNet"],
     "fcos": ["MODEL.META_ARCHITECTURE", "PointFCOS", "MODEL.RETINANET.NORM", "GN"],
 }
 ALONE = ["MODEL.META_ARCHITECTURE", "OneStageDetector", "MODEL.RETINANET.NORM", "GN"]
@@ -91,10 +92,9 @@ def test_a_step_without_any_object(overrides):
     losses = train_step(model, batch(random_instances(0), random_instances(0)))
     assert_every_parameter_learns(model, losses)
     for name, loss in losses.items():
-        # What is wrong with a box, where there is none, is nothing.
-        words = ("box_reg", "loc", "centerness", "dfl", "positive", "prior")
-        about_boxes = any(word in name for word in words)
-        assert (loss == 0) == about_boxes, name
+        # What is wrong with a box, where there is none, is nothing; nor is with a ranking.
+        about_objects = ("box_reg", "loc", "centerness", "dfl", "positive", "prior", "loss_ap_cls")
+        assert (loss == 0) == any(word in name for word in about_objects), name
 
 
 @everybody
