@@ -112,8 +112,9 @@ class AnchorBranch(FocalBranch):
         }
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
-        # Weights that were trained elsewhere lack the running mean: it starts anew.
-        state_dict.setdefault(f"{prefix}loss_normalizer", torch.tensor(INITIAL_NORMALIZER))
+        if "loss_normalizer" in self._buffers:
+            # Weights that were trained elsewhere lack the running mean: it starts anew.
+            state_dict.setdefault(f"{prefix}loss_normalizer", torch.tensor(INITIAL_NORMALIZER))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(
