@@ -20,6 +20,33 @@ class AnchorPlaces(NamedTuple):
     x: Tensor  # (Q,)
 
 
+def anchor_class_places(
+    logits: Sequence[Tensor],
+    positives: Sequence[AnchorPlaces],
+    classes: Tensor,
+    ignored: Sequence[AnchorPlaces],
+    *,
+    num_classes: int,
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Say where in memory the logits of objects and of ignored anchors are.
+
+    Args:
+        logits, positives, classes, ignored: see :func:`anchor_focal_loss_sums`.
+
+    Returns:
+        of each level the logits, dense in memory, (P,) the places of the positives' own classes and
+        (I * K,) those of all classes of the ignored.
+    """
+    found = []
+    labels_of_levels = classes.split([len(places.image) for places in positives])
+    for level, places, labels, without in zip(
+        logits, positives, labels_of_levels, ignored, strict=True
+    ):
+        level = dense(level)
+        found.append((level, *_class_places(level, places, labels, without, num_classes)))
+    return found
+
+
 def anchor_focal_loss_sums(
     logits: Sequence[Tensor],
     positives: Sequence[AnchorPlaces],
@@ -47,25 +74,73 @@ def anchor_focal_loss_sums(
         logits, positives, labels_of_levels, ignored, strict=True
     ):
         level = dense(level)
-        channel = places.anchor * num_classes + labels
-        each_class = torch.arange(num_classes, device=level.device)
-        ignored_channels = without.anchor[:, None] * num_classes + each_class
-        image, y, x = (index[:, None] for index in (without.image, without.y, without.x))
-        loss = sparse_focal_loss_sum(
-            level,
-            memory_index(level, places.image, channel, places.y, places.x),
-            memory_index(level, image, ignored_channels, y, x).flatten(),
-            alpha=alpha,
-            gamma=gamma,
-        )
+        of_objects, of_ignored = _class_places(level, places, labels, without, num_classes)
+        loss = sparse_focal_loss_sum(level, of_objects, of_ignored, alpha=alpha, gamma=gamma)
         sums.append(loss)
     return sums
 
 
-def gather_anchor_deltas(deltas: Sequence[Tensor], places: Sequence[AnchorPlaces]) -> Tensor:
-    """Gather the box deltas of some anchors: (N, A * 4, H, W) of each level -> (Q, 4)."""
+def flat_anchor_logits(
+    logits: Sequence[Tensor],
+    positives: Sequence[AnchorPlaces],
+    classes: Tensor,
+    ignored: Sequence[AnchorPlaces],
+    *,
+    num_classes: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay the logits of all levels side by side, in the order of memory.
+
+    Args:
+        logits, positives, classes, ignored: see :func:`anchor_focal_loss_sums`.
+
+    Returns:
+        (T,) the logits, (P,) the places among them of the positives' own classes, and (I * K,)
+        those of all classes of the ignored.
+    """
+    parts, of_objects, of_ignored, start = [], [], [], 0
+    labels_of_levels = classes.split([len(places.image) for places in positives])
+    for level, places, labels, without in zip(
+        logits, positives, labels_of_levels, ignored, strict=True
+    ):
+        level = dense(level)
+        found = _class_places(level, places, labels, without, num_classes)
+        of_objects.append(found[0] + start)
+        of_ignored.append(found[1] + start)
+        in_order = level if level.is_contiguous() else level.permute(0, 2, 3, 1)
+        parts.append(in_order.flatten())
+        start += level.numel()
+    return torch.cat(parts), torch.cat(of_objects), torch.cat(of_ignored)
+
+
+def _class_places(
+    level: Tensor, places: AnchorPlaces, labels: Tensor, without: AnchorPlaces, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Where in a level's memory the logits of objects' classes, and of the ignored, are."""
+    channel = places.anchor * num_classes + labels
+    each_class = torch.arange(num_classes, device=level.device)
+    ignored_channels = without.anchor[:, None] * num_classes + each_class
+    image, y, x = (index[:, None] for index in (without.image, without.y, without.x))
+    return (
+        memory_index(level, places.image, channel, places.y, places.x),
+        memory_index(level, image, ignored_channels, y, x).flatten(),
+    )
+
+
+def gather_anchor_deltas(
+    deltas: Sequence[Tensor], places: Sequence[AnchorPlaces], size: int = 4
+) -> Tensor:
+    """Gather what is said of some anchors, such as box deltas, of which each has 4.
+
+    Args:
+        deltas: (N, A * size, H, W) of each level.
+        places: of each level.
+        size: of numbers for an anchor.
+
+    Returns:
+        (Q, size).
+    """
     parts = []
     for level, (image, anchor, y, x) in zip(deltas, places, strict=True):
-        by_anchor = level.unflatten(1, (-1, 4))
+        by_anchor = level.unflatten(1, (-1, size))
         parts.append(by_anchor[image, anchor, :, y, x])
     return torch.cat(parts)
