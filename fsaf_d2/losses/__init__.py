@@ -1,7 +1,23 @@
 """What is penalised: pure functions of tensors."""
 
-from .anchor_losses import AnchorPlaces, anchor_focal_loss_sums, gather_anchor_deltas
+from .anchor_losses import (
+    AnchorPlaces,
+    anchor_class_places,
+    anchor_focal_loss_sums,
+    gather_anchor_deltas,
+)
+from .distributional_ranking import (
+    DEFAULT_RANKING,
+    RankingSettings,
+    distributional_ranking_loss,
+)
 from .iou_loss import point_giou_loss, point_iou_loss
+from .noisy_anchors_loss import (
+    noisy_anchors_focal_loss,
+    reweighted_sum,
+    soft_focal_loss,
+    soft_labels_and_weights,
+)
 from .point_losses import point_loss_sums
 from .sparse_focal_loss import (
     background_loss_sums,
@@ -11,14 +27,22 @@ from .sparse_focal_loss import (
 )
 
 __all__ = [
+    "DEFAULT_RANKING",
     "AnchorPlaces",
+    "RankingSettings",
+    "anchor_class_places",
     "anchor_focal_loss_sums",
     "background_loss_sums",
+    "distributional_ranking_loss",
     "focal_loss",
     "gather_anchor_deltas",
+    "noisy_anchors_focal_loss",
     "plane_focal_loss_sum",
     "point_giou_loss",
     "point_iou_loss",
     "point_loss_sums",
+    "reweighted_sum",
+    "soft_focal_loss",
+    "soft_labels_and_weights",
     "sparse_focal_loss_sum",
 ]
