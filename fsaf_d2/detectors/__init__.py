@@ -6,9 +6,11 @@ Importing the package registers the entries of detectron2's META_ARCH_REGISTRY a
 
 from .branch import BRANCHES, Branch, register_branch
 from .contract import LossTerm, Traits, contract_of, each_branch, traits_of
+from .dr_loss import DRLossBranch
 from .fcos import FCOSBranch, PointFCOS
 from .focal_branch import FocalBranch
 from .fsaf import FSAF, PointBranch
+from .noisy_anchors import NoisyAnchorBranch
 from .one_stage import OneStageDetector
 from .retinanet import AnchorBranch, AnchorRetinaNet
 
@@ -18,9 +20,11 @@ __all__ = [
     "AnchorBranch",
     "AnchorRetinaNet",
     "Branch",
+    "DRLossBranch",
     "FCOSBranch",
     "FocalBranch",
     "LossTerm",
+    "NoisyAnchorBranch",
     "OneStageDetector",
     "PointBranch",
     "PointFCOS",
