@@ -21,7 +21,7 @@ from models import (
 )
 
 SIZE = (128, 160)
-ALL = ["MODEL.BRANCHES", "['anchor', 'point', 'fcos']"]
+ALL = ["MODEL.BRANCHES", "['anchor', 'point', 'fcos', 'noisy_anchor', 'dr_loss']"]
 MODELS = [JOINT, ANCHORS_ONLY, ANCHOR_FREE_ONLY, HEURISTIC, ALL]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
