@@ -34,9 +34,7 @@ class NoisyAnchorBranch(AnchorBranch):
 
     Every object has its best anchors, whatever their IoU, and no anchor is ignored. The better box
     and score are that an anchor gives its object, the harder is its label, and the more both of its
-    losses count beside those of others. Weights leave the sum of a loss as it is: what it is
-    multiplied by for that is one number for all anchors of a process, as in the paper's code. So in
-    several processes gradients are not quite those of one process with all images.
+    losses count beside those of others in its image. The sum of an image's losses stays as it is.
 
     Attributes:
         top_n, mix: as below.
@@ -140,9 +138,12 @@ class NoisyAnchorBranch(AnchorBranch):
         )
         targets = to_device(self.box2box_transform.get_deltas(anchors, boxes), device)
         box_losses = smooth_l1_loss(chosen_deltas, targets, self.smooth_l1_beta, reduction="none")
+        box_loss = reweighted_sum(
+            box_losses.sum(dim=1), weights, image, box_losses.new_zeros(num_images)
+        )
         count = torch.full((), float(len(index)), device=device)
         self.counted = {self.count_name: count / num_images}
-        return self.terms(cls_loss, reweighted_sum(box_losses.sum(dim=1), weights), count)
+        return self.terms(cls_loss, box_loss, count)
 
     def assign(
         self, objects: Objects, grid: Grid, num_images: int

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .anchor_losses import AnchorPlaces, anchor_focal_loss_sums, gather_anchor_deltas
+from .anchor_losses import AnchorPlaces, gather_anchor_deltas
+from .sparse_focal_loss import dense, sparse_focal_loss_sum
 
 # The least of 1 - IoU and of 1 - score, by which weights are divided.
 LEAST_ERROR = 1e-6
@@ -119,27 +120,37 @@ def noisy_anchors_focal_loss(
     Returns:
         scalar, see :func:`reweighted_sum`.
     """
-    nowhere = [AnchorPlaces(*(index[:0] for index in places)) for places in positives]
     settings = {"alpha": alpha, "gamma": gamma}
-    background = anchor_focal_loss_sums(
-        logits, nowhere, classes[:0], positives, num_classes=num_classes, **settings
-    )
+    nothing = classes[:0]
+    everywhere = [
+        sum(sparse_focal_loss_sum(dense(x), nothing, nothing, **settings) for x in levels_of_image)
+        for levels_of_image in zip(*(level.split(1) for level in logits))
+    ]
     chosen = gather_anchor_deltas(logits, positives, num_classes)
-    targets = torch.zeros_like(chosen).scatter(1, classes[:, None], soft_labels[:, None])
+    targets = torch.zeros_like(chosen)
+    background = soft_focal_loss(chosen, targets, **settings).sum(dim=1)
+    targets = targets.scatter(1, classes[:, None], soft_labels[:, None])
     losses = soft_focal_loss(chosen, targets, **settings).sum(dim=1)
-    return reweighted_sum(losses, weights, sum(background))
+    image_index = torch.cat([places.image for places in positives])
+    rest = torch.stack(everywhere).index_add(0, image_index, -background)
+    return reweighted_sum(losses, weights, image_index, rest)
 
 
-def reweighted_sum(losses: Tensor, weights: Tensor, rest: Tensor | float = 0.0) -> Tensor:
-    """Sum weighted losses, and a rest, times what gives the sum that they have without weights.
+def reweighted_sum(losses: Tensor, weights: Tensor, image_index: Tensor, rest: Tensor) -> Tensor:
+    """Sum weighted losses and the rest of each image, times what gives their sum without weights.
 
     So weights change the gradients alone, and the rest's with the others'.
 
     Args:
-        losses, weights: (P,).
-        rest: scalar, of weight 1.
+        losses, weights, image_index: (P,).
+        rest: (N,).
+
+    Returns:
+        scalar, the sum over all images.
     """
-    weighted = (losses * weights).sum() + rest
-    plain = (losses.sum() + rest).detach()
-    ratio = torch.where(weighted != 0, plain / weighted.detach(), 1)
-    return weighted * ratio
+    # Deviates from the paper: its code has one factor for the images of a GPU together. With one
+    # for each image, several processes learn what one does with all images.
+    plain = rest.index_add(0, image_index, losses)
+    weighted = rest.index_add(0, image_index, losses * weights)
+    ratio = torch.where(weighted != 0, plain / weighted, 1)
+    return (weighted * ratio.detach()).sum()

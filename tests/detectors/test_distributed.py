@@ -10,8 +10,8 @@ from fsaf_d2.detectors import BRANCHES
 
 MANY = [(10, 10, 90, 70), (50, 40, 60, 52), (0, 0, 150, 120)]
 TRUTHS = [[MANY, MANY[:1]], [MANY, []], [[], []]]
-# What these learn depends on the batch of a process as a whole, see test_own_batches.py.
-OF_A_PROCESS = {"dr_loss", "noisy_anchor"}
+# These learn by the batch of a process as a whole, see test_own_batches.py.
+OF_A_PROCESS = {"dr_loss"}
 # All others at once: each has its own way to count.
 NAMES = sorted(set(BRANCHES) - OF_A_PROCESS)
 ALL = ["MODEL.META_ARCHITECTURE", "OneStageDetector", "MODEL.BRANCHES", str(NAMES)]

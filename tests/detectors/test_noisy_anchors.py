@@ -44,7 +44,7 @@ def flat(levels, size: int) -> torch.Tensor:
 
 
 def written_out(branch, predictions, ground_truths):
-    """The two sums over all anchors, and what they are with weights, as autograd has them."""
+    """Both sums of each image over all anchors, and what they are with weights."""
     logits, deltas = (flat(x, size) for x, size in zip(predictions, (branch.num_classes, 4)))
     objects, grid = Objects.of(ground_truths), grid_of()
     positives, _ = branch.assign(objects, grid, len(ground_truths))
@@ -64,8 +64,10 @@ def written_out(branch, predictions, ground_truths):
     focal = soft_focal_loss(logits, targets, alpha=0.5, gamma=2.0)
     true_deltas = branch.box2box_transform.get_deltas(anchors, boxes)
     smooth = smooth_l1_loss(deltas[image, anchor], true_deltas, 0.1).sum(dim=1)
-    sums = (focal.sum(), smooth.sum()), ((focal * factors).sum(), (smooth * weights).sum())
-    return len(image), *sums
+    boxes = smooth.new_zeros(len(ground_truths))
+    plain = focal.flatten(1).sum(dim=1), boxes.index_add(0, image, smooth)
+    weighted = (focal * factors).flatten(1).sum(dim=1), boxes.index_add(0, image, smooth * weights)
+    return len(image), plain, weighted
 
 
 def leaves_of(model, ground_truths) -> AnchorPredictions:
@@ -87,9 +89,9 @@ def test_losses_and_gradients_are_those_written_out(counts):
     normalizer = 0.9 * 100 + 0.1 * max(count, 1)
     losses = list(losses_given(model, {"noisy_anchor": leaves}, grid_of(), truth).values())
     for loss, expected in zip(losses, plain):
-        torch.testing.assert_close(loss, expected / normalizer, rtol=1e-4, atol=1e-7)
-    ratios = [(x / y).detach() if y != 0 else 1 for x, y in zip(plain, weighted)]
-    expected = sum(x * ratio for x, ratio in zip(weighted, ratios)) / normalizer
+        torch.testing.assert_close(loss, expected.sum() / normalizer, rtol=1e-4, atol=1e-7)
+    ratios = [(x / y).detach().nan_to_num(1.0) for x, y in zip(plain, weighted)]
+    expected = sum((x * ratio).sum() for x, ratio in zip(weighted, ratios)) / normalizer
     pairs = zip(torch.autograd.grad(sum(losses), tensors), torch.autograd.grad(expected, tensors))
     for one, other in pairs:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-7)

@@ -110,22 +110,26 @@ def test_large_logits_have_finite_losses():
     assert torch.isfinite(logits.grad).all()
 
 
-def test_weights_change_gradients_but_not_the_sum():
-    """Losses 1, 2 with weights 3, .5 and a rest of 4: 8 in place of 7, so all times 7 / 8."""
-    losses = torch.tensor([1.0, 2.0], requires_grad=True)
-    rest = torch.tensor(4.0, requires_grad=True)
-    total = reweighted_sum(losses, torch.tensor([3.0, 0.5]), rest)
+def test_weights_change_gradients_but_not_the_sum_of_an_image():
+    """Losses 1, 2 with weights 3, .5 and a rest of 4: 8 in place of 7, so all times 7 / 8.
+
+    Of another image, 5 with weight 2 and a rest of 1: 6 / 11. A third has a rest alone.
+    """
+    losses = torch.tensor([1.0, 5.0, 2.0], requires_grad=True)
+    rest = torch.tensor([4.0, 1.0, 9.0], requires_grad=True)
+    image = torch.tensor([0, 1, 0])
+    total = reweighted_sum(losses, torch.tensor([3.0, 2.0, 0.5]), image, rest)
     total.backward()
-    assert total.item() == 7 and rest.grad == 7 / 8
-    assert losses.grad.tolist() == [3 * 7 / 8, 0.5 * 7 / 8]
+    assert total.item() == 7 + 6 + 9
+    torch.testing.assert_close(rest.grad, torch.tensor([7 / 8, 6 / 11, 1]))
+    torch.testing.assert_close(losses.grad, torch.tensor([3 * 7 / 8, 12 / 11, 0.5 * 7 / 8]))
 
 
 def test_losses_of_nothing_are_nothing():
     losses = torch.zeros(2, requires_grad=True)
-    total = reweighted_sum(losses, torch.ones(2))
+    total = reweighted_sum(losses, torch.ones(2), torch.tensor([0, 0]), torch.zeros(2))
     total.backward()
     assert total == 0 and torch.isfinite(losses.grad).all()
-    assert reweighted_sum(torch.zeros(0), torch.zeros(0)) == 0
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -146,8 +150,7 @@ def test_value_and_gradient_are_those_of_dense_losses(memory_format):
     loss = noisy_anchors_focal_loss(
         levels, places, classes, soft, weights, num_classes=NUM_CLASSES, **FOCAL
     )
-    plain = weighted = 0
-    first = 0
+    plain = weighted = first = 0
     for level, (image, anchor, y, x) in zip(levels, places):
         by_class = level.unflatten(1, (3, NUM_CLASSES))
         targets, factors = torch.zeros_like(by_class), torch.ones_like(by_class)
@@ -158,9 +161,11 @@ def test_value_and_gradient_are_those_of_dense_losses(memory_format):
         p = by_class.sigmoid()
         losses = -targets * 0.5 * (1 - p) ** 2 * p.log()
         losses = losses - (1 - targets) * 0.5 * p**2 * (1 - p).log()
-        plain, weighted = plain + losses.sum(), weighted + (losses * factors).sum()
+        plain = plain + losses.flatten(1).sum(dim=1)
+        weighted = weighted + (losses * factors).flatten(1).sum(dim=1)
         first += len(image)
-    torch.testing.assert_close(loss, plain, rtol=1e-5, atol=0)
-    expected = torch.autograd.grad(weighted * (plain / weighted).detach(), levels)
+    torch.testing.assert_close(loss, plain.sum(), rtol=1e-5, atol=0)
+    expected = (weighted * (plain / weighted).detach()).sum()
+    expected = torch.autograd.grad(expected, levels)
     for one, other in zip(torch.autograd.grad(loss, levels), expected):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
