@@ -12,6 +12,9 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor
 
+from ..assignment.anchor_matching import AnchorMatches
+from ..assignment.grid import Grid
+from ..assignment.objects import Objects, smallest_first
 from ..losses import (
     DEFAULT_RANKING,
     AnchorPlaces,
@@ -100,6 +103,15 @@ class DRLossBranch(AnchorBranch):
             "ranking": RankingSettings(**ranking),
             "loss_weight": dr_loss.LOSS_WEIGHT,
         }
+
+    def assign(
+        self, objects: Objects, grid: Grid, num_images: int
+    ) -> tuple[AnchorMatches, AnchorMatches]:
+        """Match as RetinaNet does; of objects with one IoU the smallest has the anchor."""
+        order = smallest_first(objects)
+        objects = Objects(*(field[order] for field in objects))
+        positives, ignored = super().assign(objects, grid, num_images)
+        return positives._replace(object_index=order[positives.object_index]), ignored
 
     def class_loss(
         self,

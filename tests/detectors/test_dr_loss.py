@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, pairwise_iou
 from fvcore.nn import smooth_l1_loss
 from models import (
     ANCHORS_ONLY,
     NUM_CLASSES,
     ROOT,
     SIZES,
+    STRIDES,
     batch,
     grid_of,
     instances,
@@ -19,8 +21,12 @@ from models import (
     random_instances,
     tiny_model,
 )
+from reference import ap_loss
+from reference import dr_loss as reference
+from reference.fsaf import Object
 
 from fsaf_d2 import load_config
+from fsaf_d2.assignment.grid import Grid
 from fsaf_d2.assignment.objects import Objects
 from fsaf_d2.detectors.retinanet import AnchorPredictions
 
@@ -81,6 +87,51 @@ def test_losses_and_gradients_are_those_written_out(counts, overrides):
     expected = torch.autograd.grad(ranking + smooth, tensors)
     for one, other in zip(torch.autograd.grad(sum(losses), tensors), expected):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-8)
+
+
+SMALL, IMAGE = [(2, 3), (2, 2), (1, 1), (1, 1), (1, 1)], (24, 40)
+
+
+@pytest.mark.parametrize("counts", [(4, 0, 2), (1,), (0, 0)])
+def test_the_ranking_equals_the_reference(counts, monkeypatch):
+    def iou(*boxes) -> float:
+        """detectron2's, in float32: others are equal than in float64."""
+        return pairwise_iou(*(Boxes(torch.tensor([box])) for box in boxes)).item()
+
+    monkeypatch.setattr(ap_loss, "iou", iou)
+    torch.manual_seed(sum(counts))
+    truth = [random_instances(count, IMAGE) for count in counts]
+    branch = tiny_model(*DR, *NO_IGNORED).branches.dr_loss
+    grid = Grid.of(STRIDES, SMALL, torch.device("cpu"))
+    logits = [torch.randn(len(truth), 9 * NUM_CLASSES, *x, dtype=torch.float64) for x in SMALL]
+    logits = [x.requires_grad_() for x in logits]
+    deltas = [torch.zeros(len(truth), 36, *x) for x in SMALL]
+    term = branch.losses(AnchorPredictions(logits, deltas), Objects.of(truth), grid)["loss_dr_cls"]
+
+    objects = [
+        Object(image, tuple(box), label)
+        for image, gt in enumerate(truth)
+        for box, label in zip(gt.gt_boxes.tensor.tolist(), gt.gt_classes.tolist())
+    ]
+    anchors = branch.kinds.boxes(torch.arange(9 * grid.num_locations), grid).tolist()
+    total, count = reference.losses(objects, anchors, flat(logits, NUM_CLASSES))
+    assert term.count == count and term.total.item() == pytest.approx(total.item(), rel=1e-12)
+    pairs = zip(torch.autograd.grad(term.total, logits), torch.autograd.grad(total, logits))
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-14)
+
+
+def test_the_order_of_objects_changes_nothing():
+    model = randomised()
+    boxes = [(20, 16, 90, 80), (20, 16, 90, 80), (30, 30, 60, 70)]
+    with torch.no_grad():
+        everything, grid = predictions_of(model, batch(random_instances(0)))
+    found = []
+    for order in ([0, 1, 2], [1, 2, 0]):
+        truth = [instances([boxes[i] for i in order], order)]
+        losses = losses_given(model, everything, grid, truth)
+        found.append({name: loss.item() for name, loss in losses.items()})
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
 def test_untrained_scores_of_a_half_cost_as_the_card_says():

@@ -29,6 +29,8 @@ def measure(large: bool, answers) -> None:
         "anchor": (AnchorPredictions, (9 * NUM_CLASSES, 36)),
         "point": (PointPredictions, (NUM_CLASSES, 4)),
         "fcos": (FCOSPredictions, (NUM_CLASSES, 4, 1)),
+        "noisy_anchor": (AnchorPredictions, (9 * NUM_CLASSES, 36)),
+        "dr_loss": (AnchorPredictions, (9 * NUM_CLASSES, 36)),
     }
     predictions = {
         name: kind(*([torch.rand(NUM_IMAGES, x, *size) for size in LEVELS] for x in channels))

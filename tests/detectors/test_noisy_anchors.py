@@ -6,7 +6,9 @@ from detectron2.modeling import build_model
 from fvcore.nn import smooth_l1_loss
 from models import (
     ANCHORS_ONLY,
+    NUM_CLASSES,
     ROOT,
+    STRIDES,
     batch,
     grid_of,
     instances,
@@ -15,9 +17,12 @@ from models import (
     random_instances,
     tiny_model,
 )
+from reference import noisy_anchors as reference
+from reference.fsaf import Object
 
 from fsaf_d2 import load_config
 from fsaf_d2.assignment.anchor_matching import paired_iou
+from fsaf_d2.assignment.grid import Grid
 from fsaf_d2.assignment.objects import Objects
 from fsaf_d2.detectors.retinanet import AnchorPredictions
 from fsaf_d2.losses import soft_focal_loss, soft_labels_and_weights
@@ -95,6 +100,58 @@ def test_losses_and_gradients_are_those_written_out(counts):
     pairs = zip(torch.autograd.grad(sum(losses), tensors), torch.autograd.grad(expected, tensors))
     for one, other in pairs:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-7)
+
+
+SMALL, IMAGE = [(3, 3), (2, 2), (1, 1), (1, 1), (1, 1)], (24, 24)
+EQUAL = instances([(4, 4, 20, 20)] * 2 + [(0, 0, 16, 16), (8, 8, 24, 24)], [3, 1, 2, 2], IMAGE)
+CASES = {
+    "several images": [random_instances(3, IMAGE), random_instances(0), random_instances(2, IMAGE)],
+    "no objects": [random_instances(0)],
+    "one object": [random_instances(1, IMAGE)],
+    "equal IoUs": [EQUAL],
+    "equal IoUs, turned about": [EQUAL[torch.tensor([3, 1, 0, 2])]],
+    "odd boxes": [instances([(5, 5, 5, 20), (-90, -90, 3, 3), (1, 1, 2, 30)], [0, 1, 2], IMAGE)],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("top_n", [5, 30])
+def test_losses_and_gradients_equal_the_reference(name, top_n, monkeypatch):
+    # Anchors of one area differ in their last digits, which here makes no difference of them.
+    exact = reference.iou
+    monkeypatch.setattr(reference, "iou", lambda a, b: torch.tensor(exact(a, b)).float().item())
+    torch.manual_seed(len(name))
+    truth = CASES[name]
+    model = tiny_model(*NOISY, "MODEL.NOISY_ANCHORS.TOP_N", str(top_n))
+    branch = model.branches.noisy_anchor
+    grid = Grid.of(STRIDES, SMALL, torch.device("cpu"))
+    leaves = AnchorPredictions(
+        [torch.randn(len(truth), 9 * NUM_CLASSES, *size).requires_grad_() for size in SMALL],
+        [(torch.randn(len(truth), 36, *size) * 0.3).requires_grad_() for size in SMALL],
+    )
+    terms = branch.losses(leaves, Objects.of(truth), grid)
+
+    objects = [
+        Object(image, tuple(box), label)
+        for image, gt in enumerate(truth)
+        for box, label in zip(gt.gt_boxes.tensor.tolist(), gt.gt_classes.tolist())
+    ]
+    kinds = branch.kinds._replace(cell_anchors=branch.kinds.cell_anchors.double())
+    anchors = kinds.boxes(torch.arange(9 * grid.num_locations), grid).tolist()
+    listed = (flat(x, size).double() for x, size in zip(leaves, (NUM_CLASSES, 4)))
+    expected = reference.losses(objects, anchors, *listed, top=top_n)
+    tensors = [x for levels in leaves for x in levels]
+    for term, (total, count) in zip(terms.values(), expected):
+        assert term.count == count
+        assert term.total.item() == pytest.approx(total.item(), rel=1e-5)
+        if not total.requires_grad:
+            continue
+        args = {"allow_unused": True, "materialize_grads": True, "retain_graph": True}
+        for one, other in zip(
+            torch.autograd.grad(term.total, tensors, **args),
+            torch.autograd.grad(total, tensors, **args),
+        ):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
 def test_an_object_has_its_thirty_best_anchors_and_none_is_ignored():

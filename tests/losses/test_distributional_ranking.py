@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from reference import dr_loss as reference
 
 from fsaf_d2.losses import RankingSettings, distributional_ranking, distributional_ranking_loss
 from fsaf_d2.losses.sparse_focal_loss import memory_index
@@ -89,6 +90,19 @@ def test_value_and_gradient_are_the_dense_ones(seed, settings):
     gradients = [torch.autograd.grad(2 * x, levels) for x in (loss, expected)]
     for one, other in zip(*gradients):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("counts", [(3, 40), (1, 30), (0, 20), (4, 0)])
+def test_value_and_gradient_are_the_references(counts):
+    torch.manual_seed(sum(counts))
+    logits = (torch.randn(sum(counts), dtype=torch.float64) * 3).requires_grad_()
+    positive = torch.randperm(len(logits))[: counts[0]]
+    loss = distributional_ranking_loss([logits], [positive], [NOTHING])
+    negative = torch.ones(len(logits), dtype=torch.bool).index_fill(0, positive, False)
+    expected = reference.dr_loss(logits[positive], logits[negative])
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    gradients = (torch.autograd.grad(x, logits)[0] for x in (loss, expected))
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-14)
 
 
 def test_gradients_are_the_differences():
