@@ -61,7 +61,7 @@ def match_anchors(
         detectron2 gives it every anchor, as all of them have its best IoU.
     """
     lowest = min(low for low, label in zip(thresholds, labels[1:]) if label != 0)
-    pair_object, pair_anchor = _near_pairs(kinds, objects.boxes, grid, lowest)
+    pair_object, pair_anchor = near_pairs(kinds, objects.boxes, grid, lowest)
     iou = paired_iou(objects.boxes[pair_object], kinds.boxes(pair_anchor, grid))
 
     best_of_object = iou.new_zeros(len(objects.boxes)).scatter_reduce(0, pair_object, iou, "amax")
@@ -80,7 +80,7 @@ def match_anchors(
 
     # An anchor that is kept for an object below all thresholds may overlap another one more.
     weak = (best_iou < lowest).nonzero().squeeze(1)
-    best_object[weak] = _best_objects(anchor_index[weak], image_index[weak], kinds, objects, grid)
+    best_object[weak] = best_objects(anchor_index[weak], image_index[weak], kinds, objects, grid)
 
     bounds = torch.tensor(thresholds, dtype=iou.dtype, device=iou.device)
     by_iou = torch.tensor(labels, device=iou.device)[torch.bucketize(best_iou, bounds, right=True)]
@@ -89,15 +89,18 @@ def match_anchors(
     return AnchorMatches(*(field[label != 0] for field in matches))
 
 
-def _near_pairs(
-    kinds: AnchorKinds, boxes: Tensor, grid: Grid, lowest: float
+def near_pairs(
+    kinds: AnchorKinds, boxes: Tensor, grid: Grid, lowest: float | Tensor
 ) -> tuple[Tensor, Tensor]:
     """List pairs of object and anchor with an IoU of at least ``lowest``, or the object's best.
 
     Some further pairs are listed as well.
 
+    Args:
+        lowest: the same for all objects, or (M, 1).
+
     Returns:
-        (T,) objects and (T,) anchors.
+        (T,) objects, rising, and (T,) anchors.
     """
     num_levels, num_per_location = len(grid.strides), kinds.num_per_location
     level = torch.arange(num_levels, device=boxes.device).repeat_interleave(num_per_location)
@@ -108,7 +111,9 @@ def _near_pairs(
     return index[region], anchor
 
 
-def _windows(kinds: AnchorKinds, boxes: Tensor, grid: Grid, level: Tensor, lowest: float) -> Tensor:
+def _windows(
+    kinds: AnchorKinds, boxes: Tensor, grid: Grid, level: Tensor, lowest: float | Tensor
+) -> Tensor:
     """Bound the cells whose anchor of a kind can have the IoU that an object asks for.
 
     Intervals of lengths v and w whose centres are d apart overlap by min(v, w, (v + w) / 2 - d).
@@ -143,10 +148,10 @@ def _windows(kinds: AnchorKinds, boxes: Tensor, grid: Grid, level: Tensor, lowes
     return torch.cat([first, last], dim=2).long()
 
 
-def _best_objects(
+def best_objects(
     anchor_index: Tensor, image_index: Tensor, kinds: AnchorKinds, objects: Objects, grid: Grid
 ) -> Tensor:
-    """Find the object of highest IoU, the first of equals, in the anchor's own image.
+    """Find the object of highest IoU in float32, the first of equals, in the anchor's own image.
 
     An object is compared with the anchors of those tiles of cells from where one can reach it.
 
@@ -184,7 +189,7 @@ def _best_objects(
     tile += objects.image_index[object_index] * tiles.num_locations
 
     boxes = kinds.boxes(anchor_index, grid)
-    best_iou = boxes.new_zeros(len(order))
+    best_iou = torch.zeros(len(order))
     best = torch.full_like(order, num_objects)
     for part in split_by_total(counts[tile], MAX_PAIRS):
         count = counts[tile[part]]
@@ -192,7 +197,7 @@ def _best_objects(
         offset = torch.arange(len(pair)) - (count.cumsum(0) - count)[pair]
         anchor = order[starts[tile[part]][pair] + offset]
         pair_object = object_index[part][pair]
-        iou = paired_iou(objects.boxes[pair_object], boxes[anchor])
+        iou = paired_iou(objects.boxes[pair_object], boxes[anchor]).float()
         best_iou, best = _keep_best(best_iou, best, anchor, pair_object, iou)
     return best
 

@@ -9,10 +9,12 @@ from .atss import ATSSBranch
 from .autoassign import AutoAssignBranch
 from .branch import BRANCHES, Branch, register_branch
 from .contract import LossTerm, Traits, contract_of, each_branch, traits_of
+from .dr_loss import DRLossBranch
 from .fcos import FCOSBranch, PointFCOS
 from .focal_branch import FocalBranch
 from .fsaf import FSAF, PointBranch
 from .gfl import GFLBranch
+from .noisy_anchors import NoisyAnchorBranch
 from .one_stage import OneStageDetector
 from .retinanet import AnchorBranch, AnchorRetinaNet
 
@@ -26,10 +28,12 @@ __all__ = [
     "AnchorRetinaNet",
     "AutoAssignBranch",
     "Branch",
+    "DRLossBranch",
     "FCOSBranch",
     "FocalBranch",
     "GFLBranch",
     "LossTerm",
+    "NoisyAnchorBranch",
     "OneStageDetector",
     "PointBranch",
     "PointFCOS",

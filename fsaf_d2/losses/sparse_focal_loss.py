@@ -32,7 +32,7 @@ def sparse_focal_loss_sum(
     Raises:
         ValueError: the logits are not dense in memory.
     """
-    _require_dense(logits)
+    require_dense(logits)
     labels = torch.cat([torch.ones_like(positives), -torch.ones_like(ignored)])
     return _SparseFocalLossSum.apply(
         logits, torch.cat([positives, ignored]), labels[:, None], None, alpha, gamma
@@ -109,7 +109,7 @@ def _is_dense(tensor: Tensor) -> bool:
     )
 
 
-def _require_dense(logits: Tensor) -> None:
+def require_dense(logits: Tensor) -> None:
     if not _is_dense(logits):
         raise ValueError(
             f"Logits of shape {tuple(logits.shape)} and strides {logits.stride()} are not dense in "
@@ -137,7 +137,7 @@ class _SparseFocalLossSum(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(logits, rows, labels)
         ctx.alpha, ctx.gamma = alpha, gamma
-        flat = _in_memory_order(logits)
+        flat = in_memory_order(logits)
         if background_losses is None:
             total = torch.zeros((), dtype=torch.float64, device=logits.device)
             for chunk in _chunks(flat):
@@ -156,10 +156,10 @@ class _SparseFocalLossSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_output: Tensor):
         logits, rows, labels = ctx.saved_tensors
-        flat = _in_memory_order(logits)
+        flat = in_memory_order(logits)
         # It keeps the logits' memory order, so that the same places hold.
         gradient = torch.empty_like(logits)
-        flat_gradient = _in_memory_order(gradient)
+        flat_gradient = in_memory_order(gradient)
         scale = grad_output * _weight(ctx.alpha, 0)
         for chunk, chunk_gradient in zip(_chunks(flat), _chunks(flat_gradient)):
             torch.mul(_background_slope(chunk.float(), ctx.gamma), scale, out=chunk_gradient)
@@ -174,7 +174,7 @@ class _SparseFocalLossSum(torch.autograd.Function):
         return gradient, None, None, None, None, None
 
 
-def _in_memory_order(tensor: Tensor) -> Tensor:
+def in_memory_order(tensor: Tensor) -> Tensor:
     return tensor.as_strided((tensor.numel(),), (1,))
 
 

@@ -149,7 +149,7 @@ def test_boxes_are_the_generators(offset):
 def test_far_pairs_are_not_computed(model):
     boxes = Objects.of([random_instances(100, IMAGE)]).boxes
     grid = Grid.of(model.anchor_generator.strides, SIZES, torch.device("cpu"))
-    pairs, _ = anchor_matching._near_pairs(kinds(model), boxes, grid, 0.4)
+    pairs, _ = anchor_matching.near_pairs(kinds(model), boxes, grid, 0.4)
     num_anchors = 9 * sum(height * width for height, width in SIZES)
     assert len(pairs) < 0.05 * 100 * num_anchors
 

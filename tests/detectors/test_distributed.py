@@ -11,12 +11,10 @@ from fsaf_d2.detectors import BRANCHES
 MANY = [(10, 10, 90, 70), (50, 40, 60, 52), (0, 0, 150, 120)]
 TRUTHS = [[MANY, MANY[:1]], [MANY, []], [[], []]]
 # A ranking is that of a process's batch: the tests of these branches say what is shared.
-RANKED = {"ap_loss"}
+OF_A_PROCESS = {"ap_loss", "dr_loss"}
 # All others at once: each has its own way to count.
-ALL = [
-    *("MODEL.META_ARCHITECTURE", "OneStageDetector"),
-    *("MODEL.BRANCHES", str(sorted(set(BRANCHES) - RANKED))),
-]
+NAMES = sorted(set(BRANCHES) - OF_A_PROCESS)
+ALL = ["MODEL.META_ARCHITECTURE", "OneStageDetector", "MODEL.BRANCHES", str(NAMES)]
 
 
 def losses_and_gradients(images: list[int], boxes: list[list]) -> tuple[list[float], torch.Tensor]:

@@ -35,6 +35,8 @@ def measure(large: bool, names: tuple[str, ...], num_images: int, answers) -> No
         "atss": (ATSSPredictions, (NUM_CLASSES, 4, 1)),
         "gfl": (GFLPredictions, (NUM_CLASSES, 68)),
         "autoassign": (AutoAssignPredictions, (NUM_CLASSES, 4, 1)),
+        "noisy_anchor": (AnchorPredictions, (9 * NUM_CLASSES, 36)),
+        "dr_loss": (AnchorPredictions, (9 * NUM_CLASSES, 36)),
     }
     predictions = {
         name: kind(*([torch.rand(num_images, x, *size) for size in LEVELS] for x in channels))
