@@ -59,8 +59,7 @@ class CenterPrior(nn.Module):
 
     def forward(self, centers: Tensor, classes: Tensor) -> Tensor:
         """Look up what :func:`fsaf_d2.losses.autoassign_loss.prior_table` has for some objects."""
-        mean, sigma = (x.to(centers.dtype) for x in (self.mean, self.sigma))
-        return prior_table(centers, mean, sigma, classes)
+        return prior_table(centers, self.mean, self.sigma, classes)
 
 
 @register_branch("autoassign")
@@ -177,25 +176,17 @@ class AutoAssignBranch(FocalBranch):
         )
         objectness, device = objectness.squeeze(1), logits.device
         bags = fill_bags(objects, grid, point_offset=self.kinds.offset)
-        image_of, plane_of = bags.objects.image_index, self._planes(bags)
-        planes = torch.unique(plane_of)
-        boxes, images, index = (
-            to_device(x, device)
-            for x in (bags.objects.boxes.T, image_of, torch.cat([plane_of, planes]))
-        )
-        points = points_of(grid, device, self.kinds.offset).to(logits.dtype)
-        tables = BagTables(boxes.to(logits.dtype), images, index[: len(plane_of)], points)
-        list_pairs = bags.pairs(grid, device)
-        priors = self._priors(bags, grid, logits)
-        predicted = self._boxes(deltas, grid)
-        found = sum_bags(logits, objectness, predicted, priors, tables, list_pairs)
-        ious = best_ious(predicted, *_by_image(objects, logits))
-        shares = shares_of_planes(ious, index[len(plane_of) :], tables, list_pairs)
+        tables, list_pairs = self._tables(bags, grid, logits), bags.pairs(grid, device)
+        boxes, priors = self._boxes(deltas, grid), self._priors(bags, grid, logits)
+        found = sum_bags(logits, objectness, boxes, priors, tables, list_pairs)
+        ious = best_ious(boxes, *_by_image(objects, logits))
+        planes = torch.unique(self._planes(bags))
+        shares = shares_of_planes(ious, to_device(planes, device), tables, list_pairs)
         negative = product_background_loss_sum(
             logits, objectness, planes, shares, gamma=self.focal_loss["gamma"]
         )
         # Images with bags, counted from 0, and how many objects each has.
-        which, image = torch.unique(image_of, return_inverse=True)
+        which, image = torch.unique(bags.objects.image_index, return_inverse=True)
         num_objects = torch.bincount(objects.image_index, minlength=len(logits))[which]
         prior = prior_losses(found.priors, to_device(image, device), to_device(num_objects, device))
         prior_sum = found.priors.detach().sum()
@@ -207,6 +198,13 @@ class AutoAssignBranch(FocalBranch):
     def _planes(self, bags: Bags) -> Tensor:
         """Image * K + class of each bag, (B,), on the CPU."""
         return bags.objects.image_index * self.num_classes + bags.objects.classes
+
+    def _tables(self, bags: Bags, grid: Grid, logits: Tensor) -> BagTables:
+        """What is known of the bags, where and as the logits are."""
+        boxes = bags.objects.boxes.T.to(logits.dtype)
+        indices = bags.objects.image_index, self._planes(bags)
+        points = points_of(grid, logits.device, self.kinds.offset).to(logits.dtype)
+        return BagTables(*(to_device(x, logits.device) for x in (boxes, *indices)), points)
 
     def _priors(self, bags: Bags, grid: Grid, logits: Tensor) -> Tensor:
         """What the centre prior has for the bags, (4, B * L), as the logits are."""

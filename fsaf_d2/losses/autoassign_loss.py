@@ -29,6 +29,8 @@ BOX_WEIGHT = 5.0
 TEMPERATURE = 3.0
 # What divides is at least this.
 LEAST = 1e-12
+# Pairs of an object and a location compared at a time on a GPU.
+CHUNK_GPU = 1 << 24
 
 
 class BagTables(NamedTuple):
@@ -231,7 +233,7 @@ def best_ious(boxes: Tensor, targets: Tensor, counts: Sequence[int]) -> Tensor:
         (N, R), 0 in an image without objects.
     """
     num_locations, tiny = boxes.shape[2], torch.finfo(boxes.dtype).tiny
-    size = max(CHUNK // num_locations, 1)
+    size = max((CHUNK if boxes.device.type == "cpu" else CHUNK_GPU) // num_locations, 1)
     areas, target_areas = ((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (boxes, targets))
     # Intersection / sum of the areas rises with the IoU.
     best = torch.zeros_like(areas)

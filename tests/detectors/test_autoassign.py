@@ -271,6 +271,35 @@ def test_the_order_of_objects_changes_nothing():
         torch.testing.assert_close(found[name], loss, rtol=1e-5, atol=1e-7)
 
 
+def test_objects_may_come_in_any_order_of_images():
+    branch = randomised().branches.autoassign
+    boxes = [(10, 10, 70, 60), (40, 30, 150, 120), (5, 9, 60, 90)]
+    objects = Objects(torch.tensor(boxes).float(), torch.tensor([1, 2, 1]), torch.tensor([0, 1, 1]))
+    said = predictions(2, logit=0.0)
+    for levels in said:
+        for x in levels:
+            x.add_(torch.rand_like(x))
+    one, other = (
+        branch.losses(said, Objects(*(field[order] for field in objects)), grid_of())
+        for order in ([0, 1, 2], [2, 0, 1])
+    )
+    for name, term in one.items():
+        torch.testing.assert_close(other[name].total, term.total)
+
+
+def test_a_box_that_is_not_finite_spoils_no_other():
+    model, nan = randomised(), float("nan")
+    truth = instances([(10, 10, 70, 60), (5, nan, 60, 90), (0, 0, float("inf"), 9)], [1, 2, 1])
+    losses = losses_of(model, predictions(), truth)
+    assert all(math.isfinite(loss) for loss in losses.values())
+
+
+def test_a_model_in_float64_has_the_same_losses():
+    truth, model = random_instances(5), randomised()
+    expected = losses_of(model, predictions(logit=0.0), truth)
+    assert losses_of(model.double(), predictions(logit=0.0), truth) == pytest.approx(expected)
+
+
 def test_an_object_that_holds_no_location_has_no_bag_but_is_counted():
     """Two more objects than the two with bags of each image."""
     model = randomised()
@@ -339,6 +368,9 @@ def test_distances_are_relu_of_scale_times_output():
     for index, deltas in enumerate(branch(features, features).autoassign_deltas):
         expected = [index + 1.0, 0.0, 2 * (index + 1.0), 3 * (index + 1.0)]
         assert deltas[0, :, 0, 0].tolist() == expected
+    branch.scales.scales[0].data.fill_(-2.0)
+    (deltas, *_) = branch(features, features).autoassign_deltas
+    assert deltas[0, :, 0, 0].tolist() == [0.0, 2.0, 0.0, 0.0]
 
 
 def test_objectness_stands_on_the_tower_of_boxes():
@@ -489,7 +521,7 @@ def test_losses_and_gradients_are_those_of_the_reference(case, offset):
         assert term.total.dtype == torch.float64
         assert term.total.item() == pytest.approx(total.item(), rel=1e-9), name
         assert float(term.count) == pytest.approx(count, rel=1e-6), name
-        assert term.weight == weight, name
+        assert term.weight == weight and not term.count.requires_grad, name
         if not total.requires_grad:
             continue
         gradients = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)

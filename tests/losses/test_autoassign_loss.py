@@ -107,6 +107,13 @@ def test_the_loss_of_priors():
     assert losses.tolist() == [0.5, 2.0]
 
 
+def test_the_loss_of_priors_that_vanish_is_finite():
+    sums = torch.zeros(1, requires_grad=True)
+    loss = prior_losses(sums, torch.tensor([0]), torch.tensor([2])).sum()
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(sums.grad).all()
+
+
 def random_boxes(count: int) -> torch.Tensor:
     low, size = torch.rand(2, count, 2, dtype=torch.float64) * 5
     return torch.cat([low, low + size], dim=1)
