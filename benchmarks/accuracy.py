@@ -22,7 +22,7 @@ from pathlib import Path
 
 from accuracy_report import draw, report
 from accuracy_resampling import predictions_of, resampled_ap, resampled_counts
-from accuracy_rows import BASELINE, DATA, ROWS, TABLE_1
+from accuracy_rows import BASELINE, DATA, GROUPS, ROWS
 from accuracy_sizes import ap_by_side, table_by_side
 from detectron2.data import MetadataCatalog
 
@@ -47,9 +47,9 @@ QUICK = (
 def jobs_of(args: argparse.Namespace) -> Iterator[dict]:
     """Yield the runs of the grid, the rows in the order of the command line."""
     data = DATA[args.data]
-    config = str(args.config_file or HERE.parent / data.config_file)
     for name in args.rows:
         row = ROWS[name]
+        config = str(args.config_file or HERE.parent / (row.config_file or data.config_file))
         for seed in args.seeds:
             weights = ""
             if row.weights_of:
@@ -249,7 +249,8 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--data", choices=DATA, default="digits")
-    add("--rows", nargs="+", choices=ROWS, default=list(TABLE_1), metavar="ROW")
+    rows = [*GROUPS, *ROWS]
+    add("--rows", nargs="+", choices=rows, default=["table-1"], metavar="ROW", help=", ".join(rows))
     add("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="N")
     add("--jobs", type=int, default=1, metavar="N", help="so many runs at a time")
     add("--threads", type=int, default=1, metavar="N", help="of each run (OMP_NUM_THREADS)")
@@ -268,6 +269,7 @@ def argument_parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run what is missing, then print the tables and draw."""
     args = argument_parser().parse_intermixed_args()
+    args.rows = [name for row in args.rows for name in GROUPS.get(row, [row])]
     name = "accuracy-quick" if args.quick else "accuracy"
     args.output = (args.output or Path("output") / name).resolve()
     if args.quick:

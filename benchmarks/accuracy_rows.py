@@ -9,13 +9,14 @@ class Row(NamedTuple):
     """A model: what it is called in tables, and what it changes in the data set's config.
 
     ``paper`` is the AP of the paper's Table 1 (COCO, R-50). With ``weights_of``, another row's
-    weights are evaluated and nothing is trained.
+    weights are evaluated and nothing is trained. ``config_file`` replaces the data set's.
     """
 
     about: str
     overrides: tuple[str, ...] = ()
     paper: float | None = None
     weights_of: str = ""
+    config_file: str = ""
 
 
 class Data(NamedTuple):
@@ -63,7 +64,26 @@ def _questions() -> dict[str, Row]:
     return rows
 
 
-ROWS = {**TABLE_1, **_questions()}
+# Every detector alone, and joined with the anchors: on the digits, docs/family.md.
+_METHODS = {
+    "fcos": "FCOS",
+    "atss": "ATSS",
+    "gfl": "GFL",
+    "autoassign": "AutoAssign",
+    "noisy_anchors": "Noisy Anchors",
+    "dr_loss": "DR loss",
+    "ap_loss": "AP loss",
+    "anchor_fcos": "anchors and FCOS",
+    "anchor_gfl": "anchors and GFL",
+    "anchor_autoassign": "anchors and AutoAssign",
+}
+_FAMILY = {
+    name: Row(about, config_file=f"configs/family/digits/{name}.yaml")
+    for name, about in _METHODS.items()
+}
+ROWS = {**TABLE_1, **_questions(), **_FAMILY}
+# Names for several rows at once.
+GROUPS = {"table-1": list(TABLE_1), "family": ["anchors-only", "both-online", *_FAMILY]}
 
 DATA = {
     "digits": Data("configs/demo/digits.yaml", ("TEST.EVAL_PERIOD", "350")),
