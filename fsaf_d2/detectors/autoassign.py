@@ -168,8 +168,8 @@ class AutoAssignBranch(FocalBranch):
         The first is -ln of what each bag finds, divided by the number of objects; one that holds no
         location on any level has no bag and adds nothing, but is counted. The second is the focal
         loss of all scores, class times objectness, but for what is objects'; it is divided by the
-        sum of the centre priors in all bags. The third is the mean over images with bags of their
-        number of objects divided by that sum of the image's.
+        sum of the centre priors in all bags. The third is the mean over images of their number of
+        objects divided by that sum of the image's, 0 for an image without bags.
         """
         logits, deltas, objectness = (
             torch.cat([level.flatten(2) for level in levels], dim=2) for levels in predictions
@@ -192,7 +192,7 @@ class AutoAssignBranch(FocalBranch):
         prior_sum = found.priors.detach().sum()
         self.counted = {"num_pos_autoassign": prior_sum / len(logits)}
         totals = found.loss, negative, prior.sum()
-        counts = _scalar(len(objects.boxes), logits), prior_sum, _scalar(len(which), logits)
+        counts = _scalar(len(objects.boxes), logits), prior_sum, _scalar(len(logits), logits)
         return dict(zip(self.loss_names, map(LossTerm, totals, counts, self.loss_weights)))
 
     def _planes(self, bags: Bags) -> Tensor:

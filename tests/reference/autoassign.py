@@ -21,9 +21,9 @@ What the paper leaves open:
   positive loss have gradients, through P as well as G; their sum is held at 1e-12.
 - ln of the bag's probability, and ln(1 - p) of the negative loss, is held at -100, as in torch's
   binary cross entropy. An object without candidates adds nothing to the total, but is counted.
-- Centre loss: mean over the images whose objects hold at least one location of all objects of the
-  image / the image's sum of G, held at 1e-12.
-- Counts: objects; sum of G over objects and their candidates; images with a candidate. Without
+- Centre loss: mean over all images of objects / the image's sum of G, held at 1e-12; 0 for an image
+  whose objects hold no location.
+- Counts: objects; sum of G over objects and their candidates; images. Without
   candidates only the negative loss has a total. Its count then is 0 and has to be held above 0.
 - The score of a detection is sigmoid(logit) * sigmoid(objectness).
 """
@@ -149,4 +149,4 @@ def losses(objects, levels, logits, objectness, distances, mu, sigma, offset: fl
                         itself = objectness[image][index][y][x]
                         negative = negative + negative_loss(logit, itself, not_background)
     prior_total = sum(float(total.detach()) for total in priors_of.values())
-    return (positive, len(objects)), (negative, prior_total), (center, len(priors_of))
+    return (positive, len(objects)), (negative, prior_total), (center, len(logits))
