@@ -39,7 +39,7 @@ class APLossBranch(AnchorBranch):
     """
 
     loss_names = ("loss_ap_cls", "loss_ap_box_reg")
-    count_name = "num_pos_ap_loss"
+    count_name = "num_pos_ap"
 
     @configurable
     def __init__(self, *, delta: float = 1.0, loss_weight: float = 1.0, **shared) -> None:

@@ -144,7 +144,7 @@ def test_losses_and_gradients_equal_the_reference(counts):
     (ranking, boxes), by_logit, by_delta = expected
     values = [ranking[0] / max(ranking[1], 1), boxes[0] / max(boxes[1], 1) / 4]
     assert [loss.item() for loss in found] == pytest.approx(values, rel=1e-5)
-    assert branch.counted["num_pos_ap_loss"] * len(counts) == ranking[1]
+    assert branch.counted["num_pos_ap"] * len(counts) == ranking[1]
 
     expected_logits, expected_deltas = torch.zeros_like(logits), torch.zeros_like(deltas)
     for key, value in by_logit.items():
@@ -202,7 +202,7 @@ def test_the_log_has_the_number_of_positives_an_image():
     (both,) = model.counts().items()
     model(batch(gt))
     (one,) = model.counts().items()
-    assert both == one and one[0] == "num_pos_ap_loss" and one[1] > 0
+    assert both == one and one[0] == "num_pos_ap" and one[1] > 0
 
 
 def test_there_is_no_running_mean_to_save_or_load():

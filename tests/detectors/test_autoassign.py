@@ -315,18 +315,18 @@ def test_an_object_that_holds_no_location_has_no_bag_but_is_counted():
         torch.testing.assert_close(found[name], expected[name] * factor, rtol=1e-3, atol=1e-6)
 
 
-def test_an_image_without_bags_has_no_part_in_the_loss_of_priors():
+def test_an_image_without_bags_has_no_loss_of_priors():
     model = tiny_model(*AUTOASSIGN)
     truths = [instances([(1, 1, 7, 7)], [0]), instances([(5, 5, 7, 7)], [3])]
-    assert losses_of(model, predictions(2), *truths)[PRIOR] == pytest.approx(0.75)
+    assert losses_of(model, predictions(2), *truths)[PRIOR] == pytest.approx(0.75 / 2)
 
 
-def test_the_loss_of_priors_is_a_mean_over_images_with_objects():
-    """Sums of priors: 1 for a box about one point; two images count, the third is empty."""
+def test_the_loss_of_priors_is_a_mean_over_images():
+    """Sums of priors: 1 for a box about one point; the second image is empty and counts."""
     truths = [instances([(1, 1, 7, 7)], [0]), instances([], []), instances([(0, 1, 16, 7)], [0])]
     g = 2 * math.exp(-(0.5**2) / 2)
     losses = losses_of(tiny_model(*AUTOASSIGN), predictions(3), *truths)
-    assert losses[PRIOR] == pytest.approx(0.75 * (1 + 1 / g) / 2, rel=1e-5)
+    assert losses[PRIOR] == pytest.approx(0.75 * (1 + 1 / g) / 3, rel=1e-5)
 
 
 def test_the_first_loss_is_a_mean_over_objects():
