@@ -49,8 +49,7 @@ def assign_top_anchors(
     """
     kinds = kinds._replace(cell_anchors=kinds.cell_anchors.double())
     order = smallest_first(objects)
-    boxes = objects.boxes[order].double()
-    order = order[torch.isfinite(boxes).all(dim=1) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)]
+    order = order[torch.isfinite(objects.boxes[order]).all(dim=1)]
     # From here on the first object is the smallest.
     objects = Objects(objects.boxes[order].double(), *(field[order] for field in objects[1:]))
 

@@ -47,7 +47,7 @@ class DRLossBranch(AnchorBranch):
     """
 
     loss_names = ("loss_dr_cls", "loss_dr_box_reg")
-    count_name = "num_pos_dr_loss"
+    count_name = "num_pos_dr"
 
     @configurable
     def __init__(

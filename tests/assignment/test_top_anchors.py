@@ -108,6 +108,14 @@ def test_of_equals_the_first_anchors_count():
         assert matches.anchor_index.tolist() == list(range(count))
 
 
+def test_anchors_that_only_touch_are_not_chosen():
+    kinds = AnchorKinds.of_points([8], side=1.0, offset=0.5)
+    grid = type(grid_of())(*(field[:1] for field in grid_of([(1, 4)] * 5)))
+    objects = Objects.of([instances([(8, 0, 16, 8)], [0])])
+    matches = assign_top_anchors(kinds, objects, grid, num_images=1, count=3)
+    assert matches.anchor_index.tolist() == [1]
+
+
 def test_an_anchor_is_the_object_of_highest_iou_not_the_one_that_chose_it():
     """The cell 8..16 is chosen by a box that has half of it; another box has all of it."""
     kinds = AnchorKinds.of_points([8], side=1.0, offset=0.5)

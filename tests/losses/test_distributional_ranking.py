@@ -6,7 +6,13 @@ import pytest
 import torch
 from reference import dr_loss as reference
 
-from fsaf_d2.losses import RankingSettings, distributional_ranking, distributional_ranking_loss
+from fsaf_d2.losses import (
+    AnchorPlaces,
+    RankingSettings,
+    anchor_class_places,
+    distributional_ranking,
+    distributional_ranking_loss,
+)
 from fsaf_d2.losses.sparse_focal_loss import memory_index
 
 NOTHING = torch.zeros(0, dtype=torch.int64)
@@ -177,6 +183,19 @@ def test_a_lambda_near_nothing_makes_it_the_worst_scores():
 def test_logits_with_gaps_are_refused():
     with pytest.raises(ValueError, match="dense"):
         distributional_ranking_loss([torch.rand(4, 6)[:, ::2]], [NOTHING], [NOTHING])
+
+
+def test_places_of_classes_are_those_of_logits_without_gaps():
+    """Anchor 1 of (2, 3) in image 1, class 4 of 5; all classes of anchor 0 of (0, 1) in image 0."""
+    logits = torch.randn(2, 2 * 5, 4, 12)[..., ::2]
+    positive = AnchorPlaces(*torch.tensor([[1, 1, 2, 3]]).T)
+    ignored = AnchorPlaces(*torch.tensor([[0, 0, 0, 1]]).T)
+    ((level, one, others),) = anchor_class_places(
+        [logits], [positive], torch.tensor([4]), [ignored], num_classes=5
+    )
+    assert torch.equal(level, logits)
+    assert level.flatten()[one].tolist() == [logits[1, 9, 2, 3]]
+    assert torch.equal(level.flatten()[others], logits[0, :5, 0, 1])
 
 
 def test_nothing_of_the_logits_size_is_kept_for_the_gradient():

@@ -113,14 +113,14 @@ def test_large_logits_have_finite_losses():
 def test_weights_change_gradients_but_not_the_sum_of_an_image():
     """Losses 1, 2 with weights 3, .5 and a rest of 4: 8 in place of 7, so all times 7 / 8.
 
-    Of another image, 5 with weight 2 and a rest of 1: 6 / 11. A third has a rest alone.
+    Of another image, .05 with weight 2 and a rest of .01: 6 / 11. A third has a rest alone.
     """
-    losses = torch.tensor([1.0, 5.0, 2.0], requires_grad=True)
-    rest = torch.tensor([4.0, 1.0, 9.0], requires_grad=True)
+    losses = torch.tensor([1.0, 0.05, 2.0], requires_grad=True)
+    rest = torch.tensor([4.0, 0.01, 9.0], requires_grad=True)
     image = torch.tensor([0, 1, 0])
     total = reweighted_sum(losses, torch.tensor([3.0, 2.0, 0.5]), image, rest)
     total.backward()
-    assert total.item() == 7 + 6 + 9
+    assert total.item() == pytest.approx(7 + 0.06 + 9)
     torch.testing.assert_close(rest.grad, torch.tensor([7 / 8, 6 / 11, 1]))
     torch.testing.assert_close(losses.grad, torch.tensor([3 * 7 / 8, 12 / 11, 0.5 * 7 / 8]))
 
@@ -169,3 +169,14 @@ def test_value_and_gradient_are_those_of_dense_losses(memory_format):
     expected = torch.autograd.grad(expected, levels)
     for one, other in zip(torch.autograd.grad(loss, levels), expected):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_logits_with_gaps_in_memory():
+    logits = torch.randn(2, 3 * NUM_CLASSES, 4, 10)[..., ::2]
+    places = [AnchorPlaces(*torch.tensor([[1, 2, 3, 4]]).T)]
+    args = (places, torch.tensor([5]), torch.tensor([0.7]), torch.tensor([1.0]))
+    found, expected = (
+        noisy_anchors_focal_loss([x], *args, num_classes=NUM_CLASSES, **FOCAL)
+        for x in (logits, logits.contiguous())
+    )
+    torch.testing.assert_close(found, expected)
