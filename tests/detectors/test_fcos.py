@@ -136,6 +136,11 @@ def test_locations_about_the_centre_are_positive():
     assert positives([(8, 8, 56, 56)]) == [(0, y, x, 0) for y in (3, 4) for x in (3, 4)]
 
 
+def test_a_centre_is_where_it_is_to_the_last_bit():
+    """Box 8..56 + 2^-18: 44 is 12 - 2^-19 from its centre, which float32 would round to 32."""
+    assert positives([(8, 8, 56 + 2**-18, 56)]) == [(0, y, x, 0) for y in (3, 4) for x in (3, 4, 5)]
+
+
 @pytest.mark.parametrize(("side", "level"), [(40, 0), (150, 1), (300, 2), (700, 3), (1400, 4)])
 def test_levels_answer_for_their_sizes(side, level):
     box = (80 - side / 2, 64 - side / 2, 80 + side / 2, 64 + side / 2)

@@ -165,6 +165,23 @@ def test_a_quality_is_combined_with_every_class_of_its_location():
     assert found.classes[0].tolist() == (order[:4] % 2).tolist()
 
 
+def test_the_threshold_is_of_the_combined_score():
+    """Class scores 0.04 and 0.06, quality 0.9 and 0.01: roots of 0.19 and 0.024."""
+    found = decode_level(
+        torch.tensor([0.04, 0.06]).logit()[None, None, None],
+        torch.ones(1, 4, 1, 2),
+        lambda index: torch.zeros(*index.shape, 4),
+        lambda deltas, boxes: boxes + deltas,
+        num_classes=1,
+        score_thresh=0.05,
+        topk_candidates=4,
+        level=0,
+        quality=torch.tensor([0.9, 0.01]).logit()[None, None, None],
+        combine=lambda scores, quality: (scores * quality).sqrt(),
+    )
+    torch.testing.assert_close(found.scores, torch.tensor([[0.036**0.5, NONE]]))
+
+
 def test_boxes_may_be_described_by_any_number_of_values():
     """One value a box, by which it is moved: what 17 bins a side will need."""
     found = decode_level(

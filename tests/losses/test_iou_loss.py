@@ -4,7 +4,7 @@ import pytest
 import torch
 from reference import fsaf as reference
 
-from fsaf_d2.losses import point_iou_loss
+from fsaf_d2.losses import point_giou_loss, point_iou_loss
 
 
 def test_value_computed_by_hand():
@@ -68,3 +68,16 @@ def test_gradient_is_the_derivative():
         torch.testing.assert_close(
             pred.grad[:, index], difference / (2 * step), rtol=0.02, atol=2e-3
         )
+
+
+def test_giou_loss_computed_by_hand():
+    # As above IoU = 35 / 55; the hull (2,3,5,5) is (2+5)*(3+5) = 56.
+    loss = point_giou_loss(torch.tensor([1.0, 3, 5, 4]), torch.tensor([2.0, 3, 4, 5]))
+    assert loss.item() == pytest.approx(1 - 35 / 55 + 1 / 56, abs=1e-6)
+
+
+def test_giou_loss_of_two_points_is_finite_and_so_is_its_gradient():
+    pred = torch.zeros(1, 4, requires_grad=True)
+    loss = point_giou_loss(pred, torch.zeros(1, 4))
+    loss.sum().backward()
+    assert loss.tolist() == [1.0] and torch.isfinite(pred.grad).all()
