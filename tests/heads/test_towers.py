@@ -1,5 +1,6 @@
 import pytest
 import torch
+from models import tiny_model
 from torch import nn
 
 from fsaf_d2.heads.towers import ConvTowers
@@ -25,6 +26,13 @@ def test_each_tower_gives_its_own_maps_of_all_levels():
         assert torch.equal(one, built.cls_subnet(level))
         assert torch.equal(other, built.bbox_subnet(level))
         assert not torch.equal(one, other)
+
+
+def test_their_depth_is_that_of_the_config():
+    for count in (1, 3):
+        built = tiny_model("MODEL.RETINANET.NUM_CONVS", str(count)).towers
+        for tower in (built.cls_subnet, built.bbox_subnet):
+            assert sum(isinstance(layer, nn.Conv2d) for layer in tower) == count
 
 
 def test_initial_weights_are_retinanets():
