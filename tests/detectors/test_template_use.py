@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.layers import batched_nms
-from every_detector import everybody
+from every_detector import ALL
 from exports import KINDS
 from models import NUM_CLASSES, tiny_cfg
 from predictions import photo
@@ -27,10 +27,11 @@ EVERYTHING = [
 ]
 
 
-@pytest.fixture
-def loaded(overrides, tmp_path):
-    """The detector in a checkpoint as a training writes it."""
-    cfg = tiny_cfg(*overrides, *EVERYTHING)
+@pytest.fixture(scope="module", params=ALL.values(), ids=ALL)
+def loaded(request, tmp_path_factory):
+    """Each detector in turn, from a checkpoint as a training writes it."""
+    torch.manual_seed(0)
+    cfg = tiny_cfg(*request.param, *EVERYTHING)
     names = [f"class {i}" for i in range(NUM_CLASSES)]
     model = build_detector(cfg)
     for name, parameter in model.named_parameters():
@@ -39,11 +40,11 @@ def loaded(overrides, tmp_path):
         if name.endswith("bbox_pred.bias"):
             parameter.data.clamp_(min=0.1)
     content = {"model": model.state_dict(), "config": cfg.dump(), "class_names": names}
-    torch.save(content, tmp_path / "model.pth")
-    return load_detector(tmp_path / "model.pth", device="cpu")
+    weights = tmp_path_factory.mktemp("checkpoint") / "model.pth"
+    torch.save(content, weights)
+    return load_detector(weights, device="cpu")
 
 
-@everybody
 def test_its_checkpoint_predicts_draws_and_writes_what_the_model_finds(loaded, tmp_path):
     image = photo(96, 128)
     cv2.imwrite(str(tmp_path / "a.png"), image)
@@ -60,7 +61,6 @@ def test_its_checkpoint_predicts_draws_and_writes_what_the_model_finds(loaded, t
     assert [x["score"] for x in found] == pytest.approx(expected.scores.tolist(), abs=1e-4)
 
 
-@everybody
 def test_one_view_of_augmentation_is_suppressed_once_more_or_refused(loaded):
     """Once more changes nothing, but for RetinaNet, whose boxes are clipped behind the first."""
     views = {"min_sizes": (96,), "max_size": 999, "flip": False}
@@ -83,7 +83,6 @@ def test_one_view_of_augmentation_is_suppressed_once_more_or_refused(loaded):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@everybody
 def test_its_file_finds_what_it_finds_or_is_refused(loaded, kind, tmp_path):
     file = tmp_path / f"model{ENDINGS[kind]}"
     if contract_of(loaded.model).suppression is None:
