@@ -81,7 +81,8 @@ def sample_centers(
 
 def _near_centers(boxes: Tensor, grid: Grid, radius: float, point_offset: float) -> Tensor:
     """Ranges (M, L, 4) of cells that hold all points within the radius of the centres."""
-    centers = (boxes[:, :2] + boxes[:, 2:]).double() / 2
+    boxes = boxes.double()
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     center = centers[:, None] / grid.strides[:, None] - point_offset
     limits = torch.stack([grid.widths, grid.heights], dim=1)
     # A centre may lie off the map, or be no number at all.

@@ -137,6 +137,21 @@ def test_locations_about_the_centre_are_positive():
     assert positives([(8, 8, 56, 56)]) == [(0, y, x, 0) for y in (3, 4) for x in (3, 4)]
 
 
+def test_a_centre_is_where_it_is_to_the_last_bit():
+    """Box 8..56 + 2^-18: 44 is 12 - 2^-19 from its centre, which float32 would round to 32."""
+    assert positives([(8, 8, 56 + 2**-18, 56)]) == [(0, y, x, 0) for y in (3, 4) for x in (3, 4, 5)]
+
+
+def test_the_cells_looked_at_are_those_near_the_exact_centre():
+    """44 is less than 10.4 px from a centre of 33.6000004, which float32 would have at 33.5999985.
+
+    The sides 8 and 59.2 are exact in float32, their sum is not.
+    """
+    right = 8808038.5 / 2**17 - 8
+    assert torch.tensor(right).item() == right
+    assert (0, 3, 5, 0) in positives([(8, 8, right, 56)], radius=1.3)
+
+
 @pytest.mark.parametrize(("side", "level"), [(40, 0), (150, 1), (300, 2), (700, 3), (1400, 4)])
 def test_levels_answer_for_their_sizes(side, level):
     box = (80 - side / 2, 64 - side / 2, 80 + side / 2, 64 + side / 2)
@@ -190,6 +205,18 @@ def test_a_score_is_the_root_of_class_score_times_centerness():
     expected = (torch.tensor(1.0).sigmoid() * torch.tensor(2.0).sigmoid()).sqrt()
     torch.testing.assert_close(found.scores, expected[None])
     assert found.pred_classes.tolist() == [5] and found.pred_levels.tolist() == [1]
+
+
+def test_boxes_that_differ_beyond_the_border_alone_are_one_detection():
+    """Both cover the image: one reaches 160 px from its point, the other 1600."""
+    logits = [torch.full((1, NUM_CLASSES, *size), -20.0) for size in SIZES]
+    deltas = [torch.ones(1, 4, *size) for size in SIZES]
+    centers = [torch.zeros(1, 1, *size) for size in SIZES]
+    logits[0][0, 5, 7, 9:11] = 3.0
+    deltas[0][0, :, 7, 9], deltas[0][0, :, 7, 10] = 20.0, 200.0
+    predictions = {"fcos": FCOSPredictions(logits, deltas, centers)}
+    found = detections_given(tiny_model(*FCOS).eval(), predictions, grid_of())
+    assert found.pred_boxes.tensor.tolist() == [[0, 0, 160, 128]]
 
 
 def test_the_location_losses_are_divided_by_the_sum_of_centerness():

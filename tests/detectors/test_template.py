@@ -6,11 +6,9 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from every_detector import everybody, ours, train_step
 from models import (
-    HEURISTIC,
-    JOINT,
     NUM_CLASSES,
-    RETINANET,
     batch,
     head_parameters,
     instances,
@@ -19,37 +17,9 @@ from models import (
     tiny_model,
 )
 
-from fsaf_d2.detectors import BRANCHES, OneStageDetector, contract_of, traits_of
+from fsaf_d2.detectors import OneStageDetector, contract_of, traits_of
 from fsaf_d2.training.black_box import diagnose
 from fsaf_d2.training.validation import validation_losses
-
-OURS = {"joint": JOINT, "joint_heuristic": HEURISTIC}
-# Each branch alone, and all of them joined.
-for names in (*((name,) for name in sorted(BRANCHES)), tuple(sorted(BRANCHES))):
-    OURS["+".join(names)] = [
-        *("MODEL.META_ARCHITECTURE", "OneStageDetector", "MODEL.RETINANET.NORM", "GN"),
-        *("MODEL.BRANCHES", str(list(names))),
-    ]
-# detectron2's own.
-FASTER_RCNN = [
-    *("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
-    *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.NUM_FC", "1"),
-    *("MODEL.ROI_BOX_HEAD.FC_DIM", "16", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "3"),
-    *("MODEL.ROI_HEADS.IN_FEATURES", "['p3', 'p4', 'p5']", "MODEL.ROI_HEADS.NUM_CLASSES"),
-    *(str(NUM_CLASSES), "MODEL.RPN.IN_FEATURES", "['p3', 'p4', 'p5', 'p6', 'p7']"),
-    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "32"),
-]
-THEIRS = {"detectron2_retinanet": RETINANET, "detectron2_faster_rcnn": FASTER_RCNN}
-ALL = {**OURS, **THEIRS}
-ours = pytest.mark.parametrize("overrides", OURS.values(), ids=OURS)
-everybody = pytest.mark.parametrize("overrides", ALL.values(), ids=ALL)
-
-
-def train_step(model, inputs) -> dict[str, torch.Tensor]:
-    with EventStorage():
-        losses = model.train()(inputs)
-    sum(losses.values()).backward()
-    return losses
 
 
 def assert_every_parameter_learns(model, losses):
@@ -236,14 +206,15 @@ def test_the_backbone_is_compiled_and_no_layer_twice(overrides):
     assert len(set(layers)) == len(layers)
 
 
-def trained(model, optimizer, steps, tmp_path, saved_at=None):
-    """The weights after some steps of training, saved before one of them."""
-    inputs = batch(random_instances(6), random_instances(3))
+def trained(model, optimizer, steps, file, saved_at=None):
+    """The weights after some steps of training, saved before one of them as a run does."""
+    inputs, contract = batch(random_instances(6), random_instances(3)), contract_of(model)
     for step in steps:
         if step == saved_at:
-            torch.save([model.state_dict(), optimizer.state_dict()], tmp_path / "saved.pth")
+            parts = model.state_dict(), optimizer.state_dict(), contract.extra_state()
+            torch.save(parts, file)
         torch.manual_seed(step)
-        contract_of(model).at_step(step)
+        contract.at_step(step)
         optimizer.zero_grad()
         train_step(model, inputs)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -251,8 +222,7 @@ def trained(model, optimizer, steps, tmp_path, saved_at=None):
     return model.state_dict()
 
 
-# detectron2's own RetinaNet has its running mean of positives in no file.
-@pytest.mark.parametrize("overrides", [*OURS.values(), FASTER_RCNN], ids=[*OURS, "faster_rcnn"])
+@everybody
 def test_what_is_saved_is_all_that_training_goes_on_from(overrides, tmp_path):
     def start():
         model = tiny_model(*overrides)
@@ -261,13 +231,14 @@ def test_what_is_saved_is_all_that_training_goes_on_from(overrides, tmp_path):
     torch.manual_seed(0)
     model, optimizer = start()
     torch.manual_seed(1)
-    unbroken = trained(model, optimizer, range(3), tmp_path, saved_at=2)
+    unbroken = trained(model, optimizer, range(3), tmp_path / "saved.pth", saved_at=2)
     model, optimizer = start()
-    weights, state = torch.load(tmp_path / "saved.pth")
+    weights, state, extra = torch.load(tmp_path / "saved.pth")
     model.load_state_dict(weights)
     optimizer.load_state_dict(state)
+    contract_of(model).load_extra_state(extra)
     torch.manual_seed(1)
-    resumed = trained(model, optimizer, range(2, 3), tmp_path)
+    resumed = trained(model, optimizer, range(2, 3), tmp_path / "saved.pth")
     for name, value in unbroken.items():
         assert torch.equal(value, resumed[name]), name
 
@@ -294,6 +265,15 @@ def test_a_step_that_is_not_finite_is_diagnosed(overrides):
     found = diagnose(model, batch(random_instances(4)), 0.1)
     assert found.cause == f"the weights '{name}' were not finite before the step."
     assert any(numbers[2] for levels in found.outputs.values() for numbers in levels)
+
+
+@everybody
+def test_a_box_that_is_no_number_is_what_the_diagnosis_names(overrides):
+    gt = random_instances(4)
+    gt.gt_boxes.tensor[2, 1] = float("nan")
+    (sample,) = batch(gt)
+    found = diagnose(tiny_model(*overrides).train(), [{**sample, "file_name": "a.jpg"}], 0.1)
+    assert found.cause == "the image 'a.jpg' has a box that is not finite."
 
 
 @everybody

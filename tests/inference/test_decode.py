@@ -165,6 +165,37 @@ def test_a_quality_is_combined_with_every_class_of_its_location():
     assert found.classes[0].tolist() == (order[:4] % 2).tolist()
 
 
+def combined(scores: list[float], quality: list[float], topk_candidates: int) -> list[float]:
+    """The scores of locations of one class, with the root of both."""
+    found = decode_level(
+        torch.tensor(scores).logit()[None, None, None],
+        torch.ones(1, 4, 1, len(scores)),
+        lambda index: torch.zeros(*index.shape, 4),
+        lambda deltas, boxes: boxes + deltas,
+        num_classes=1,
+        score_thresh=0.05,
+        topk_candidates=topk_candidates,
+        level=0,
+        quality=torch.tensor(quality).logit()[None, None, None],
+        combine=lambda scores, quality: (scores * quality).sqrt(),
+    )
+    return only(found).scores.tolist()
+
+
+def test_the_threshold_is_of_the_combined_score():
+    """Roots of 0.036 and 0.0006: 0.19 and 0.024."""
+    assert combined([0.04, 0.06], [0.9, 0.01], 4) == pytest.approx([0.036**0.5])
+
+
+def test_the_best_locations_are_those_of_the_best_combined_score():
+    """Products are 0.095, 0.36 and 0.3."""
+    assert combined([0.95, 0.9, 0.5], [0.1, 0.4, 0.6], 1) == pytest.approx([0.6])
+
+
+def test_a_quality_that_is_no_number_takes_no_place():
+    assert combined([0.9, 0.5], [nan, 0.5], 1) == pytest.approx([0.5])
+
+
 def test_boxes_may_be_described_by_any_number_of_values():
     """One value a box, by which it is moved: what 17 bins a side will need."""
     found = decode_level(

@@ -98,3 +98,16 @@ def test_giou_loss_of_boxes_without_an_area_is_finite():
     loss = box_giou_loss(box, torch.tensor([[3.0, 3, 3, 3]]))
     loss.sum().backward()
     assert loss.item() == 1 and torch.isfinite(box.grad).all()
+
+
+def test_giou_loss_computed_by_hand():
+    # As above IoU = 35 / 55; the hull (2,3,5,5) is (2+5)*(3+5) = 56.
+    loss = point_giou_loss(torch.tensor([1.0, 3, 5, 4]), torch.tensor([2.0, 3, 4, 5]))
+    assert loss.item() == pytest.approx(1 - 35 / 55 + 1 / 56, abs=1e-6)
+
+
+def test_giou_loss_of_two_points_is_finite_and_so_is_its_gradient():
+    pred = torch.zeros(1, 4, requires_grad=True)
+    loss = point_giou_loss(pred, torch.zeros(1, 4))
+    loss.sum().backward()
+    assert loss.tolist() == [1.0] and torch.isfinite(pred.grad).all()
