@@ -29,12 +29,11 @@ from pathlib import Path
 
 import detectron2
 import torch
-from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.utils.events import EventStorage
 from speed_gpu import BF16, COMPILE, NOT_CHANNELS_LAST, measure_gpu
+from speed_losses import Head, measure_family, measure_losses
 from speed_models import (
     BASELINE,
-    FCOS_NAME,
     MODELS,
     Row,
     Table,
@@ -48,10 +47,8 @@ from speed_models import (
 )
 from speed_plot import draw
 
-from fsaf_d2.detectors import OneStageDetector
 from fsaf_d2.training import Trainer
 
-OBJECT_COUNTS = (1, 20, 100, 500, 2000)
 # Batch, height and width of the measurement `sizes`.
 SIZES = {
     "cpu": ((1, 320, 320), (2, 320, 320), (4, 320, 320), (1, 512, 640), (1, 800, 1344)),
@@ -74,81 +71,6 @@ def measure_step(args: argparse.Namespace) -> Iterator[Table]:
     batch = make_batch(20, args)
     steps = {name: training(name, args, batch)[0] for name in MODELS}
     yield Table("step", STEP_TITLE, paired(steps, args), size_of(args, objects=20))
-
-
-class Head:
-    """What comes behind a detector's pyramid, with predictions as dense as an untrained head's."""
-
-    def __init__(self, model: torch.nn.Module, batch: list[dict]) -> None:
-        self.model, self.batch = model, batch
-        self.is_ours = isinstance(model, OneStageDetector)
-        self.images = model.preprocess_image(batch)
-        with torch.no_grad():
-            if self.is_ours:
-                self.predictions, self.grid = model._predict(self.images.tensor)
-            else:
-                pyramid = model.backbone(self.images.tensor)
-                self.features = [pyramid[name] for name in model.head_in_features]
-                self.predictions = {"": model.head(self.features)}
-        self.predictions = {name: self._leaves(x) for name, x in self.predictions.items()}
-
-    def _leaves(self, predictions: tuple) -> tuple:
-        """Random values: logits first, which are low; distances of points are not below 0."""
-        leaves = [
-            [torch.randn_like(x).sub_(3 * (index == 0)) for x in levels]
-            for index, levels in enumerate(predictions)
-        ]
-        names = getattr(predictions, "_fields", ())
-        if "point_deltas" in names:
-            leaves[1] = [x.relu_() for x in leaves[1]]
-        for levels in leaves:
-            for x in levels:
-                x.requires_grad_()
-        return type(predictions)(*leaves) if names else tuple(leaves)
-
-    def losses(self) -> None:
-        """Match, compute the losses and their gradients."""
-        if self.is_ours:
-            # The truth stays where it comes from; RetinaNet wants it where its anchors are.
-            terms = self.model._terms(self.predictions, self.grid, self.batch)
-            losses = self.model._divided(terms)
-        else:
-            truth = [x["instances"].to(self.model.device) for x in self.batch]
-            with EventStorage():
-                losses = self.model.forward_training(
-                    self.images, self.features, self.predictions[""], truth
-                )
-        sum(losses.values()).backward()
-        for predictions in self.predictions.values():
-            for levels in predictions:
-                for level in levels:
-                    level.grad = None
-
-    @torch.no_grad()
-    def post_process(self) -> None:
-        """Decode and suppress; copies, as detectron2 writes to what it gets."""
-        copies = {
-            name: type(x)(*([y.detach().clone() for y in levels] for levels in x))
-            if hasattr(x, "_fields")
-            else tuple([y.detach().clone() for y in levels] for levels in x)
-            for name, x in self.predictions.items()
-        }
-        if self.is_ours:
-            self.model._detect(copies, self.grid, self.images.image_sizes, self.batch)
-            return
-        found = self.model.forward_inference(self.images, self.features, copies[""])
-        for instances, size in zip(found, self.images.image_sizes):
-            detector_postprocess(instances, *size)
-
-
-def measure_losses(args: argparse.Namespace) -> Iterator[Table]:
-    """Matching and losses alone, forward and backward, against the number of objects."""
-    models = {name: build(name, args).train() for name in MODELS if name != FCOS_NAME}
-    for count in OBJECT_COUNTS[:2] if args.quick else OBJECT_COUNTS:
-        batch = make_batch(count, args)
-        programs = {name: Head(model, batch).losses for name, model in models.items()}
-        title = f"matching and losses, forward and backward, {count} objects"
-        yield Table("losses", title, paired(programs, args), size_of(args, objects=count))
 
 
 def measure_inference(args: argparse.Namespace) -> Iterator[Table]:
@@ -251,6 +173,7 @@ def measure_switches(args: argparse.Namespace) -> Iterator[Table]:
 MEASUREMENTS = {
     "step": measure_step,
     "losses": measure_losses,
+    "family": measure_family,
     "inference": measure_inference,
     "memory": measure_memory,
     "sizes": measure_sizes,
