@@ -18,6 +18,9 @@ except ModuleNotFoundError as error:
         "'git+https://github.com/facebookresearch/detectron2.git'"
     ) from None
 
+import importlib
+import os
+
 from . import detectors
 from .config import load_config
 from .config_defaults import add_fsaf_config
@@ -25,6 +28,18 @@ from .data.reading.builtin import register_builtin_datasets
 from .detectors import *  # noqa: F403
 
 register_builtin_datasets()
+
+# Branches of one's own, for the commands, and for the processes that they start.
+for _name in filter(None, os.environ.get("DETECTOR_BRANCHES", "").split(",")):
+    try:
+        importlib.import_module(_name.strip())
+    except ModuleNotFoundError as error:
+        if error.name != _name.strip():
+            raise
+        raise ImportError(
+            f"DETECTOR_BRANCHES names {_name.strip()!r}, which Python does not find: add its folder "
+            "to PYTHONPATH."
+        ) from None
 
 __version__ = "0.2.0"
 

@@ -71,8 +71,9 @@ def load_stored_config(text: str, source: str, overrides: Sequence[str] = ()) ->
         raise ValueError(f"{here} is not YAML:\n{error}") from error
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{here} cannot be used: {_message(error, cfg).rstrip('.')}. --config-file puts one of "
-            "your own in its place."
+            f"{here} cannot be used: {_message(error, cfg).rstrip('.?')}. --config-file puts one "
+            "of your own in its place; keys of a branch of your own need its file: DETECTOR_BRANCHES, "
+            "docs/design.md."
         ) from error
     except (RecursionError, MemoryError) as error:
         raise ValueError(f"{here} is refused: it is nested too deeply.") from error
@@ -215,7 +216,12 @@ def _message(error: Exception, cfg: CfgNode) -> str:
         return f"{message}. Values keep their type: 1.0 for a float, ('name',) for a tuple."
     unknown = message.rpartition("key: ")[2]
     meant = meant_key(unknown, cfg) if unknown != message else None
-    return f"{message}. Did you mean {meant}?" if meant else message
+    if not meant:
+        return message
+    first, _, rest = unknown.partition(".")
+    if first == "MODEL" and rest.partition(".")[0] not in cfg.MODEL:
+        meant += "? Or is it of a branch of your own, whose file DETECTOR_BRANCHES should name"
+    return f"{message}. Did you mean {meant}?"
 
 
 def differences(saved: str, present: str) -> list[str]:

@@ -73,8 +73,13 @@ def locate(
         anchor_index: (Q,) in 0..R*A-1, rising with the level; on the CPU, as is all else.
         num_per_location: A.
         device: of the result.
+
+    Raises:
+        ValueError: the anchors do not come level by level.
     """
     cells = Cells.at(anchor_index // num_per_location, grid)
+    if (cells.level.diff() < 0).any():
+        raise ValueError("Anchors must come level by level: sort them by their index.")
     kind = anchor_index % num_per_location
     places = torch.stack([image_index, kind, cells.y, cells.x])
     counts = torch.bincount(cells.level, minlength=len(grid.strides)).tolist()

@@ -135,7 +135,10 @@ def kinds_of_branches(names: Sequence[str]) -> dict[str, type[Branch]]:
         raise ValueError(f"MODEL.BRANCHES is empty: name one or more of {known}.")
     for name in names:
         if name not in BRANCHES:
-            raise ValueError(f"MODEL.BRANCHES has {name!r}, which is unknown: there are {known}.")
+            raise ValueError(
+                f"MODEL.BRANCHES has {name!r}, which is unknown: there are {known}. The file of a "
+                "branch of your own is imported first: DETECTOR_BRANCHES, docs/design.md."
+            )
     if len(set(names)) < len(names):
         raise ValueError(f"MODEL.BRANCHES {list(names)} names a branch twice.")
     return {name: BRANCHES[name] for name in names}
@@ -172,6 +175,27 @@ def traits_of_branches(
         if cfg
         else None,
     )
+
+
+def require_named_terms(
+    branch: str, terms: Mapping[str, LossTerm], loss_names: Sequence[str]
+) -> None:
+    """Make sure that a branch's losses are those that it says it has.
+
+    Raises:
+        ValueError: they have other names, or are no :class:`LossTerm`.
+    """
+    if set(terms) != set(loss_names):
+        raise ValueError(
+            f"Branch {branch!r} gives the losses {list(terms)}, but its loss_names are "
+            f"{list(loss_names)}: they must be the same, and those of no other branch."
+        )
+    for name, term in terms.items():
+        if not isinstance(term, LossTerm) or not isinstance(term.count, Tensor):
+            raise ValueError(
+                f"Branch {branch!r} gives {name!r} as {type(term).__name__}: it must be a "
+                "LossTerm(total, count) of two tensors."
+            )
 
 
 def require(condition: bool, key: str, allowed: str, value: object) -> None:

@@ -22,7 +22,7 @@ from ..heads.towers import ConvTowers
 from ..inference.candidates import NONE, Candidates, clip_to_images, resized, to_instances
 from ..inference.suppression import Suppression
 from ..necks.fpn import require_known_pyramid
-from .branch import Branch, kinds_of_branches, traits_of_branches
+from .branch import Branch, kinds_of_branches, require_named_terms, traits_of_branches
 from .contract import (
     ALL_BRANCHES,
     BRANCH_ENDING,
@@ -196,10 +196,13 @@ class OneStageDetector(DetectorContract, nn.Module):
                 name = x.get("file_name", "an image")
                 raise ValueError(f"{name} has no 'instances' to train with; model.eval() detects.")
         objects = Objects.of([x["instances"] for x in batched_inputs])
-        return {
+        terms = {
             name: branch.losses(_in_float32(predictions[name]), objects, grid)
             for name, branch in self.branches.items()
         }
+        for name, branch in self.branches.items():
+            require_named_terms(name, terms[name], branch.loss_names)
+        return terms
 
     def _divided(self, terms: Mapping[str, dict[str, LossTerm]]) -> dict[str, Tensor]:
         """Divide by what the processes have counted together, as one with all batches would."""
@@ -330,4 +333,9 @@ def _shapes_of(backbone: Backbone, cfg: CfgNode) -> list[ShapeSpec]:
 
 
 def _in_float32(predictions: tuple) -> tuple:
+    if not hasattr(predictions, "_fields"):
+        raise ValueError(
+            "A branch's forward gives a NamedTuple of lists, a tensor a level in each, not a "
+            f"{type(predictions).__name__}."
+        )
     return type(predictions)(*([x.float() for x in levels] for levels in predictions))

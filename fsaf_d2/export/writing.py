@@ -33,7 +33,8 @@ def describe_program(detector: Detector, *, with_nms: bool) -> Sidecar:
         with_nms=with_nms,
         class_names=detector.class_names,
         category_ids=detector.category_ids,
-        thresholds=[round(float(value), 6) for value in detector.thresholds.clamp(0, 1)],
+        # As they are: one is the score of a detection, which counts.
+        thresholds=[float(value) for value in detector.thresholds.clamp(0, 1)],
         level_names=detector.level_names,
         branch_names=list(model.traits.branch_names),
         input_format=detector.input_format,
