@@ -37,8 +37,8 @@ for _name in filter(None, os.environ.get("DETECTOR_BRANCHES", "").split(",")):
         if error.name != _name.strip():
             raise
         raise ImportError(
-            f"DETECTOR_BRANCHES names {_name.strip()!r}, which Python does not find: add its folder "
-            "to PYTHONPATH."
+            f"DETECTOR_BRANCHES names {_name.strip()!r}, which Python does not find: add its "
+            "folder to PYTHONPATH."
         ) from None
 
 __version__ = "0.2.0"

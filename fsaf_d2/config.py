@@ -72,8 +72,8 @@ def load_stored_config(text: str, source: str, overrides: Sequence[str] = ()) ->
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{here} cannot be used: {_message(error, cfg).rstrip('.?')}. --config-file puts one "
-            "of your own in its place; keys of a branch of your own need its file: DETECTOR_BRANCHES, "
-            "docs/design.md."
+            "of your own in its place; keys of a branch of your own need its file: "
+            "DETECTOR_BRANCHES, docs/design.md."
         ) from error
     except (RecursionError, MemoryError) as error:
         raise ValueError(f"{here} is refused: it is nested too deeply.") from error
