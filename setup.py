@@ -32,6 +32,7 @@ setup(
     package_data={"fsaf_d2.evaluation": ["*.j2"]},
     python_requires=">=3.10",
     install_requires=[
+        "filelock",
         "fvcore>=0.1.5",
         "jinja2",
         "matplotlib",

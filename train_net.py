@@ -38,7 +38,9 @@ from fsaf_d2.training import (
     first_to_fail,
     launch,
     load_weights,
+    owned,
     prepare,
+    require_ranges,
     saved_classes,
     use_own_data,
 )
@@ -58,11 +60,14 @@ def one_sentence(
         sys.exit(f"{os.path.basename(sys.argv[0])}: error: {error}" if first_to_fail() else 1)
 
 
-def read_config(args: argparse.Namespace) -> CfgNode:
-    """Read the config, and check that what it needs is there."""
+def read_config(args: argparse.Namespace, until_end: contextlib.ExitStack | None = None) -> CfgNode:
+    """Read the config, check that what it needs is there, and take its output folder."""
     if not args.config_file:
         raise ValueError("--config-file is missing, for example configs/fsaf_R_50_FPN_1x.yaml.")
     cfg = load_config(args.config_file, args.opts)
+    require_ranges(cfg, eval_only=args.eval_only)
+    if until_end:
+        until_end.enter_context(owned(cfg.OUTPUT_DIR))
     take_own_data(cfg, args)
     prepare(
         cfg,
@@ -175,14 +180,15 @@ def argument_parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     arguments = argument_parser().parse_args()
-    with one_sentence():
-        config = read_config(arguments)
-    launch(
-        main,
-        arguments.num_gpus,
-        num_machines=arguments.num_machines,
-        machine_rank=arguments.machine_rank,
-        dist_url=arguments.dist_url,
-        device=config.MODEL.DEVICE,
-        args=(config, arguments),
-    )
+    with contextlib.ExitStack() as until_end:
+        with one_sentence():
+            config = read_config(arguments, until_end)
+        launch(
+            main,
+            arguments.num_gpus,
+            num_machines=arguments.num_machines,
+            machine_rank=arguments.machine_rank,
+            dist_url=arguments.dist_url,
+            device=config.MODEL.DEVICE,
+            args=(config, arguments),
+        )

@@ -11,6 +11,7 @@ of people whom you trust. train_net.py takes YAML, which is data.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 
 import torch
@@ -20,7 +21,7 @@ from fsaf_d2.training import launch
 from fsaf_d2.training.lazy import ConfigError, load_lazy_config, run
 from fsaf_d2.training.lazy_config import WORDS
 from fsaf_d2.training.run_settings import in_words
-from fsaf_d2.training.setup import require_gpus
+from fsaf_d2.training.setup import owned, require_gpus
 
 
 def main(args: argparse.Namespace) -> dict | None:
@@ -42,12 +43,17 @@ if __name__ == "__main__":
         sys.exit(f"lazyconfig_train_net.py: error: {error}")
     if config.train.device == "cpu" and not torch.cuda.is_available():
         print("No GPU found: running on the CPU.")
-    launch(
-        main,
-        arguments.num_gpus,
-        num_machines=arguments.num_machines,
-        machine_rank=arguments.machine_rank,
-        dist_url=arguments.dist_url,
-        device=config.train.device,
-        args=(arguments,),
-    )
+    with contextlib.ExitStack() as until_end:
+        try:
+            until_end.enter_context(owned(config.train.output_dir, "train.output_dir"))
+        except ValueError as error:
+            sys.exit(f"lazyconfig_train_net.py: error: {error}")
+        launch(
+            main,
+            arguments.num_gpus,
+            num_machines=arguments.num_machines,
+            machine_rank=arguments.machine_rank,
+            dist_url=arguments.dist_url,
+            device=config.train.device,
+            args=(arguments,),
+        )

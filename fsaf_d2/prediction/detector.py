@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,13 +13,13 @@ from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ..data.loading.mapper import read_image, to_planes
+from ..data.loading.mapper import to_planes
 from ..data.loading.resizing import shortest_edge
 from ..data.reading.image_headers import MAX_PIXELS
 from ..visualization.detections import MIN_LONGER_SIDE, draw_detections
 from .batches import by_shape
+from .given_images import Channels, GivenImage, is_single, to_array
 
-Channels = Literal["BGR", "RGB"]
 # Longer side of what is drawn, in pixels: labels stay readable on a screen.
 MAX_DRAWN_SIDE = 1600
 
@@ -105,7 +104,7 @@ class Detector:
 
     def __call__(
         self,
-        images: str | os.PathLike | np.ndarray | Sequence[str | os.PathLike | np.ndarray],
+        images: GivenImage | Sequence[GivenImage],
         *,
         channels: Channels = "BGR",
         min_score: float | None = None,
@@ -113,8 +112,8 @@ class Detector:
         """Find the objects in one image, or in each of several.
 
         Args:
-            images: path of a file, or uint8 array (H, W, 3) as ``cv2.imread`` gives it; or a list
-                of these.
+            images: path of a file, uint8 array (H, W, 3) as ``cv2.imread`` gives it, or image of
+                Pillow's; or a list of these.
             channels: order of the arrays' channels: "BGR" as OpenCV has them, or "RGB" as Pillow
                 and matplotlib have them. Files are read in the right order by themselves.
             min_score: the least score of what is returned, for all classes. By default the
@@ -125,9 +124,9 @@ class Detector:
 
         Raises:
             OSError: a file cannot be read, is no image or is too large; the message names it.
-            ValueError: an array is not as said above.
+            ValueError: an image is none of these, or an array is not as said above.
         """
-        if isinstance(images, (str, os.PathLike, np.ndarray)):
+        if is_single(images):
             return self([images], channels=channels, min_score=min_score)[0]
         prepared = (self.prepare(image, channels) for image in images)
         found: dict[int, Instances] = {}
@@ -139,9 +138,7 @@ class Detector:
             found.update(zip(places, self.detect(inputs)))
         return [self.choose(found[place], min_score) for place in sorted(found)]
 
-    def prepare(
-        self, image: str | os.PathLike | np.ndarray, channels: Channels = "BGR"
-    ) -> Prepared:
+    def prepare(self, image: GivenImage, channels: Channels = "BGR") -> Prepared:
         """Read an image, if it is a file, and resize it for the network.
 
         Raises:
@@ -150,17 +147,9 @@ class Detector:
         """
         if channels not in ("BGR", "RGB"):
             raise ValueError(f"channels must be 'BGR' or 'RGB', not {channels!r}.")
-        if isinstance(image, np.ndarray):
-            is_image = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
-            if not is_image or 0 in image.shape:
-                raise ValueError(
-                    "An image must be a uint8 array of shape (height, width, 3), not "
-                    f"{image.dtype} of {image.shape}: cv2.imread gives it so."
-                )
-            pixels = np.ascontiguousarray(image)
-        else:
+        if not isinstance(image, np.ndarray):
             channels = self.input_format
-            pixels = read_image(os.fspath(image), channels, self.max_pixels)
+        pixels = to_array(image, channels, self.max_pixels)
         wanted = pixels if channels == self.input_format else _swapped(pixels)
         height, width = pixels.shape[:2]
         augmented = T.AugInput(wanted)
@@ -196,7 +185,7 @@ class Detector:
 
     def draw(
         self,
-        image: str | os.PathLike | np.ndarray,
+        image: GivenImage,
         found: Instances,
         *,
         channels: Channels = "BGR",
@@ -212,8 +201,7 @@ class Detector:
             uint8 (h, w, 3). Small images are magnified and large ones are shrunk, so that the
             labels can be read.
         """
-        if not isinstance(image, np.ndarray):
-            image = read_image(os.fspath(image), channels, self.max_pixels)
+        image = to_array(image, channels, self.max_pixels)
         drawn = draw_detections(
             _swapped(image) if channels == "BGR" else image,
             found,

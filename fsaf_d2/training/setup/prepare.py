@@ -21,6 +21,7 @@ from ..launch import torchrun_process
 from .batch_scaling import scale_to_batch
 from .devices import choose_device, require_equal_shares
 from .own_data import derive_eval_period
+from .ranges import lines_of_warm_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +103,7 @@ def _derive_schedule(run: _Run) -> list[str]:
         return []
     require_equal_shares(run.cfg, run.num_processes)
     lines = [*scale_to_batch(run.cfg), *derive_eval_period(run.cfg), *traits_of(run.cfg).notes]
+    lines += lines_of_warm_up(run.cfg)
     if run.cfg.TEST.AUG.ENABLED:
         lines.append("TEST.AUG.ENABLED is for --eval-only: training evaluates without it.")
     return lines
@@ -151,8 +153,6 @@ def _require_possible_solver(run: _Run) -> None:
         return
     if solver.AMP.ENABLED and run.cfg.MODEL.DEVICE == "cpu":
         raise ValueError("SOLVER.AMP.ENABLED needs a GPU: set it to False to train on the CPU.")
-    if solver.MAX_ITER < 1:
-        raise ValueError(f"SOLVER.MAX_ITER must be 1 or more, not {solver.MAX_ITER}.")
 
 
 def _require_weights(run: _Run) -> list[str]:

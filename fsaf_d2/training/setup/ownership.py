@@ -1,0 +1,64 @@
+"""One run at a time in an output folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+from ..launch import torchrun_process
+
+
+@contextlib.contextmanager
+def owned(folder: str | os.PathLike[str], key: str = "OUTPUT_DIR") -> Iterator[None]:
+    """Be the only run that writes to a folder, as long as the body runs.
+
+    The system gives the lock back when its holder ends, however that is. Of torchrun's processes
+    the first holds it.
+
+    Args:
+        folder: it is made where it is missing.
+        key: its name in the config, for messages.
+
+    Raises:
+        ValueError: another run holds the folder; the message names its process and host.
+    """
+    process = torchrun_process()
+    if process is not None and process.rank > 0:
+        yield
+        return
+    holder, lock = Path(folder, "running.json"), filelock.FileLock(Path(folder, ".lock"))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ValueError(
+            f"Another run{_described(holder)} writes to {key} '{folder}': set another {key}, or "
+            "end that run first."
+        ) from None
+    except (OSError, NotImplementedError):
+        # What cannot be written to is said by what writes there; some file systems have no locks.
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):
+            about = {"host": socket.gethostname(), "process": os.getpid(), "since": time.ctime()}
+            holder.write_text(json.dumps(about))
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _described(holder: Path) -> str:
+    try:
+        about = json.loads(holder.read_text())
+        return f" (process {about['process']} on {about['host']}, since {about['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -1,0 +1,63 @@
+"""Two runs never write to one folder."""
+
+import json
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from fsaf_d2.training.setup.ownership import owned
+
+
+def hold(folder, ready, leave):
+    with owned(folder):
+        ready.set()
+        leave.wait(60)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds the folder, until it is told to leave or killed."""
+    context = multiprocessing.get_context("fork")
+    ready, leave = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(tmp_path, ready, leave))
+    process.start()
+    assert ready.wait(30)
+    yield process, leave
+    process.kill()
+    process.join()
+
+
+def test_a_second_run_is_refused_with_the_first_ones_process(tmp_path, holder):
+    process, leave = holder
+    words = rf"Another run \(process {process.pid} on .* OUTPUT_DIR"
+    with pytest.raises(ValueError, match=words), owned(tmp_path):
+        pass
+    leave.set()
+    process.join()
+    with owned(tmp_path):
+        assert json.loads((tmp_path / "running.json").read_text())["process"] == os.getpid()
+    assert not (tmp_path / "running.json").exists()
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_folder_of_a_run_that_was_killed_is_taken_over(tmp_path, holder, signal_number):
+    process, _ = holder
+    os.kill(process.pid, signal_number)
+    process.join()
+    with owned(tmp_path):
+        pass
+
+
+def test_a_damaged_description_is_no_reason_to_fail(tmp_path, holder):
+    (tmp_path / "running.json").write_bytes(b"\xff{")
+    words = r"Another run writes to train\.output_dir"
+    with pytest.raises(ValueError, match=words), owned(tmp_path, "train.output_dir"):
+        pass
+
+
+def test_what_cannot_be_locked_is_left_to_those_who_write(tmp_path):
+    (tmp_path / "file").write_text("")
+    with owned(tmp_path / "file" / "inside"):
+        pass
