@@ -7,13 +7,17 @@ import os
 import re
 from collections.abc import Iterable
 
-from ..annotation_files import read_json
+from ..annotation_files import MAX_BYTES, read_json
 from ..image_folder import ImageFolder
-from .foreign_files import find_entry, list_files
+from ..near_names import NearNames
+from .foreign_exports import explain_data
+from .foreign_files import encoding_of, find_entry, list_files
 from .source import Candidate, Source, SourceError, split_of
 
 ROBOFLOW = "_annotations.coco.json"
 _LISTS = ("images", "annotations", "categories")
+# Names that are looked for in other forms, where no image is there by its own.
+TRIED = 20
 
 
 def find(folder: str) -> list[Candidate]:
@@ -39,7 +43,27 @@ def find(folder: str) -> list[Candidate]:
 def _candidate(folder: str, name: str, split: object) -> Candidate:
     path = os.path.join(folder, name)
     kind = "roboflow" if os.path.basename(name) == ROBOFLOW else "coco"
-    return Candidate(kind, split, name, functools.partial(read, path))
+    place = folder if kind == "roboflow" else path
+    return Candidate(kind, split, name, functools.partial(read, path), (place,))
+
+
+def find_beside(annotation_file: str) -> list[Candidate]:
+    """Other files of the folder of a COCO file, whose images are theirs."""
+    folder, own = os.path.split(annotation_file)
+    folder = folder or os.curdir
+    others = [x for x in list_files(folder, ".json") if x != own]
+    return [_candidate(folder, x, None) for x in others if x != ROBOFLOW]
+
+
+def named_images(annotation_file: str) -> list[str]:
+    """Names of the images of a COCO file, none where it is large or something else."""
+    try:
+        if os.path.getsize(annotation_file) > MAX_BYTES:
+            return []
+        images = _load(annotation_file).get("images")
+    except (SourceError, OSError):
+        return []
+    return [x["file_name"] for x in _entries(images) if _is_name(x.get("file_name"))]
 
 
 def read(annotation_file: str, image_root: str | None = None) -> Source:
@@ -61,28 +85,44 @@ def read(annotation_file: str, image_root: str | None = None) -> Source:
         raise SourceError(
             f"'{annotation_file}' is not in COCO format: it has no list "
             f"{' and no list '.join(repr(name) for name in missing)}."
+            f"{explain_data(annotation_file, data)}"
         )
     source = Source(
         path=annotation_file,
         format="roboflow" if os.path.basename(annotation_file) == ROBOFLOW else "coco",
         annotation_file=annotation_file,
         image_root=image_root or _find_images(annotation_file, data["images"]),
-        data={name: list(data[name]) for name in _LISTS},
+        data={name: [_with_whole_numbers(x) for x in data[name]] for name in _LISTS},
     )
     if source.format == "roboflow":
         _leave_out_supercategory(source)
     return source
 
 
+# What counts or numbers something; programs write 160.0 for 160.
+_WHOLE = ("id", "image_id", "category_id", "width", "height", "iscrowd")
+
+
+def _with_whole_numbers(entry: object) -> object:
+    """An entry in which whole numbers are written as such: the same one if they are."""
+    if not isinstance(entry, dict):
+        return entry
+    found = {key: entry[key] for key in _WHOLE if isinstance(entry.get(key), float)}
+    whole = {key: int(value) for key, value in found.items() if value.is_integer()}
+    return {**entry, **whole} if whole else entry
+
+
 def _load(path: str) -> dict:
     try:
-        data = read_json(path, encoding="utf-8-sig")
+        with open(path, "rb") as file:
+            encoding = encoding_of(file.read(2))
+        data = read_json(path, encoding=encoding)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"'{path}' is not JSON ({type(error).__name__}: {error}).") from error
     if not isinstance(data, dict):
         raise SourceError(
             f"'{path}' is not in COCO format: it must be a mapping with the lists "
-            f"{', '.join(_LISTS)}."
+            f"{', '.join(_LISTS)}.{explain_data(path, data)}"
         )
     return data
 
@@ -97,12 +137,17 @@ def _is_coco(path: str) -> bool:
 
 def _find_images(annotation_file: str, images: list) -> str:
     """The one folder in which images of the file lie."""
-    names = [x["file_name"] for x in images if isinstance(x, dict) and _is_name(x.get("file_name"))]
+    names = [x["file_name"] for x in _entries(images) if _is_name(x.get("file_name"))]
     found: dict[str, str] = {}
     looked_in = list(_image_folders(annotation_file))
     for folder in looked_in:
         if _holds_any(folder, names):
             found.setdefault(os.path.realpath(folder), folder)
+    # Where none is there by its name, the checks say which lie there with near ones.
+    for folder in looked_in if not found else ():
+        if any(near and near.name for near in map(NearNames(folder).find, names[:TRIED])):
+            found.setdefault(os.path.realpath(folder), folder)
+            break
     if len(found) == 1:
         return next(iter(found.values()))
     remedy = f"say which it is: '{annotation_file}:FOLDER'."
@@ -115,6 +160,10 @@ def _find_images(annotation_file: str, images: list) -> str:
         f"None of the {len(names)} images{shown} that '{annotation_file}' names lies in "
         f"{_quoted(looked_in) or 'a folder beside it'}: {remedy}"
     )
+
+
+def _entries(listed: object) -> list[dict]:
+    return [x for x in listed if isinstance(x, dict)] if isinstance(listed, list) else []
 
 
 def _image_folders(annotation_file: str) -> Iterable[str]:
