@@ -42,6 +42,7 @@ from fsaf_d2.training import (
     saved_classes,
     use_own_data,
 )
+from fsaf_d2.texts import show_whatever_is_said
 
 
 @contextlib.contextmanager
@@ -122,6 +123,7 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
     with one_sentence():
         with config_of_training_kept(cfg, args):
             default_setup(cfg, args)
+        show_whatever_is_said()
         # A process that was started anew knows of no data set.
         register_own_data(cfg)
         if args.eval_only:
@@ -174,6 +176,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    show_whatever_is_said()
     arguments = argument_parser().parse_args()
     with one_sentence():
         config = read_config(arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ..detectors.contract import BRANCH_ENDING
+from ..texts import open_table, write_rows
 from .average_precision import METRICS
 from .ground_truth import SIZES
 
@@ -184,8 +184,8 @@ def write_csv(evaluation: Mapping, folder: str | os.PathLike[str]) -> list[str]:
         ],
     }
     for name, rows in files.items():
-        with open(Path(folder) / name, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows)
+        with open_table(Path(folder) / name) as file:
+            write_rows(file, rows)
     return list(files)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..texts import show_whatever_is_said
 from .description import printable
 from .detector import Detector
 from .inputs import Inputs, find_inputs
@@ -22,9 +23,7 @@ MAX_NAMED = 20
 
 def run(args: argparse.Namespace) -> int:
     """Load, predict, and say in a few lines how it went. Returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        # File names need not be text.
-        stream.reconfigure(errors="backslashreplace")
+    show_whatever_is_said()
     try:
         return _run(args)
     except (ValueError, OSError, ImportError, torch.OutOfMemoryError) as error:

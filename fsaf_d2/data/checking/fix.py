@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from ..reading import box_layout
+from ..reading.near_names import NearNames
 from .check_source import COCO_FORMATS, Check, check_source
 from .doubles import has_id, needless_images, repeated_entries, unused_categories
-from .fields import LARGEST, is_integer, is_number
+from .fields import LARGEST, is_integer, is_number, segmentation_box
 from .findings import Flaw
 from .leaks import check_leaks
 
@@ -29,13 +32,14 @@ MENDS = {
     "shifted category ids": "all annotations shifted",
     "image size missing": "the file's size written",
     "wrong image size": "the file's size written, as all boxes fit it",
-    "missing image": "image left out",
+    "missing image": "the name of the file written that lies there, else image left out",
     "not an image": "image left out",
     "truncated image": "image left out",
     "damaged image": "image left out",
     "leak": "image left out of the training data",
     "labelled image without a box": "image left out, as it would be background",
     "box of strings": "numbers written",
+    "annotation without box": "that of its segmentation written",
     "box not finite": "annotation removed",
     "zero-sized box": "annotation removed",
     "duplicate box": "annotation removed",
@@ -51,8 +55,26 @@ UNREADABLE = ("missing image", "not an image", "truncated image", "damaged image
 REMOVED = ("box not finite", "zero-sized box", "duplicate box", "annotation of a missing image")
 # Findings are looked for anew after each round, which may mend one thing behind another.
 ROUNDS = 6
+# Of images or of boxes; what loses more is written only if asked for.
+MUCH = 0.1
+# What the readers of other formats leave out of the data, with one image or object each.
+UNREAD_IMAGES = ("unreadable image", "unreadable annotation file", "listed image is missing")
+UNREAD_IMAGES += ("listed file is missing", "labels of a missing image")
 # By how much width and height may be scaled differently where an image was only resized.
 SAME_ASPECT = 0.02
+
+
+class Loss(NamedTuple):
+    """What of the data a mended file lacks."""
+
+    what: str  # "images" or "boxes"
+    lost: int
+    total: int
+
+    @property
+    def is_much(self) -> bool:
+        """Whether nobody may want it without having said so."""
+        return self.lost > MUCH * self.total
 
 
 @dataclasses.dataclass
@@ -61,6 +83,12 @@ class Fixed:
 
     check: Check  # what is left; check.source.data is what to write
     changes: Counter  # of each kind of finding, how many were mended
+    losses: tuple[Loss, ...] = ()  # of images and of boxes
+
+    @property
+    def loses_much(self) -> bool:
+        """Whether more than a tenth of the images or of the boxes is lost."""
+        return any(loss.is_much for loss in self.losses)
 
 
 def fix(check: Check, validation: Check | None = None, **options: object) -> Fixed:
@@ -74,6 +102,7 @@ def fix(check: Check, validation: Check | None = None, **options: object) -> Fix
     changes: Counter = Counter()
     if any(finding.kind == "list missing" for finding in check.findings):
         return Fixed(check, changes)
+    before = check
     if check.source.format not in COCO_FORMATS:
         # What other formats have no place for is written as well.
         check = _check_again(check, check.source.data, validation, options)
@@ -87,7 +116,25 @@ def fix(check: Check, validation: Check | None = None, **options: object) -> Fix
             break
         changes += mender.changes
         check = _check_again(check, mender.data, validation, options)
-    return Fixed(check, changes)
+    return Fixed(check, changes, tuple(_losses(before, check, changes)))
+
+
+def _losses(before: Check, after: Check, changes: Counter) -> Iterator[Loss]:
+    """What was there before and is not now; what was there twice is not lost."""
+    kinds = Counter(finding.kind for finding in before.source.findings)
+    for what, section, unread, doubles in (
+        (
+            "images",
+            "images",
+            sum(kinds[x] for x in UNREAD_IMAGES),
+            ("duplicate image id", "duplicate file name"),
+        ),
+        ("boxes", "annotations", kinds["unreadable object"], ("duplicate box",)),
+    ):
+        total = len(before.source.data[section])
+        lost = total - len(after.source.data[section]) - sum(changes[x] for x in doubles)
+        # With an image that was there twice its boxes go.
+        yield Loss(what, max(lost, 0) + unread, total + unread)
 
 
 def _check_again(check: Check, data: dict, validation: Check | None, options: dict) -> Check:
@@ -114,6 +161,9 @@ class _Mender:
             self.flaws[flaw.finding.kind].append(flaw)
         ids = [x["id"] for x in self.data["annotations"] if has_id(x)]
         self.new_ids = itertools.count(max([0, *ids]) + 1)
+        self.near = NearNames(check.source.image_root)
+        names = (x.get("file_name") for x in self.data["images"] if isinstance(x, dict))
+        self.names = {os.path.normpath(x) for x in names if isinstance(x, str)}
         # Which image and box stand at a place of the file's lists.
         self.image_of = {place: i for i, place in enumerate(check.entries.image_places)}
         self.box_of = {place: m for m, place in enumerate(check.entries.annotation_places)}
@@ -121,6 +171,8 @@ class _Mender:
     def mend_values(self) -> None:
         """Write numbers, ids and sizes that say the same better."""
         self._each("box of strings", self._read_strings)
+        self._each("annotation without box", self._derive_box)
+        self._each("missing image", self._rename)
         self._each("iscrowd neither 0 nor 1", self._read_crowd)
         self._each("broken segmentation", lambda entry, _: entry.pop("segmentation"))
         self._each("missing iscrowd", lambda entry, _: entry.update(iscrowd=0))
@@ -210,6 +262,21 @@ class _Mender:
         except (ValueError, OverflowError):
             return False
         entry["bbox"] = box
+        return True
+
+    def _derive_box(self, entry: dict, _: Flaw) -> bool:
+        box = segmentation_box(entry)
+        if box is not None:
+            entry["bbox"] = [_tidy(x) for x in box]
+        return box is not None
+
+    def _rename(self, entry: dict, _: Flaw) -> bool:
+        """Write the name of the file that is meant, if no other entry has it."""
+        near = self.near.find(entry["file_name"])
+        if near is None or near.name is None or near.name in self.names:
+            return False
+        self.names.add(near.name)
+        entry["file_name"] = near.name
         return True
 
     def _read_crowd(self, entry: dict, _: Flaw) -> bool:

@@ -50,7 +50,9 @@ def _files(folder: str, elsewhere: set[str]) -> Iterator[str]:
     for parent, folders, files in os.walk(folder):
         inside = (os.path.join(parent, name) for name in sorted(folders) if not is_hidden(name))
         folders[:] = [os.path.basename(path) for path in inside if path not in elsewhere]
-        yield from (x for x in (os.path.join(parent, y) for y in sorted(files)) if x not in elsewhere)
+        yield from (
+            x for x in (os.path.join(parent, y) for y in sorted(files)) if x not in elsewhere
+        )
 
 
 def _notes(left: list[str]) -> Iterator[str]:

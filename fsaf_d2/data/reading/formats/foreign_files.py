@@ -13,6 +13,7 @@ from .source import SourceError
 # Bytes of one XML, YAML or text file; what is about one image takes some kilobytes.
 MAX_TEXT = 1 << 24
 
+
 def find_entry(folder: str, *names: str) -> str | None:
     """The path of the entry of a folder that has one of these names, in capitals or not.
 
@@ -36,9 +37,7 @@ def list_files(folder: str, *extensions: str) -> list[str]:
     return sorted(
         entry.name
         for entry in os.scandir(folder)
-        if entry.name.lower().endswith(extensions)
-        and not is_hidden(entry.name)
-        and entry.is_file()
+        if entry.name.lower().endswith(extensions) and not is_hidden(entry.name) and entry.is_file()
     )
 
 

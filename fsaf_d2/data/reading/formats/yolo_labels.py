@@ -94,9 +94,7 @@ class LabelReader:
             self._find("labels of a missing image", path, text.strip(), remedy)
             self.used.add(path)
 
-    def _image(
-        self, images: ImageFolder, labels: ImageFolder, name: str, found: list[str]
-    ) -> None:
+    def _image(self, images: ImageFolder, labels: ImageFolder, name: str, found: list[str]) -> None:
         self.num_images += 1
         self.num_labelled += bool(found)
         path = os.path.join(images.root, name)
@@ -244,6 +242,4 @@ def _other_than(near: NearNames, stem: str, label: str) -> object:
 
 def label_files(folder: str) -> list[str]:
     """Text files of labels in a folder and the folders in it, relative to it."""
-    return [
-        x for x in list_tree(folder, ".txt") if os.path.basename(x).lower() not in NAMES_FILES
-    ]
+    return [x for x in list_tree(folder, ".txt") if os.path.basename(x).lower() not in NAMES_FILES]
