@@ -31,6 +31,7 @@ from fsaf_d2 import model_zoo
 from fsaf_d2.data.reading.own import class_list, register_own_data
 from fsaf_d2.data.reading.sources import open_source
 from fsaf_d2.evaluation import keep_report
+from fsaf_d2.texts import show_whatever_is_said
 from fsaf_d2.training import (
     SafeCheckpointer,
     Trainer,
@@ -42,7 +43,6 @@ from fsaf_d2.training import (
     saved_classes,
     use_own_data,
 )
-from fsaf_d2.texts import show_whatever_is_said
 
 
 @contextlib.contextmanager

@@ -66,6 +66,7 @@ class JsonTable:
             "info": {
                 "complete": summary.complete,
                 "least_scores": least,
+                "further_frames": summary.frames,
                 "failed": [failure._asdict() for failure in summary.failures],
             },
         }

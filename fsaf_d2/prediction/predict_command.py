@@ -109,6 +109,11 @@ def _say_summary(summary: Summary, output: str) -> None:
         f"{summary.num_files} of {total} files{frames} done, {summary.num_detections} detections: "
         f"{output}.{failed}"
     )
+    if summary.frames:
+        print(
+            f"Of {len(summary.frames)} files with several frames or pages the first alone was "
+            "read: save the others as files of their own."
+        )
     if summary.num_images and not summary.num_detections:
         print(
             f"Nothing reached the least score; the highest was {summary.highest_score:.3f}. "

@@ -19,6 +19,7 @@ SHOWN = 20
 FIRST = 5
 # Of values and names in tables.
 WIDTH = 70
+VALUE_WIDTH = 300
 
 
 def to_dict(check: Check, limit: int | None = SHOWN) -> dict:
@@ -82,19 +83,24 @@ def _first(kind: str, found: dict) -> str:
         lines += textwrap.wrap(remedies[0], 98, initial_indent="  ", subsequent_indent="  ")
     headers = ["file", "annotation", "value"] + ["remedy"] * (len(remedies) > 1)
     rows = [
-        [_cut(x["file"], keep_end=True), x["annotation_id"], _cut(x["value"]), x["remedy"]]
+        [
+            _cut(x["file"], keep_end=True),
+            x["annotation_id"],
+            _cut(x["value"], VALUE_WIDTH),
+            x["remedy"],
+        ]
         for x in shown
     ]
     table = tabulate([row[: len(headers)] for row in rows], headers, disable_numparse=True)
     return "\n".join([*lines, textwrap.indent(table, "  ")])
 
 
-def _cut(text: str, *, keep_end: bool = False) -> str:
+def _cut(text: str, width: int = WIDTH, *, keep_end: bool = False) -> str:
     # Names from the file may have anything in them, line feeds and control sequences too.
     text = "".join(x if x.isprintable() else "?" for x in text)
-    if len(text) <= WIDTH:
+    if len(text) <= width:
         return text
-    return f"...{text[3 - WIDTH :]}" if keep_end else f"{text[: WIDTH - 3]}..."
+    return f"...{text[3 - width :]}" if keep_end else f"{text[: width - 3]}..."
 
 
 def coverage_text(found: dict) -> str:

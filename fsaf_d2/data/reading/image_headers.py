@@ -111,6 +111,17 @@ def num_frames(header: Image.Image) -> int:
             header.seek(place)
 
 
+def frames_of(path: str) -> int:
+    """:func:`num_frames` of a file, 1 where it cannot be read."""
+    try:
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as header:
+            warnings.simplefilter("ignore")
+            return num_frames(header)
+    except Exception:
+        # Pillow raises errors of many types for broken files.
+        return 1
+
+
 class _PillowsLimit:
     """Lifts Pillow's limit while any thread needs it, so that this project's is the only one."""
 

@@ -32,12 +32,14 @@ def note_leftovers(source: Source, folders: Iterable[str], others: Iterable[Cand
     for other in others:
         names = coco.named_images(other.places[0]) if other.format == "coco" else ()
         used |= {os.path.normpath(os.path.join(root, x)) for x in names}
+    folders = list(folders)
     elsewhere -= {os.path.abspath(x) for x in folders}
     left: list[str] = []
-    for folder in dict.fromkeys(os.path.abspath(x) for x in folders):
+    for folder in folders:
         for path in _files(folder, elsewhere):
-            if path not in used:
-                used.add(path)
+            absolute = os.path.abspath(path)
+            if absolute not in used:
+                used.add(absolute)
                 left.append(path)
             if len(left) > MAX_FILES:
                 source.notes.append(f"'{folder}' holds more files than are looked through.")
@@ -48,11 +50,14 @@ def note_leftovers(source: Source, folders: Iterable[str], others: Iterable[Cand
 
 def _files(folder: str, elsewhere: set[str]) -> Iterator[str]:
     for parent, folders, files in os.walk(folder):
-        inside = (os.path.join(parent, name) for name in sorted(folders) if not is_hidden(name))
-        folders[:] = [os.path.basename(path) for path in inside if path not in elsewhere]
-        yield from (
-            x for x in (os.path.join(parent, y) for y in sorted(files)) if x not in elsewhere
-        )
+        there = os.path.abspath(parent)
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if not is_hidden(name) and os.path.join(there, name) not in elsewhere
+        ]
+        own = [name for name in sorted(files) if os.path.join(there, name) not in elsewhere]
+        yield from (os.path.normpath(os.path.join(parent, name)) for name in own)
 
 
 def _notes(left: list[str]) -> Iterator[str]:
@@ -63,7 +68,8 @@ def _notes(left: list[str]) -> Iterator[str]:
     rest = [x for x in shown if ending(x) not in READ | UNREAD]
     hidden = len(left) - len(shown)
     if images:
-        yield f"{_count(images, 'image')} left out, as no part of what is read here: {_such(images)}."
+        what = _count(images, "image")
+        yield f"{what} left out, as no part of what is read here: {_such(images)}."
     if unread:
         kinds = ", ".join(sorted({ending(x) for x in unread}))
         yield (

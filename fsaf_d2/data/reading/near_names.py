@@ -6,10 +6,11 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
+from itertools import takewhile
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from .image_names import is_hidden
+from .image_names import UNREAD, is_hidden
 
 # A folder with more files is not searched to its end.
 MAX_FILES = 500_000
@@ -47,7 +48,8 @@ class NearNames:
     def _nearest(self, name: str, parts: list[str], found: list[str]) -> Near:
         def distance(there: str) -> tuple[int, int, int]:
             others = _parts(there)
-            same = len(os.path.commonprefix([parts[-2::-1], others[-2::-1]]))
+            pairs = zip(reversed(parts[:-1]), reversed(others[:-1]))
+            same = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
             return -same, len(others), others[-1] != parts[-1]
 
         ordered = sorted(found, key=lambda x: (distance(x), x))
@@ -76,8 +78,8 @@ class NearNames:
 
 
 def near_text(near: Near | None) -> str:
-    """A sentence to put behind a message, empty where there is none."""
-    return f" {near.text[0].upper()}{near.text[1:]}." if near else ""
+    """What to put behind a name that is not there, empty where nothing is near."""
+    return f"; {near.text}" if near else ""
 
 
 def _plain(name: str) -> str:
@@ -135,7 +137,8 @@ def _base_differences(asked: str, there: str) -> list[str]:
         return ["letters are coded otherwise (accents, %20 and the like)"]
     reasons = []
     if kind.casefold() != other_kind.casefold():
-        reasons.append(f"its ending is '{other_kind}', not '{kind}'")
+        unread = ", which is not read" if other_kind.lower() in UNREAD else ""
+        reasons.append(f"its ending is '{other_kind}'" + (f", not '{kind}'" if kind else unread))
     if _plain(stem) != _plain(other_stem) and reasons == []:
         reasons.append("a program for labels added to one of the names")
     elif stem != other_stem and _plain(stem) == _plain(other_stem):

@@ -117,7 +117,7 @@ class _Reader:
             if own is None:
                 remedy = f"Add the file to {self._annotations.root}, or remove the line."
                 value = f"{stem_of(name)}.xml"
-                value += f".{near_text(near.find(value))}" if near.find(value) else ""
+                value += near_text(near.find(value))
                 self._find("listed file is missing", split_list, value, remedy)
             else:
                 found.append(own)
@@ -202,7 +202,7 @@ class _Reader:
         self._near = self._near or NearNames(self._images.root)
         found = self._near.find(named) or self._near.find(stem)
         if found:
-            self._find("filename mismatch", place, f"{named}.{near_text(found)}", "Correct it.")
+            self._find("filename mismatch", place, f"{named}{near_text(found)}", "Correct it.")
         return named if is_given else f"{stem}.jpg"
 
     def _size(self, file_name: str, root: ElementTree.Element) -> tuple[int, int]:

@@ -91,7 +91,7 @@ class LabelReader:
             path = os.path.join(labels.root, label)
             text = near_text(_other_than(near, os.path.splitext(label)[0], label))
             remedy = f"There is no image of that name in '{images.root}': add it, or remove this."
-            self._find("labels of a missing image", path, text.strip(), remedy)
+            self._find("labels of a missing image", path, text.removeprefix("; "), remedy)
             self.used.add(path)
 
     def _image(self, images: ImageFolder, labels: ImageFolder, name: str, found: list[str]) -> None:

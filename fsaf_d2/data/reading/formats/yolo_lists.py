@@ -51,7 +51,7 @@ def resolve_list(own: str, base: str, path: str) -> Listed:
             is_tail = found is not None and found.name and _is_tail(line, found.name)
             if not is_tail:
                 remedy = "Bring the image, or correct or remove the line."
-                value = f"{line:.200}.{near_text(found)}"
+                value = f"{line:.200}{near_text(found)}"
                 finding = Finding("listed image is missing", "error", path, None, value, remedy)
                 listed.findings.append(finding)
                 continue

@@ -1,8 +1,9 @@
 """What stands beside YOLO's labels: the names of the classes, and where the splits are.
 
-Folders, and lists of images, that a YAML file names must lie within its own folder, after links have been followed.
-``../train/images``, as Roboflow writes it, is taken as ``train/images``, as other programs do, and
-where ``path`` leads nowhere, as ``/content/...`` of another machine, it is left out.
+Folders, and lists of images, that a YAML file names must lie within its own folder, after links
+have been followed. ``../train/images``, as Roboflow writes it, is taken as ``train/images``, as
+other programs do, and where ``path`` leads nowhere, as ``/content/...`` of another machine, it is
+left out.
 """
 
 from __future__ import annotations
