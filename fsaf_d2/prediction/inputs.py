@@ -96,7 +96,9 @@ def _missing(name: str) -> str:
     while folder and not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     # Below the current folder or the root may lie all that a machine has.
-    found = NearNames(folder).find(name) if folder not in ("", os.sep, os.curdir) else None
+    is_own = folder not in ("", os.sep, os.curdir)
+    inside = name.removeprefix(folder).lstrip("/\\")
+    found = NearNames(folder, IMAGES | VIDEOS).find(inside) if is_own else None
     return f"Input '{name}' does not exist{near_text(found)}."
 
 

@@ -131,8 +131,8 @@ def _losses(before: Check, after: Check, changes: Counter) -> Iterator[Loss]:
         ),
         ("boxes", "annotations", kinds["unreadable object"], ("duplicate box",)),
     ):
-        total = len(before.source.data[section])
-        lost = total - len(after.source.data[section]) - sum(changes[x] for x in doubles)
+        total = len(before.source.data.get(section, ()))
+        lost = total - len(after.source.data.get(section, ())) - sum(changes[x] for x in doubles)
         # With an image that was there twice its boxes go.
         yield Loss(what, max(lost, 0) + unread, total + unread)
 

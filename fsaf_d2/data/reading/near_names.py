@@ -6,11 +6,12 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Container
 from itertools import takewhile
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from .image_names import UNREAD, is_hidden
+from .image_names import UNREAD, ending, is_hidden
 
 # A folder with more files is not searched to its end.
 MAX_FILES = 500_000
@@ -28,8 +29,10 @@ class Near(NamedTuple):
 class NearNames:
     """The files of a folder and the folders in it, which are listed when one is first missed."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, endings: Container[str] | None = None) -> None:
+        """Take a folder, and the endings that a file may have; any by default."""
         self._root = root
+        self._endings = endings
         self._by_key: dict[str, list[str]] | None = None
 
     def find(self, name: str) -> Near | None:
@@ -40,9 +43,8 @@ class NearNames:
         if not parts:
             return None
         for key in _keys(parts[-1]):
-            found = [x for x in self._by_key.get(key, ()) if x != name]
-            if found:
-                return self._nearest(name, parts, found)
+            if key in self._by_key:
+                return self._nearest(name, parts, self._by_key[key])
         return None
 
     def _nearest(self, name: str, parts: list[str], found: list[str]) -> Near:
@@ -67,7 +69,8 @@ class NearNames:
             folders[:] = sorted(x for x in folders if not is_hidden(x))
             inside = os.path.relpath(parent, self._root)
             for file in files:
-                if not is_hidden(file):
+                is_meant = self._endings is None or ending(file) in self._endings
+                if is_meant and not is_hidden(file):
                     path = os.path.normpath(os.path.join(inside, file))
                     for key in _keys(_plain(file)):
                         by_key[key].append(path)
@@ -122,7 +125,7 @@ def _differences(asked: str, there: str) -> list[str]:
         elif other_folder and not folder:
             kind = f"'{other_folder}/' is missing"
         reasons.append(kind)
-    return [*reasons, *_base_differences(base, other)] or ["the name is not quite the same"]
+    return [*reasons, *_base_differences(base, other)] or ["an ending may be too many"]
 
 
 def _base_differences(asked: str, there: str) -> list[str]:

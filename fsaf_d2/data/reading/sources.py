@@ -119,7 +119,8 @@ def _choose(folder: str, found: list[Candidate], split: Split) -> Source:
         if len(group) > 1:
             raise SourceError(
                 f"'{folder}' holds more than one data set for {split}: "
-                f"{' and '.join(x.name for x in group)}. Name one of them."
+                f"{' and '.join(x.name for x in group[:5])}{' ...' if len(group) > 5 else ''}. "
+                f"Name one of them.{explain(folder) if os.path.isdir(folder) else ''}"
             )
         if group:
             source = group[0].read()

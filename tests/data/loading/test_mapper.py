@@ -314,3 +314,20 @@ def test_what_is_no_image_is_named_without_a_place_in_memory(tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(OSError, match=r"text\.jpg' .*no known image format\)\.$"):
         read_image(str(tmp_path / "text.jpg"), "BGR")
+
+
+@pytest.mark.parametrize("method", ["auto", "pillow", "opencv"])
+@pytest.mark.parametrize("is_train", [True, False])
+@pytest.mark.parametrize("size", [(1, 1000), (900, 2)])
+def test_an_image_of_which_nothing_is_left_is_named(tmp_path, method, is_train, size):
+    cfg = tiny_cfg("INPUT.RESIZE", method)
+    for key in ("TRAIN", "TEST"):
+        cfg.INPUT[f"MAX_SIZE_{key}"] = 128
+    file = str(tmp_path / "thin.png")
+    Image.new("RGB", size).save(file)
+    record = {"file_name": file, "width": size[0], "height": size[1], "annotations": []}
+    with pytest.raises(OSError, match=r"thin\.png' cannot be resized as INPUT asks"):
+        build_mapper(cfg, is_train=is_train)(record)
+    detectron2s = LimitedMapper(cfg, is_train)
+    with pytest.raises(OSError, match=r"thin\.png' cannot be resized as INPUT asks"):
+        detectron2s(record)

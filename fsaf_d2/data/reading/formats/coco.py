@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from ..annotation_files import MAX_BYTES, read_json
 from ..image_folder import ImageFolder
+from ..image_names import IMAGES
 from ..near_names import NearNames
 from .foreign_exports import explain_data
 from .foreign_files import encoding_of, find_entry, list_files
@@ -35,6 +36,9 @@ def find(folder: str) -> list[Candidate]:
     found = []
     for split in sorted({split_of(os.path.basename(x)) for x in names}, key=str):
         group = [x for x in names if split_of(os.path.basename(x)) == split]
+        if len(group) > 1:
+            # Beside COCO's may lie those of other programs.
+            group = [x for x in group if _is_coco(os.path.join(folder, x))] or group
         objects = [x for x in group if os.path.basename(x).startswith("instances")]
         found += [_candidate(folder, name, split) for name in objects or group]
     return found
@@ -145,7 +149,7 @@ def _find_images(annotation_file: str, images: list) -> str:
             found.setdefault(os.path.realpath(folder), folder)
     # Where none is there by its name, the checks say which lie there with near ones.
     for folder in looked_in if not found else ():
-        if any(near and near.name for near in map(NearNames(folder).find, names[:TRIED])):
+        if any(near and near.name for near in map(NearNames(folder, IMAGES).find, names[:TRIED])):
             found.setdefault(os.path.realpath(folder), folder)
             break
     if len(found) == 1:

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 
 from ..image_folder import ImageFolder
 from ..image_headers import image_size
+from ..image_names import IMAGES
 from ..near_names import NearNames, near_text
 from .foreign_files import find_entry, list_files, list_images, list_tree, read_text
 from .source import Candidate, Finding, Source
@@ -108,7 +109,7 @@ class _Reader:
     def listed(self, split_list: str, there: list[str]) -> list[str]:
         """File names of a split's list, those that are missing being found."""
         by_stem = {os.path.splitext(name)[0]: name for name in there}
-        near = NearNames(self._annotations.root)
+        near = NearNames(self._annotations.root, (".xml",))
         found = []
         for name in listed_names(split_list):
             # "cat 1", as in lists of a class, and "a.jpg" stand for their first part.
@@ -199,9 +200,9 @@ class _Reader:
 
     def _missing(self, place: str, named: str, stem: str, *, is_given: bool) -> str:
         """Name the file that may be meant by a name, of which there is none."""
-        self._near = self._near or NearNames(self._images.root)
+        self._near = self._near or NearNames(self._images.root, IMAGES)
         found = self._near.find(named) or self._near.find(stem)
-        if found:
+        if found and not os.path.lexists(os.path.join(self._images.root, named)):
             self._find("filename mismatch", place, f"{named}{near_text(found)}", "Correct it.")
         return named if is_given else f"{stem}.jpg"
 

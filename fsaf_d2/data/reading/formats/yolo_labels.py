@@ -13,6 +13,7 @@ import numpy as np
 from .. import box_layout
 from ..image_folder import ImageFolder
 from ..image_headers import image_size
+from ..image_names import IMAGES
 from ..near_names import NearNames, near_text
 from .foreign_files import list_images, list_tree, read_lines
 from .source import Finding
@@ -86,10 +87,10 @@ class LabelReader:
             self.findings[-1] = self.findings[-1]._replace(remedy=remedy)
 
     def _check_left(self, images: ImageFolder, labels: ImageFolder, left: Iterable[str]) -> None:
-        near = NearNames(images.root)
+        near = NearNames(images.root, IMAGES)
         for label in sorted(left):
             path = os.path.join(labels.root, label)
-            text = near_text(_other_than(near, os.path.splitext(label)[0], label))
+            text = near_text(near.find(os.path.splitext(label)[0]))
             remedy = f"There is no image of that name in '{images.root}': add it, or remove this."
             self._find("labels of a missing image", path, text.removeprefix("; "), remedy)
             self.used.add(path)
@@ -232,12 +233,6 @@ def _shares(line: _Line, kind: str) -> list[float]:
     ):
         raise ValueError("not shares of the image, from 0 to 1")
     return box
-
-
-def _other_than(near: NearNames, stem: str, label: str) -> object:
-    """The file nearest to a label's own name that is not the label itself."""
-    found = near.find(stem)
-    return None if found and found.name and found.name == label else found
 
 
 def label_files(folder: str) -> list[str]:

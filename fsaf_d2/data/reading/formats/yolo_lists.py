@@ -7,6 +7,7 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from ..image_folder import ImageFolder
+from ..image_names import IMAGES
 from ..near_names import NearNames, near_text
 from .foreign_files import read_lines
 from .source import Finding, SourceError
@@ -40,7 +41,7 @@ def resolve_list(own: str, base: str, path: str) -> Listed:
         lines = read_lines(folder, os.path.relpath(path, own))
     except (ValueError, OSError) as error:
         raise SourceError(f"'{path}' cannot be read: {error}.") from error
-    near = NearNames(own)
+    near = NearNames(own, IMAGES)
     listed = Listed(defaultdict(list), [], [])
     shortened: list[str] = []
     bases = (os.path.join(own, base), own, os.path.dirname(path))

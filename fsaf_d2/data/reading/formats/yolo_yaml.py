@@ -225,8 +225,8 @@ def _require_same(found: dict[str, object], what: str) -> None:
 def _up_to(name: str, folder: str) -> list[str]:
     """A folder, and those around it up to the one that holds the nearest of this name."""
     places = [os.path.abspath(folder)]
-    if name in places[0].split(os.sep):
-        while os.path.basename(places[-1]) != name:
+    if name in places[0].lower().split(os.sep):
+        while os.path.basename(places[-1]).lower() != name:
             places.append(os.path.dirname(places[-1]))
         places.append(os.path.dirname(places[-1]))
     return places
