@@ -97,7 +97,7 @@ def _missing(name: str) -> str:
         folder = os.path.dirname(folder)
     # Below the current folder or the root may lie all that a machine has.
     is_own = folder not in ("", os.sep, os.curdir)
-    inside = name.removeprefix(folder).lstrip("/\\")
+    inside = name if "\\" in name else os.path.relpath(name, folder or os.curdir)
     found = NearNames(folder, IMAGES | VIDEOS).find(inside) if is_own else None
     return f"Input '{name}' does not exist{near_text(found)}."
 
