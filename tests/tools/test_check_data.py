@@ -371,3 +371,17 @@ def test_exif_turns_swap_the_sides_from_5_on(folder, turn):
     expected = (20, 30) if turn >= 5 else (30, 20)
     assert read_image_file(str(folder / "images/p1.png")).size == expected
     assert image_size(ImageFolder(str(folder / "images")), "p1.png") == expected
+
+
+def test_a_file_of_another_ending_or_folder_is_told_and_not_taken(folder):
+    data = sound_data(20)
+    write_images(folder / "images", data)
+    data["images"][0]["file_name"] = "p0.jpg"
+    (folder / "images/day2").mkdir()
+    (folder / "images/p1.png").rename(folder / "images/day2/p1.png")
+    data["images"][1]["file_name"] = "day1/p1.png"
+    _, report = run(folder, data, "--fix", str(folder / "mended.json"))
+    first, second = report["findings"]["missing image"]["first"]
+    assert "'p0.png' lies in" in first["value"] and "'day2/p1.png' lies in" in second["value"]
+    mended = json.loads((folder / "mended.json").read_text())
+    assert [x["id"] for x in mended["images"]] == list(range(3, 21))

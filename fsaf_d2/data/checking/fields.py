@@ -84,3 +84,9 @@ def is_side(value: object) -> bool:
 def is_number(value: object) -> bool:
     """Whether a value of a JSON file is a number, finite or not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def tidy(value: float) -> float | int:
+    """To a thousandth of a pixel, and whole numbers without a fraction."""
+    value = round(value, 3)
+    return int(value) if value == int(value) else value

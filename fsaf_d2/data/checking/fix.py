@@ -6,8 +6,7 @@ import dataclasses
 import itertools
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,9 +14,10 @@ from ..reading import box_layout
 from ..reading.near_names import NearNames
 from .check_source import COCO_FORMATS, Check, check_source
 from .doubles import has_id, needless_images, repeated_entries, unused_categories
-from .fields import LARGEST, is_integer, is_number, segmentation_box
+from .fields import LARGEST, is_integer, is_number, segmentation_box, tidy
 from .findings import Flaw
 from .leaks import check_leaks
+from .lost_data import Loss, lost_data
 
 # What is done about findings of a kind; what is not here is not certain.
 MENDS = {
@@ -55,26 +55,8 @@ UNREADABLE = ("missing image", "not an image", "truncated image", "damaged image
 REMOVED = ("box not finite", "zero-sized box", "duplicate box", "annotation of a missing image")
 # Findings are looked for anew after each round, which may mend one thing behind another.
 ROUNDS = 6
-# Of images or of boxes; what loses more is written only if asked for.
-MUCH = 0.1
-# What the readers of other formats leave out of the data, with one image or object each.
-UNREAD_IMAGES = ("unreadable image", "unreadable annotation file", "listed image is missing")
-UNREAD_IMAGES += ("listed file is missing", "labels of a missing image")
 # By how much width and height may be scaled differently where an image was only resized.
 SAME_ASPECT = 0.02
-
-
-class Loss(NamedTuple):
-    """What of the data a mended file lacks."""
-
-    what: str  # "images" or "boxes"
-    lost: int
-    total: int
-
-    @property
-    def is_much(self) -> bool:
-        """Whether nobody may want it without having said so."""
-        return self.lost > MUCH * self.total
 
 
 @dataclasses.dataclass
@@ -116,25 +98,7 @@ def fix(check: Check, validation: Check | None = None, **options: object) -> Fix
             break
         changes += mender.changes
         check = _check_again(check, mender.data, validation, options)
-    return Fixed(check, changes, tuple(_losses(before, check, changes)))
-
-
-def _losses(before: Check, after: Check, changes: Counter) -> Iterator[Loss]:
-    """What was there before and is not now; what was there twice is not lost."""
-    kinds = Counter(finding.kind for finding in before.source.findings)
-    for what, section, unread, doubles in (
-        (
-            "images",
-            "images",
-            sum(kinds[x] for x in UNREAD_IMAGES),
-            ("duplicate image id", "duplicate file name"),
-        ),
-        ("boxes", "annotations", kinds["unreadable object"], ("duplicate box",)),
-    ):
-        total = len(before.source.data.get(section, ()))
-        lost = total - len(after.source.data.get(section, ())) - sum(changes[x] for x in doubles)
-        # With an image that was there twice its boxes go.
-        yield Loss(what, max(lost, 0) + unread, total + unread)
+    return Fixed(check, changes, lost_data(before, check, changes))
 
 
 def _check_again(check: Check, data: dict, validation: Check | None, options: dict) -> Check:
@@ -256,7 +220,7 @@ class _Mender:
 
     def _read_strings(self, entry: dict, _: Flaw) -> bool:
         try:
-            box = [_tidy(float(x)) if isinstance(x, str) else x for x in entry["bbox"]]
+            box = [tidy(float(x)) if isinstance(x, str) else x for x in entry["bbox"]]
             if not all(is_number(x) and abs(x) < LARGEST for x in box):
                 return False
         except (ValueError, OverflowError):
@@ -267,13 +231,13 @@ class _Mender:
     def _derive_box(self, entry: dict, _: Flaw) -> bool:
         box = segmentation_box(entry)
         if box is not None:
-            entry["bbox"] = [_tidy(x) for x in box]
+            entry["bbox"] = [tidy(x) for x in box]
         return box is not None
 
     def _rename(self, entry: dict, _: Flaw) -> bool:
         """Write the name of the file that is meant, if no other entry has it."""
         near = self.near.find(entry["file_name"])
-        if near is None or near.name is None or near.name in self.names:
+        if near is None or not near.is_certain or near.name in self.names:
             return False
         self.names.add(near.name)
         entry["file_name"] = near.name
@@ -318,25 +282,19 @@ class _Mender:
         if flaw.index not in self.box_of:
             return False
         width, height = entry["bbox"][2:]
-        entry["area"] = _tidy(max(width, 0) * max(height, 0))
+        entry["area"] = tidy(max(width, 0) * max(height, 0))
         return True
 
     def _write_box(self, index: int, box: np.ndarray) -> None:
         """Write a box, and its area if that was made from the box as it was."""
         entry = self.data["annotations"][index]
         before, area = entry["bbox"], entry.get("area")
-        entry["bbox"] = [_tidy(x) for x in box.tolist()]
+        entry["bbox"] = [tidy(x) for x in box.tolist()]
         old_area = before[2] * before[3]
         if is_number(area) and abs(area - old_area) <= max(1e-6, 1e-3 * abs(old_area)):
-            entry["area"] = _tidy(float(box[2] * box[3]))
+            entry["area"] = tidy(float(box[2] * box[3]))
 
 
 def _is_object(annotation: object) -> bool:
     is_one = isinstance(annotation, dict) and is_integer(annotation.get("image_id"))
     return is_one and annotation.get("iscrowd", 0) != 1
-
-
-def _tidy(value: float) -> float | int:
-    """To a thousandth of a pixel, and whole numbers without a fraction."""
-    value = round(value, 3)
-    return int(value) if value == int(value) else value

@@ -94,16 +94,21 @@ def check_images(
     known.update(zip(new, tqdm(read, "images", len(new), unit="", disable=hidden)))
     image_files = [known[x] if inside else None for x, inside in zip(names, entries.in_folder)]
     for i, image_file in enumerate(image_files):
-        if image_file is None:
-            continue
-        kind, value = image_file.kind, image_file.value
-        if kind == "missing image":
-            value += near_text(near.find(names[i]))
-        if image_file.size and kind in (None, "16-bit colour image"):
-            kind, value = _compare(entries.sizes[i], image_file) or (kind, value)
-        found = [(kind, value), *_of_shape(image_file, max_side)]
-        entries.flaws += [entries.of_image_file(x, i, text) for x, text in found if x]
+        found = _found(entries.sizes[i], image_file, max_side) if image_file else ()
+        for kind, value in found:
+            near_name = near_text(near.find(names[i])) if kind == "missing image" else ""
+            entries.flaws.append(entries.of_image_file(kind, i, value + near_name))
     return image_files
+
+
+def _found(declared: np.ndarray, image_file: ImageFile, max_side: int) -> Iterator[tuple[str, str]]:
+    """What is wrong with an image file, or may be: kinds and values."""
+    kind, value = image_file.kind, image_file.value
+    if image_file.size and kind in (None, "16-bit colour image"):
+        kind, value = _compare(declared, image_file) or (kind, value)
+    if kind:
+        yield kind, value
+    yield from _of_shape(image_file, max_side)
 
 
 def _of_shape(image_file: ImageFile, max_side: int) -> Iterator[tuple[str, str]]:

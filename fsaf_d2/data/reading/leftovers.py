@@ -28,10 +28,12 @@ def note_leftovers(source: Source, folders: Iterable[str], others: Iterable[Cand
     used |= {os.path.normpath(os.path.join(root, x)) for x in names if isinstance(x, str)}
     used |= {os.path.abspath(source.annotation_file)}
     others = list(others)
-    elsewhere = {os.path.abspath(place) for other in others for place in other.places}
+    elsewhere: set[str] = set()
     for other in others:
-        names = coco.named_images(other.places[0]) if other.format == "coco" else ()
-        used |= {os.path.normpath(os.path.join(root, x)) for x in names}
+        names = coco.named_images(other.places[0]) if other.format == "coco" else []
+        if names is not None:
+            elsewhere |= {os.path.abspath(place) for place in other.places}
+            used |= {os.path.normpath(os.path.join(root, x)) for x in names}
     folders = list(folders)
     elsewhere -= {os.path.abspath(x) for x in folders}
     left: list[str] = []

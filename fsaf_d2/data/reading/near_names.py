@@ -24,6 +24,7 @@ class Near(NamedTuple):
 
     name: str | None  # relative to the folder; None where several are as near
     text: str  # which it is and how its name differs, for a message
+    is_certain: bool = False  # whether the name differs in how it is written alone
 
 
 class NearNames:
@@ -60,7 +61,10 @@ class NearNames:
             return Near(None, f"{two} lie in '{self._root}', either of which may be meant")
         there = ordered[0]
         reasons = ", ".join(_differences(name, there))
-        return Near(there, f"'{there}' lies in '{self._root}': {reasons}")
+        shorter, longer = sorted((parts, _parts(there)), key=len)
+        # With the same name and ending, and folders too many or too few before it.
+        is_certain = longer[-len(shorter) :] == shorter
+        return Near(there, f"'{there}' lies in '{self._root}': {reasons}", is_certain)
 
     def _listed(self) -> dict[str, list[str]]:
         by_key: dict[str, list[str]] = defaultdict(list)

@@ -169,6 +169,9 @@ def test_a_near_name_says_how_it_differs(tmp_path, asked, there, reason):
         (tmp_path / name).touch()
     found = NearNames(str(tmp_path)).find(asked)
     assert found.name == there and reason in found.text and f"'{there}' lies in" in found.text
+    # Another ending, or a name that a program has changed, may be of another image.
+    is_written_otherwise = "ending" not in reason and "program" not in reason
+    assert found.is_certain == is_written_otherwise
 
 
 @pytest.mark.parametrize("asked", ["quite other.jpg", "", "..", "/", "C:\\"])
@@ -185,6 +188,7 @@ def test_two_files_that_are_as_near_are_both_named(tmp_path):
     assert near.find("a.jpg").name is None
     assert "'x/a.jpg' and 'y/a.jpg'" in near.find("a.jpg").text
     assert near.find("old/y/a.jpg").name == "y/a.jpg"
+    assert near.find("old/y/a.jpg").is_certain and not near.find("z/a.jpg").is_certain
 
 
 @pytest.mark.parametrize(

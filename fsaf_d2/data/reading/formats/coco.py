@@ -59,15 +59,17 @@ def find_beside(annotation_file: str) -> list[Candidate]:
     return [_candidate(folder, x, None) for x in others if x != ROBOFLOW]
 
 
-def named_images(annotation_file: str) -> list[str]:
-    """Names of the images of a COCO file, none where it is large or something else."""
+def named_images(annotation_file: str) -> list[str] | None:
+    """Names of the images of a COCO file, none where it is large; None if it is something else."""
     try:
         if os.path.getsize(annotation_file) > MAX_BYTES:
             return []
-        images = _load(annotation_file).get("images")
+        data = _load(annotation_file)
     except (SourceError, OSError):
-        return []
-    return [x["file_name"] for x in _entries(images) if _is_name(x.get("file_name"))]
+        return None
+    if not all(isinstance(data.get(name), list) for name in _LISTS):
+        return None
+    return _names(data["images"])
 
 
 def read(annotation_file: str, image_root: str | None = None) -> Source:
@@ -141,7 +143,7 @@ def _is_coco(path: str) -> bool:
 
 def _find_images(annotation_file: str, images: list) -> str:
     """The one folder in which images of the file lie."""
-    names = [x["file_name"] for x in _entries(images) if _is_name(x.get("file_name"))]
+    names = _names(images)
     found: dict[str, str] = {}
     looked_in = list(_image_folders(annotation_file))
     for folder in looked_in:
@@ -166,8 +168,9 @@ def _find_images(annotation_file: str, images: list) -> str:
     )
 
 
-def _entries(listed: object) -> list[dict]:
-    return [x for x in listed if isinstance(x, dict)] if isinstance(listed, list) else []
+def _names(images: list) -> list[str]:
+    """Those file names of images that are names."""
+    return [x["file_name"] for x in images if isinstance(x, dict) and _is_name(x.get("file_name"))]
 
 
 def _image_folders(annotation_file: str) -> Iterable[str]:

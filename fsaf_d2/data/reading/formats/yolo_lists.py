@@ -36,37 +36,39 @@ def resolve_list(own: str, base: str, path: str) -> Listed:
     Raises:
         SourceError: the list cannot be read.
     """
-    folder = ImageFolder(own)
-    try:
-        lines = read_lines(folder, os.path.relpath(path, own))
-    except (ValueError, OSError) as error:
-        raise SourceError(f"'{path}' cannot be read: {error}.") from error
-    near = NearNames(own, IMAGES)
+    folder, near = ImageFolder(own), NearNames(own, IMAGES)
     listed = Listed(defaultdict(list), [], [])
     shortened: list[str] = []
-    bases = (os.path.join(own, base), own, os.path.dirname(path))
-    for line in dict.fromkeys(line.strip() for line in lines if line.strip()):
-        place = _exact(folder, bases, line)
-        if place is None:
-            found = near.find(line)
-            is_tail = found is not None and found.name and _is_tail(line, found.name)
-            if not is_tail:
-                remedy = "Bring the image, or correct or remove the line."
-                value = f"{line:.200}{near_text(found)}"
-                finding = Finding("listed image is missing", "error", path, None, value, remedy)
-                listed.findings.append(finding)
-                continue
+    for line in _lines(folder, path):
+        place = _exact(folder, (os.path.join(own, base), own, os.path.dirname(path)), line)
+        found = None if place else near.find(line)
+        if found and found.name and _is_tail(line, found.name):
             place = os.path.join(own, found.name)
             shortened.append(f"'{line:.99}' is '{found.name}'")
-        parent, name = os.path.split(place)
-        if name not in listed.images[parent]:
-            listed.images[parent].append(name)
+        if place is None:
+            remedy = "Bring the image, or correct or remove the line."
+            value = f"{line:.200}{near_text(found)}"
+            listed.findings.append(
+                Finding("listed image is missing", "error", path, None, value, remedy)
+            )
+        else:
+            listed.images[os.path.dirname(place)].append(os.path.basename(place))
     if shortened:
         listed.notes.append(
             f"{len(shortened)} lines of '{path}' have folders before them that are not there, and "
             f"are taken without: {shortened[0]}."
         )
-    return listed
+    names = {parent: list(dict.fromkeys(x)) for parent, x in listed.images.items()}
+    return listed._replace(images=names)
+
+
+def _lines(folder: ImageFolder, path: str) -> list[str]:
+    """The lines of a list, each once."""
+    try:
+        lines = read_lines(folder, os.path.relpath(path, folder.root))
+    except (ValueError, OSError) as error:
+        raise SourceError(f"'{path}' cannot be read: {error}.") from error
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
 
 def _exact(folder: ImageFolder, bases: tuple[str, ...], line: str) -> str | None:
