@@ -79,6 +79,40 @@ def test_cvat_ultralytics(tmp_path, prefix):
     assert [note.count("have folders before them") for note in source.notes] == [1] * (not is_there)
 
 
+def share(x: float, y: float) -> str:
+    return f"{x / WIDTH:.6f} {y / HEIGHT:.6f}"
+
+
+def around(x: float, y: float, width: float, height: float) -> str:
+    """The four points of a box."""
+    right, bottom = x + width, y + height
+    return " ".join(share(*point) for point in ((x, y), (right, y), (right, bottom), (x, bottom)))
+
+
+TASKS = {
+    "Detection": ("", lambda box, line: line),
+    "Pose": ("kpt_shape: [2, 3]\n", lambda box, line: f"{line} {share(*box[:2])} 2 0 0 0"),
+    "Pose of 2": ("kpt_shape: [1, 2]\n", lambda box, line: f"{line} {share(*box[:2])}"),
+    "Oriented Bounding Boxes": ("", lambda box, line: f"{line[0]} {around(*box)}"),
+    "Segmentation": ("", lambda box, line: f"{line[0]} {around(*box)} {share(*box[:2])}"),
+    "Tracking": ("", lambda box, line: f"{line} 7"),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_cvat_ultralytics_of_all_tasks(tmp_path, task):
+    settings, write = TASKS[task]
+    cvat_yolo(tmp_path, "data/")
+    objects = {**OBJECTS, "0003": [("cat", 90, 70, 30, 20)]}
+    put(tmp_path / "data.yaml", f"names: {CLASSES}\npath: .\ntrain: train.txt\n{settings}")
+    put(tmp_path / "train.txt", "".join(f"data/images/train/{x}.jpg\n" for x in objects))
+    for name, ((label, *box),) in objects.items():
+        write_image(tmp_path / f"images/train/{name}.jpg")
+        line = lines([(label, *box)], CLASSES).strip()
+        put(tmp_path / f"labels/train/{name}.txt", f"{write(box, line)}\n")
+    assert read(tmp_path) == {f"{name}.jpg": found for name, found in objects.items()}
+
+
 def test_a_list_names_some_images_of_a_folder(tmp_path):
     cvat_yolo(tmp_path, "")
     write_image(tmp_path / "images/train/0003.jpg")
@@ -205,6 +239,8 @@ FOREIGN = {
     "datumaro": ({"info": {}, "categories": {}, "items": [], "infos": {}}, "Datumaro"),
     "label studio": ([{"id": 1, "data": {}, "annotations": []}], "Label Studio"),
     "createml": ([{"image": "a.jpg", "annotations": []}], "CreateML"),
+    "vott": ({"asset": {"name": "a.jpg"}, "regions": []}, "VoTT"),
+    "supervisely": ({"description": "", "objects": [], "size": {}}, "Supervisely"),
     "results": ([{"image_id": 1, "category_id": 1, "score": 0.5}], "a detector's results"),
 }
 
@@ -225,6 +261,14 @@ def test_labelme_in_a_folder_of_annotations(tmp_path):
     for name in "ab":
         put(tmp_path / f"annotations/{name}.json", json.dumps(FOREIGN["labelme"][0]))
     with pytest.raises(SourceError, match="labelme2coco"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "train.tfrecord"])
+def test_tables_and_records(tmp_path, name):
+    write_image(tmp_path / "images/a.jpg")
+    put(tmp_path / name, "filename,width,height,class,xmin,ymin,xmax,ymax\n")
+    with pytest.raises(SourceError, match=r"Tables and records \('"):
         open_source(tmp_path)
 
 
