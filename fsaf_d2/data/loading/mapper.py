@@ -32,6 +32,14 @@ except ImportError:
 _JPEG_END = b"\xff\xd9"
 
 
+class ImageError(OSError):
+    """An image cannot be used. One sentence, also where a DataLoader's worker passes it on."""
+
+    def __str__(self) -> str:
+        # Torch puts the worker's traceback before it.
+        return super().__str__().rpartition(f"{__name__}.{type(self).__name__}: ")[2].strip()
+
+
 def build_mapper(cfg: CfgNode, *, is_train: bool) -> DatasetMapper:
     """The mapper of this project's loaders; detectron2's way where OpenCV is not installed.
 
@@ -194,7 +202,7 @@ def _naming(file_name: str) -> Iterator[None]:
             raise
         # Of a file that is no image Pillow says where in the memory it is.
         reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
-        raise OSError(
+        raise ImageError(
             f"Image '{file_name}' cannot be read ({type(error).__name__}: {reason})."
         ) from error
 
@@ -207,7 +215,7 @@ def _naming_change(file_name: str) -> Iterator[None]:
     except utils.SizeMismatchError:
         raise
     except (ValueError, ZeroDivisionError) as error:
-        raise OSError(
+        raise ImageError(
             f"Image '{file_name}' cannot be resized as INPUT asks ({type(error).__name__}: "
             f"{error}): cut it up, or leave it out."
         ) from error

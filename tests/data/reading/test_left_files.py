@@ -7,7 +7,7 @@ import pytest
 from formats import BOXES, CLASSES, WRITERS, coco, lines, write_coco, write_image, write_voc, xml
 
 from fsaf_d2.data.reading.near_names import NearNames
-from fsaf_d2.data.reading.sources import open_source
+from fsaf_d2.data.reading.sources import SourceError, open_source
 
 
 def notes(path, split: str = "train") -> str:
@@ -201,3 +201,20 @@ def test_a_coco_file_whose_images_have_near_names_alone_finds_their_folder(tmp_p
         image["file_name"] = write(image["file_name"])
     (root / "annotations/train.json").write_text(json.dumps(data))
     assert open_source(root).image_root in (f"{root}/images", str(root))
+
+
+def test_coco_files_in_folders_of_annotations(tmp_path):
+    root = write_coco(tmp_path)
+    (root / "annotations/version 2").mkdir()
+    for file in root.glob("annotations/*.json"):
+        file.rename(root / "annotations/version 2" / file.name)
+    assert len(open_source(root, "val").data["images"]) == 2
+
+
+def test_labels_that_lie_elsewhere_are_named(tmp_path):
+    loose(tmp_path)
+    shutil.rmtree(tmp_path / "labels/val")
+    with pytest.raises(
+        SourceError, match=r"None of the 4 images .* In '.*labels' there is: a\.txt"
+    ):
+        open_source(tmp_path, "val")

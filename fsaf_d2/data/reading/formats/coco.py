@@ -12,13 +12,15 @@ from ..image_folder import ImageFolder
 from ..image_names import IMAGES
 from ..near_names import NearNames
 from .foreign_exports import explain_data
-from .foreign_files import encoding_of, find_entry, list_files
+from .foreign_files import encoding_of, find_entry, list_files, list_tree
 from .source import Candidate, Source, SourceError, split_of
 
 ROBOFLOW = "_annotations.coco.json"
 _LISTS = ("images", "annotations", "categories")
 # Names that are looked for in other forms, where no image is there by its own.
 TRIED = 20
+# Folders in annotations/ that a file may lie in.
+DEPTH = 3
 
 
 def find(folder: str) -> list[Candidate]:
@@ -31,7 +33,8 @@ def find(folder: str) -> list[Candidate]:
     inner = find_entry(folder, "annotations")
     names = []
     if inner and os.path.isdir(inner):
-        names = [os.path.join(os.path.basename(inner), x) for x in list_files(inner, ".json")]
+        own = list_files(inner, ".json") or list_tree(inner, ".json")
+        names = [os.path.join(os.path.basename(inner), x) for x in own]
     names = names or [x for x in list_files(folder, ".json") if _is_coco(os.path.join(folder, x))]
     found = []
     for split in sorted({split_of(os.path.basename(x)) for x in names}, key=str):
@@ -176,8 +179,10 @@ def _names(images: list) -> list[str]:
 def _image_folders(annotation_file: str) -> Iterable[str]:
     folder = os.path.dirname(annotation_file)
     bases = [folder]
-    if os.path.basename(os.path.abspath(folder)).lower() == "annotations":
-        bases.append(os.path.join(folder, os.pardir))
+    around = os.path.abspath(folder).lower().split(os.sep)
+    if "annotations" in around[-DEPTH:]:
+        up = around[::-1].index("annotations") + 1
+        bases.append(os.path.join(folder, *[os.pardir] * up))
     stem = os.path.splitext(os.path.basename(annotation_file))[0].lower()
     # "train2017" and "train" of "instances_train2017"
     words = {*re.findall(r"[a-z]+\d*", stem), *re.findall("[a-z]+", stem)}

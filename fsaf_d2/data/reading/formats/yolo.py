@@ -168,8 +168,10 @@ def _read(parts: Sequence[Part], root: str, annotation_file: str, classes: Class
 def _there(parts: Sequence[Part]) -> str:
     """What lies in the folder of labels instead of those that are missing."""
     for part in parts:
-        if os.path.isdir(part.labels):
-            there = label_files(part.labels) or sorted(os.listdir(part.labels))
+        place = part.labels if os.path.isdir(part.labels) else os.path.dirname(part.labels)
+        if os.path.isdir(place):
+            there = label_files(place) or sorted(os.listdir(place))
             if there:
-                return f" There is: {', '.join(there[:5])}{', ...' if len(there) > 5 else ''}."
+                more = ", ..." if len(there) > 5 else ""
+                return f" In '{place}' there is: {', '.join(there[:5])}{more}."
     return ""

@@ -197,7 +197,7 @@ def find_classes(images: str, labels: str) -> Classes:
         places.append(os.path.dirname(places[-1]))
     found: dict[str, list[str]] = {}
     stated: dict[str, Format] = {}
-    for place in dict.fromkeys(places):
+    for place in filter(os.path.isdir, dict.fromkeys(places)):
         for path, settings in _yaml_files(place):
             if "names" in settings:
                 found[path] = load_names(path, settings)
