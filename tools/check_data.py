@@ -25,6 +25,7 @@ from detectron2.config import CfgNode
 from fsaf_d2.data.checking.check_coverage import coverage
 from fsaf_d2.data.checking.check_source import Check, check_source
 from fsaf_d2.data.checking.fix import fix
+from fsaf_d2.data.checking.images import image_limits
 from fsaf_d2.data.checking.leaks import check_leaks
 from fsaf_d2.data.checking.output import (
     as_text,
@@ -35,7 +36,6 @@ from fsaf_d2.data.checking.output import (
     to_file,
 )
 from fsaf_d2.data.reading.canonical import match_categories, write_json
-from fsaf_d2.data.reading.image_headers import MAX_PIXELS
 from fsaf_d2.data.reading.sources import Source, open_source
 from fsaf_d2.texts import show_whatever_is_said
 from fsaf_d2.visualization.data_statistics import plot_statistics
@@ -111,10 +111,7 @@ def _require_new(path: str, sources: list[Source]) -> None:
 
 
 def _run(args: argparse.Namespace, cfg: CfgNode | None, sources: dict[str, Source]) -> int:
-    options = {"max_pixels": MAX_PIXELS, "decode": args.decode}
-    if cfg:
-        longest = min(cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TEST)
-        options |= {"max_pixels": cfg.INPUT.MAX_PIXELS, "max_side": longest}
+    options = {"decode": args.decode, **(image_limits(cfg) if cfg else {})}
     checks = {x: check_source(y, progress=True, **options) for x, y in sources.items()}
     train, val = checks["train"], checks.get("val")
     if val:

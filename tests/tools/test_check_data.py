@@ -363,6 +363,14 @@ def test_the_config_says_what_is_too_thin(folder):
     assert list(report["findings"]) == ["image too thin"]
 
 
+def test_small_images_are_not_thin(folder):
+    data = sound_data()
+    Image.new("RGB", (3, 2)).save(folder / "images/p1.png")
+    data["images"][1].update(width=3, height=2)
+    data["annotations"] = [x for x in data["annotations"] if x["image_id"] != 2]
+    assert run(folder, data)[1]["findings"] == {}
+
+
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_exif_turns_swap_the_sides_from_5_on(folder, turn):
     exif = Image.Exif()

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from detectron2.config import CfgNode
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
@@ -60,6 +61,12 @@ class ImageFile(NamedTuple):
     kind: str | None = None  # of a finding
     value: str = ""
     frames: int = 1  # or pages
+
+
+def image_limits(cfg: CfgNode) -> dict[str, int]:
+    """What a config can use of images: ``max_pixels`` and ``max_side`` of :func:`check_images`."""
+    longest = min(cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TEST)
+    return {"max_pixels": cfg.INPUT.MAX_PIXELS, "max_side": longest}
 
 
 def check_images(
@@ -117,8 +124,8 @@ def _of_shape(image_file: ImageFile, max_side: int) -> Iterator[tuple[str, str]]
         more = " or more" if image_file.frames == MAX_FRAMES else ""
         yield "further frames", f"{image_file.frames}{more} frames or pages"
     if image_file.size and min(image_file.size) > 0:
-        # As detectron2 rounds.
-        left = int(min(image_file.size) * min(1, max_side / max(image_file.size)) + 0.5)
+        # As detectron2 rounds, where the long side is what limits.
+        left = int(min(image_file.size) * max_side / max(image_file.size) + 0.5)
         if left < THIN:
             kind = "thin image" if left else "image too thin"
             yield kind, f"{_by(image_file.size)} pixels, {left} of {max_side} once resized"
