@@ -92,6 +92,13 @@ def test_turned_boxes_are_the_boxes_around_them_and_said(tmp_path):
     assert source.notes == ["2 turned boxes (OBB) are taken as their bounding boxes."]
 
 
+def test_turned_boxes_and_other_polygons_may_be_mixed(tmp_path):
+    turned, other = "0 0.8 0.7 0.9 0.8 0.8 0.9 0.7 0.8", "0 0.8 0.7 0.9 0.8 0.8 0.9 0.75 0.9"
+    source = yolo(tmp_path, [turned, other, turned, other, "0 0.1 0.1 0.3 0.1 0.2 0.5"])
+    assert boxes(source) == [[140, 70, 40, 20], [150, 70, 30, 20]] * 2 + [[20, 10, 40, 40]]
+    assert source.findings == [] and source.notes[0].startswith("5 ")
+
+
 def test_the_number_of_a_track_may_stand_before_the_box(tmp_path):
     source = yolo(tmp_path, [f"0 {track} {BOX}" for track in (3, 4, -1, 12)])
     assert boxes(source) == [PIXELS] * 4 and "number of a track and a box" in source.notes[0]

@@ -212,8 +212,12 @@ class Votes:
         mixed = self._totals["plain"] > PLAIN * self._totals.total()
         for reading, count in self._counts[group].most_common():
             # Keypoints are in all lines of a set or in none.
-            if not (mixed and group == "long" and reading.text.endswith("numbers")):
-                best.setdefault(reading.kind, (reading.text, count))
+            if mixed and group == "long" and reading.text.endswith("numbers"):
+                continue
+            text, before = best.get(reading.kind, (reading.text, 0))
+            # Of a polygon and a turned box a line is one; of other readings it may be several.
+            both = count + before if reading.kind == "polygon" else max(count, before)
+            best[reading.kind] = text, both
         fitting = [kind for kind, (_, count) in best.items() if count >= (1 - MISSED) * total]
         if len(fitting) == 1:
             return Decision(fitting[0], best[fitting[0]][0], total)
