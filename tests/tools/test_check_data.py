@@ -371,7 +371,7 @@ def test_small_images_are_not_thin(folder):
     assert run(folder, data)[1]["findings"] == {}
 
 
-@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("turn", list(range(1, 9)))
 def test_exif_turns_swap_the_sides_from_5_on(folder, turn):
     exif = Image.Exif()
     exif[274] = turn

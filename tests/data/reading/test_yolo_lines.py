@@ -136,7 +136,7 @@ WRITTEN = {
 }
 
 
-@pytest.mark.parametrize(("name", "seed"), itertools.product(WRITTEN, (1, 2)))
+@pytest.mark.parametrize(("name", "seed"), list(itertools.product(WRITTEN, (1, 2))))
 def test_boxes_that_are_no_centres_are_an_error_that_names_the_better_reading(tmp_path, name, seed):
     made = random_boxes(12, seed)
     written = [" ".join(f"{x:.6f}" for x in WRITTEN[name](*box)) for box in made]
