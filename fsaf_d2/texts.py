@@ -35,6 +35,11 @@ def _log_streams() -> Iterable[object]:
             yield getattr(handler, "stream", None)
 
 
+def as_line(text: str) -> str:
+    """A text with ? for what steers terminals, begins lines or is no letter at all."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file in UTF-8, whatever its letters are."""
     Path(path).write_text(text, encoding="utf-8", errors=ERRORS)

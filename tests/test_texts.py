@@ -14,6 +14,7 @@ from programs import load_script
 
 from fsaf_d2.evaluation import write_report
 from fsaf_d2.texts import open_table, show_whatever_is_said, write_rows, write_text
+from fsaf_d2.visualization.detections import draw_caption
 
 STARTS = ["=1+1", "+cmd", "-cmd", "@SUM(1)", "\tx", "\r=1", "\n=1"]
 
@@ -88,3 +89,16 @@ def test_report_and_checks_of_names_that_are_no_text(tmp_path):
     (tmp_path / "data/check_own.json").write_text(json.dumps({"findings": found}))
     (tmp_path / "config.yaml").write_text("SEED: 1\n")
     assert "b\\udcfc.png" in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_nothing_that_is_no_letter_is_drawn(tmp_path):
+    """Matplotlib ends in an error of its own over a name that is no text."""
+    write_image(tmp_path / "in/images/a.png")
+    (tmp_path / "in/labels").mkdir()
+    (tmp_path / "in/labels/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "in/classes.txt").write_text("cat\x1b[2J\n")
+    folder = (tmp_path / "in").rename(tmp_path / "caf\udce9")
+    check_data = load_script("check_data")
+    assert check_data.main([str(folder), "--plot", str(tmp_path / "plot.png")]) == 0
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert draw_caption("caf\udce9", 200).shape[1] == 200

@@ -10,7 +10,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ..detectors.contract import BRANCH_ENDING
-from ..texts import open_table, write_rows
+from ..texts import as_line, open_table, write_rows
 from .average_precision import METRICS
 from .ground_truth import SIZES
 
@@ -135,7 +135,7 @@ def level_table(levels: Sequence[Mapping]) -> str:
 
 def shown(name: str) -> str:
     """A name of a data file as it can stand in a table: one line, no bars, not too long."""
-    name = "".join(c if c.isprintable() and c != "|" else "?" for c in name)
+    name = as_line(name).replace("|", "?")
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from tabulate import tabulate
 
+from ...texts import as_line
 from ..reading.formats.foreign_files import decode_text
 from ..reading.formats.source import Finding
 from .check_source import Check, statistics
@@ -97,7 +98,7 @@ def _first(kind: str, found: dict) -> str:
 
 def _cut(text: str, width: int = WIDTH, *, keep_end: bool = False) -> str:
     # Names from the file may have anything in them, line feeds and control sequences too.
-    text = "".join(x if x.isprintable() else "?" for x in text)
+    text = as_line(text)
     if len(text) <= width:
         return text
     return f"...{text[3 - width :]}" if keep_end else f"{text[: width - 3]}..."
