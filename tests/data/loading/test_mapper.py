@@ -12,7 +12,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from models import tiny_cfg
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch._utils import ExceptionWrapper
 
 from fsaf_d2.data.loading import mapper as mapper_module
 from fsaf_d2.data.loading.mapper import (
@@ -317,19 +317,6 @@ def test_what_is_no_image_is_named_without_a_place_in_memory(tmp_path):
         read_image(str(tmp_path / "text.jpg"), "BGR")
 
 
-class Mapped(torch.utils.data.Dataset):
-    """Records through a mapper, as detectron2's loader of tests."""
-
-    def __init__(self, records, mapper):
-        self.records, self.mapper = records, mapper
-
-    def __len__(self):
-        return len(self.records)
-
-    def __getitem__(self, index):
-        return self.mapper(self.records[index])
-
-
 @pytest.mark.parametrize("method", ["auto", "pillow", "opencv"])
 @pytest.mark.parametrize("is_train", [True, False])
 @pytest.mark.parametrize("size", [(1, 1000), (900, 2)])
@@ -342,12 +329,19 @@ def test_an_image_of_which_nothing_is_left_is_named(tmp_path, method, is_train, 
     record = {"file_name": file, "width": size[0], "height": size[1], "annotations": []}
     with pytest.raises(OSError, match=r"thin\.png' cannot be resized as INPUT asks"):
         build_mapper(cfg, is_train=is_train)(record)
-    # A worker's is the same sentence.
-    if size[0] == 1 and method == "auto":
-        mapped = Mapped([record], build_mapper(cfg, is_train=is_train))
-        with pytest.raises(OSError) as error:
-            next(iter(DataLoader(mapped, num_workers=1, collate_fn=list)))
-        assert str(error.value).startswith(f"Image '{file}'") and "\n" not in str(error.value)
     detectron2s = LimitedMapper(cfg, is_train)
     with pytest.raises(OSError, match=r"thin\.png' cannot be resized as INPUT asks"):
         detectron2s(record)
+
+
+def test_of_a_worker_an_image_is_named_in_one_sentence(tmp_path):
+    """Torch raises the worker's error anew, with its traceback before it."""
+    file = tmp_path / "a.jpg"
+    file.write_bytes(b"no image")
+    try:
+        read_image(str(file), "BGR")
+    except OSError as error:
+        sentence, wrapper = str(error), ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(OSError) as error:
+        wrapper.reraise()
+    assert str(error.value) == sentence and sentence.startswith(f"Image '{file}'")
