@@ -377,6 +377,7 @@ LAYOUTS = {
     "path of the yaml": ("path: .\ntrain: train/images\nval: valid/images\n", ""),
     "a path of another machine": ("path: /content/x\ntrain: train/images\nval: valid/images\n", ""),
     "the folder of images and labels": ("train: train\nval: valid\n", ""),
+    "backslashes": ("path: C:\\Users\\me\ntrain: train\\images\nval: .\\valid\\images\n", ""),
     "lists": ("train: [train/images]\nval: [valid/images]\n", ""),
     "a folder up": ("path: ..\ntrain: {name}/train/images\nval: {name}/valid/images\n", ""),
 }
@@ -441,6 +442,10 @@ def test_images_in_several_folders_of_one_split(tmp_path):
     [
         ("train: train/images\n", "not recognised"),
         ("train: nowhere\nnames: [a]\n", "'train: nowhere' leads to no folder. Looked for: "),
+        (
+            "train: Train/images\nnames: [a]\n",
+            "is: data.yaml, gone.txt, images, train, valid",
+        ),
         ("train: train/images\nnames: {0: a, 2: b}\n", "must be 0, 1, 2"),
         ("train: train/images\nnames: {a: b}\n", "must be 0, 1, 2"),
         ("train: train/images\nnames: a\n", "'names' must be a list"),

@@ -15,6 +15,7 @@ import yaml
 
 from ....config import plain_yaml
 from ..image_folder import ImageFolder
+from ..image_names import is_hidden
 from .foreign_files import decode_text, find_entry, list_files, read_lines, read_text
 from .source import Finding, SourceError, is_split_folder
 from .yolo_lines import Format, stated_format
@@ -154,6 +155,8 @@ def labels_of(images: str) -> str:
 def _place(path: str, base: str, entry: str, value: str) -> str:
     """The folder or the list that an entry means."""
     own = os.path.dirname(path) or os.curdir
+    # As Windows parts folders; no folder of a data set has \\ in its name.
+    base, value = base.replace("\\", "/"), value.replace("\\", "/")
     inside = value
     while inside.startswith(("../", "./")):
         inside = inside.partition("/")[2]
@@ -171,7 +174,8 @@ def _place(path: str, base: str, entry: str, value: str) -> str:
         )
     outside = " Folders outside of the YAML file's own are not read: give such a folder itself as "
     raise SourceError(
-        f"'{path}': '{entry:.99}' leads to no folder. Looked for: {', '.join(places)}."
+        f"'{path}': '{entry:.99}' leads to no folder. Looked for: {', '.join(places)}. In '{own}' "
+        f"there is: {', '.join(sorted(x for x in os.listdir(own) if not is_hidden(x))[:10])}."
         + (f"{outside}the data set." if there else "")
     )
 
