@@ -31,6 +31,7 @@ from fsaf_d2 import model_zoo
 from fsaf_d2.data.reading.own import class_list, register_own_data
 from fsaf_d2.data.reading.sources import open_source
 from fsaf_d2.evaluation import keep_report
+from fsaf_d2.texts import show_whatever_is_said
 from fsaf_d2.training import (
     SafeCheckpointer,
     Trainer,
@@ -127,6 +128,7 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
     with one_sentence():
         with config_of_training_kept(cfg, args):
             default_setup(cfg, args)
+        show_whatever_is_said()
         # A process that was started anew knows of no data set.
         register_own_data(cfg)
         if args.eval_only:
@@ -179,6 +181,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    show_whatever_is_said()
     arguments = argument_parser().parse_args()
     with contextlib.ExitStack() as until_end:
         with one_sentence():

@@ -284,7 +284,12 @@ def missing_image(data, images):
     (images / "p1.png").unlink()
 
 
-@breaks("missing image", r"it is no file|images/p1\.png", _without(image=2))
+def _renamed(data: dict) -> dict:
+    data["images"][1]["file_name"] = "P1.PNG"
+    return data
+
+
+@breaks("missing image", r"'P1\.PNG' lies in '.*images': capitals differ", _renamed)
 def name_of_other_case(data, images):
     (images / "p1.png").rename(images / "P1.PNG")
 
@@ -358,7 +363,43 @@ def size_after_rotation(data, images):
     _turned(images / "p1.png", (HEIGHT, WIDTH))
 
 
+def _saved(data: dict, file: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size, "gray").save(file)
+    data["images"][1].update(width=size[0], height=size[1])
+    data["annotations"] = [x for x in data["annotations"] if x["image_id"] != 2]
+
+
+@breaks("thin image", "1 x 1000 pixels, 1 of 1333 once resized", severity="warning")
+def thin_image(data, images):
+    _saved(data, images / "p1.png", (1, 1000))
+
+
+@breaks("image too thin", "4000 x 1 pixels, 0 of 1333 once resized")
+def image_too_thin(data, images):
+    _saved(data, images / "p1.png", (4000, 1))
+
+
+@breaks("further frames", "3 frames or pages", severity="warning")
+def further_frames(data, images):
+    file = images / "p1.png"
+    pages = [Image.new("RGB", (WIDTH, HEIGHT), (x, 0, 0)) for x in (0, 100, 200)]
+    pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:])
+
+
 # Boxes
+
+
+def _spanned(data: dict) -> dict:
+    data["annotations"][4].update(
+        bbox=[20, 10, 15, 8.5], segmentation=[[20, 10, 35, 12, 30, 18.5], [21, 11, 22, 11, 22, 12]]
+    )
+    return data
+
+
+@breaks("annotation without box", r"its segmentation spans \[20, 10, 15, 8\.5\]", _spanned)
+def segmentation_alone(data, images):
+    _spanned(data)
+    del data["annotations"][4]["bbox"]
 
 
 @breaks("annotation without box", "bbox None")
@@ -449,6 +490,11 @@ def corners(data, images):
     for annotation in data["annotations"]:
         x, y, w, h = annotation["bbox"]
         annotation["bbox"] = [x, y, x + w, y + h]
+
+
+@breaks("box of a pixel", r"bbox \[23, 13, 1, 1\]", severity="warning")
+def box_of_a_pixel(data, images):
+    data["annotations"][4].update(bbox=[23, 13, 1, 1], area=1)
 
 
 @breaks("duplicate box", r"bbox \[23, 13, 13, 11\], as annotation 5", _same, severity="warning")

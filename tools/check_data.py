@@ -25,22 +25,25 @@ from detectron2.config import CfgNode
 from fsaf_d2.data.checking.check_coverage import coverage
 from fsaf_d2.data.checking.check_source import Check, check_source
 from fsaf_d2.data.checking.fix import fix
+from fsaf_d2.data.checking.images import image_limits
 from fsaf_d2.data.checking.leaks import check_leaks
 from fsaf_d2.data.checking.output import (
     as_text,
     coverage_text,
     fixed_text,
+    loss_text,
     to_dict,
     to_file,
 )
 from fsaf_d2.data.reading.canonical import match_categories, write_json
-from fsaf_d2.data.reading.image_headers import MAX_PIXELS
 from fsaf_d2.data.reading.sources import Source, open_source
+from fsaf_d2.texts import show_whatever_is_said
 from fsaf_d2.visualization.data_statistics import plot_statistics
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the script with these command-line arguments; returns the exit status."""
+    show_whatever_is_said()
     args = _parser().parse_args(arguments)
     try:
         cfg = load_config(args.config_file) if args.config_file else None
@@ -73,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fix", metavar="OUT", help="write a COCO file with what is certain mended"
     )
+    parser.add_argument(
+        "--allow-loss",
+        action="store_true",
+        help="let --fix write a file that lacks more than a tenth of the images or the boxes",
+    )
     parser.add_argument("--json", metavar="F", help="write all findings and figures to a JSON file")
     parser.add_argument(
         "--plot",
@@ -103,11 +111,14 @@ def _require_new(path: str, sources: list[Source]) -> None:
 
 
 def _run(args: argparse.Namespace, cfg: CfgNode | None, sources: dict[str, Source]) -> int:
-    options = {"max_pixels": cfg.INPUT.MAX_PIXELS if cfg else MAX_PIXELS, "decode": args.decode}
+    options = {"decode": args.decode, **(image_limits(cfg) if cfg else {})}
     checks = {x: check_source(y, progress=True, **options) for x, y in sources.items()}
     train, val = checks["train"], checks.get("val")
     if val:
         train.leaks = check_leaks(train, val)
+    fixed = fix(train, val, **options) if args.fix else None
+    if fixed and loss_text(fixed, args.fix, is_allowed=args.allow_loss):
+        print(loss_text(fixed, args.fix, is_allowed=args.allow_loss), end="\n\n")
     reports = {name: to_dict(check, limit=None) for name, check in checks.items()}
     for name, check in checks.items():
         print(as_text(reports[name]), end="\n\n")
@@ -127,11 +138,13 @@ def _run(args: argparse.Namespace, cfg: CfgNode | None, sources: dict[str, Sourc
     if unmatched:
         print(f"error: {unmatched}\n")
         num_errors += 1
-    if args.fix:
-        fixed = fix(train, val, **options)
-        write_json(os.path.abspath(args.fix), to_file(fixed))
-        print(fixed_text(fixed, args.fix))
-        num_errors += fixed.check.num_errors - train.num_errors
+    if fixed:
+        is_written = args.allow_loss or not fixed.loses_much
+        if is_written:
+            write_json(os.path.abspath(args.fix), to_file(fixed))
+            num_errors += fixed.check.num_errors - train.num_errors
+        print(fixed_text(fixed, args.fix, is_written=is_written))
+        num_errors += not is_written
     return int(num_errors > 0)
 
 

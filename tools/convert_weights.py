@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import sys
 
+from fsaf_d2.texts import show_whatever_is_said
 from fsaf_d2.weights.conversion import convert_file
 
 
 def main() -> None:
     """Run the program."""
+    show_whatever_is_said()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -12,12 +12,14 @@ from pathlib import Path
 
 from fsaf_d2 import load_config
 from fsaf_d2.demo import run_demo
+from fsaf_d2.texts import show_whatever_is_said
 
 CONFIG = Path(__file__).parents[1] / "configs" / "demo" / "digits.yaml"
 
 
 def main() -> None:
     """Read the command line and run the demo."""
+    show_whatever_is_said()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config-file", default=CONFIG, metavar="FILE", help="the demo's config")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs over the config")

@@ -13,10 +13,12 @@ import argparse
 import sys
 
 from fsaf_d2.evaluation import evaluate_predictions, evaluation_text
+from fsaf_d2.texts import show_whatever_is_said
 
 
 def main() -> None:
     """Read the command line, evaluate, print."""
+    show_whatever_is_said()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("annotations", metavar="ANNOTATIONS", help="JSON file in COCO format")
     parser.add_argument("predictions", metavar="PREDICTIONS", help="JSON file of COCO results")

@@ -17,6 +17,7 @@ import sys
 import torch
 from detectron2.engine import default_argument_parser
 
+from fsaf_d2.texts import show_whatever_is_said
 from fsaf_d2.training import launch
 from fsaf_d2.training.lazy import ConfigError, load_lazy_config, run
 from fsaf_d2.training.lazy_config import WORDS
@@ -26,6 +27,7 @@ from fsaf_d2.training.setup import owned, require_gpus
 
 def main(args: argparse.Namespace) -> dict | None:
     """Run one process."""
+    show_whatever_is_said()
     try:
         return run(load_lazy_config(args.config_file, args.opts), args)
     except (OSError, ConfigError, FloatingPointError) as error:
@@ -35,6 +37,7 @@ def main(args: argparse.Namespace) -> dict | None:
 
 
 if __name__ == "__main__":
+    show_whatever_is_said()
     arguments = default_argument_parser(__doc__).parse_args()
     try:
         require_gpus(arguments.num_gpus)

@@ -23,6 +23,7 @@ from torch import nn
 from fsaf_d2.config import load_stored_config
 from fsaf_d2.detectors.building import build_detector
 from fsaf_d2.detectors.contract import contract_of
+from fsaf_d2.texts import show_whatever_is_said
 from fsaf_d2.training.black_box import Diagnosis, diagnose, gradients_of_outputs, restore_batch
 from fsaf_d2.training.lazy_config import load_lazy_config
 from fsaf_d2.training.random_state import set_random_state
@@ -31,6 +32,7 @@ from fsaf_d2.weights.weights_files import load_file
 
 def main() -> None:
     """Read the command line and the file, repeat the step, print what was found."""
+    show_whatever_is_said()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", help="non_finite_*.pth in a run's OUTPUT_DIR")
     parser.add_argument("--device", help="in place of the run's")

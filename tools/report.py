@@ -10,10 +10,12 @@ import argparse
 import sys
 
 from fsaf_d2.evaluation import write_report
+from fsaf_d2.texts import show_whatever_is_said
 
 
 def main() -> None:
     """Read the command line and write the report."""
+    show_whatever_is_said()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", help="the OUTPUT_DIR of a run")
     args = parser.parse_args()

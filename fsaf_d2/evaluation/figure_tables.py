@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ..detectors.contract import BRANCH_ENDING
+from ..texts import as_line, open_table, write_rows
 from .average_precision import METRICS
 from .ground_truth import SIZES
 
@@ -135,7 +135,7 @@ def level_table(levels: Sequence[Mapping]) -> str:
 
 def shown(name: str) -> str:
     """A name of a data file as it can stand in a table: one line, no bars, not too long."""
-    name = "".join(c if c.isprintable() and c != "|" else "?" for c in name)
+    name = as_line(name).replace("|", "?")
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
 
@@ -184,8 +184,8 @@ def write_csv(evaluation: Mapping, folder: str | os.PathLike[str]) -> list[str]:
         ],
     }
     for name, rows in files.items():
-        with open(Path(folder) / name, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows)
+        with open_table(Path(folder) / name) as file:
+            write_rows(file, rows)
     return list(files)
 
 

@@ -112,7 +112,7 @@ def read_ground_truth(
         OSError: the file cannot be read.
         ValueError: it has no categories, other ones than ``classes``, or ids of more than 64 bits.
     """
-    with open(annotation_file, encoding="utf-8") as file:
+    with open(annotation_file, encoding="utf-8-sig") as file:
         data = json.load(file)
     names = {category["id"]: category["name"] for category in data["categories"]}
     if not names:

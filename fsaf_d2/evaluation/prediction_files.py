@@ -86,7 +86,7 @@ def evaluate_predictions(
         ValueError: a file is not in its format, or they do not belong together.
     """
     # No image is read, so their names may lead anywhere.
-    check_annotations(annotations, "/")
+    check_annotations(annotations, "/", encoding="utf-8-sig")
     truth = read_ground_truth(annotations)
     if not truth.labelled:
         raise ValueError(f"'{annotations}' has no 'annotations': there is nothing to compare with.")
@@ -117,7 +117,7 @@ def read_predictions(path: str | os.PathLike[str], truth: GroundTruth) -> Detect
     """
     here = f"'{os.fspath(path)}'"
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             entries = json.load(file)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{here} is not JSON ({type(error).__name__}: {error}).") from error

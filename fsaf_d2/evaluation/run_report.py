@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 
 from ..data.loading.mapper import read_image
 from ..data.reading.image_headers import MAX_PIXELS
+from ..texts import write_text
 from ..visualization.data_statistics import plot_statistics
 from ..visualization.training_curves import plot_training, read_metrics
 from .average_precision import METRICS
@@ -102,7 +103,7 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
         )
     )
     part, report = folder / f".{REPORT}.part", folder / REPORT
-    part.write_text(page, encoding="utf-8")
+    write_text(part, page)
     part.replace(report)
     return report
 

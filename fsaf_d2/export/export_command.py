@@ -11,6 +11,7 @@ from ..prediction.detector import Detector
 from ..prediction.exported import load_exported
 from ..prediction.inputs import find_inputs
 from ..prediction.loading import load_detector
+from ..texts import show_whatever_is_said
 from .comparison import compare
 from .writing import ENDINGS, write_program, write_sidecar
 
@@ -20,6 +21,7 @@ MAX_NAMED = 5
 
 def run(args: argparse.Namespace) -> int:
     """Load, export, check, and say how it went. Returns the exit code."""
+    show_whatever_is_said()
     try:
         _run(args)
     except (ValueError, OSError, ImportError) as error:

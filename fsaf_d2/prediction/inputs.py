@@ -8,53 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-# Those that are not read by this project as well: they are images that fail, and are named so.
-IMAGES = frozenset(
-    (
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".png",
-        ".apng",
-        ".webp",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".jp2",
-        ".j2k",
-        ".jpx",
-        ".heic",
-        ".heif",
-        ".avif",
-        ".jxl",
-    )
-)
+from ..data.reading.image_names import IMAGES, is_hidden
+from ..data.reading.near_names import NearNames, near_text
+
 VIDEOS = frozenset(
-    (
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".3gp",
-        ".avi",
-        ".mkv",
-        ".webm",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".mts",
-        ".m2ts",
-        ".wmv",
-        ".asf",
-        ".flv",
-        ".ogv",
+    f".{kind}"
+    for kind in (
+        *("mp4", "m4v", "mov", "3gp", "avi", "mkv", "webm", "mpg", "mpeg", "ts", "mts", "m2ts"),
+        *("wmv", "asf", "flv", "ogv"),
     )
 )
 
@@ -101,16 +62,53 @@ def find_inputs(
         if os.path.exists(name):
             search.add(name, named=True)
             continue
-        matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
+        matches = sorted(glob.glob(_literal_folders(name), recursive=True))
         if not matches:
-            raise FileNotFoundError(
-                f"Input '{name}' does not exist."
-                if not glob.has_magic(name)
-                else f"No file matches the input '{name}'."
-            )
+            raise FileNotFoundError(_missing(name))
         for match in matches:
             search.add(match, named=False)
     return search.result()
+
+
+def _literal_folders(pattern: str) -> str:
+    """A pattern whose first folders stand for themselves where they are there by their name."""
+    place, rest = "", pattern
+    while os.sep in rest:
+        first, _, behind = rest.partition(os.sep)
+        there = place + first + os.sep
+        if not os.path.isdir(there):
+            break
+        place, rest = there, behind
+    return glob.escape(place) + rest
+
+
+def _missing(name: str) -> str:
+    """Say that an input is not there, and which file is nearly called so."""
+    if glob.has_magic(name):
+        text = f"No file matches the input '{name}'."
+        if name.lower() != name or name.upper() != name:
+            other = glob.glob(_literal_folders(_in_any_case(name)), recursive=True)
+            text += f" '{other[0]}' does if capitals are left out of account." if other else ""
+        if "[" in name:
+            text += " Brackets stand for one of the letters in them: '[[]' stands for '[' itself."
+        return text
+    folder = os.path.dirname(name.replace("\\", "/"))
+    while folder and not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    # Below the current folder or the root may lie all that a machine has.
+    is_own = folder not in ("", os.sep, os.curdir)
+    inside = name if "\\" in name else os.path.relpath(name, folder or os.curdir)
+    found = NearNames(folder, IMAGES | VIDEOS).find(inside) if is_own else None
+    return f"Input '{name}' does not exist{near_text(found)}."
+
+
+def _in_any_case(pattern: str) -> str:
+    """A pattern in whose last part letters stand for capitals too."""
+    folder, base = os.path.split(pattern)
+    if "[" in base:
+        return pattern
+    letters = (f"[{x.lower()}{x.upper()}]" if x.isalpha() and x.isascii() else x for x in base)
+    return os.path.join(folder, "".join(letters))
 
 
 class _Search:
@@ -136,7 +134,9 @@ class _Search:
             self._add_file(file, named=False)
 
     def _add_file(self, path: str, named: bool) -> None:
-        if not named and Path(path).suffix.lower() not in IMAGES | VIDEOS:
+        if not named and is_hidden(path):
+            self._skipped[path] = "it is hidden"
+        elif not named and Path(path).suffix.lower() not in IMAGES | VIDEOS:
             self._skipped[path] = "its name is not that of an image or video"
         elif not os.path.isfile(path):
             self._skipped[path] = "it is not a file"
@@ -149,6 +149,8 @@ class _Search:
         for entry in entries:
             if not entry.is_dir():
                 yield entry.path
+            elif is_hidden(entry.name):
+                self._skipped[entry.path] = "it is hidden"
             elif os.path.realpath(entry.path) == self._output:
                 self._skipped[entry.path] = "it is the output folder"
             elif not self._recursive:

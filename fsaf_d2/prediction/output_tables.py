@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
 from detectron2.structures import Instances
 
+from ..texts import FORMULA_STARTS, open_table, write_rows, write_text
 from .detector import Detector
 from .shots import Shot, Summary
 
 COLUMNS = ("file", "class", "score", "x0", "y0", "x1", "y1", "level", "branch", "frame", "seconds")
-# Programs for tables run cells that begin so.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 class JsonTable:
@@ -68,6 +66,7 @@ class JsonTable:
             "info": {
                 "complete": summary.complete,
                 "least_scores": least,
+                "further_frames": summary.frames,
                 "failed": [failure._asdict() for failure in summary.failures],
             },
         }
@@ -81,30 +80,29 @@ class CsvTable:
 
     def __init__(self, folder: Path, detector: Detector) -> None:
         self._detector = detector
-        # File names need not be text.
-        options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
-        self._stream = open(folder / "predictions.csv", "w", **options)  # noqa: SIM115 (till finish)
-        self._writer = csv.writer(self._stream)
-        self._writer.writerow(COLUMNS)
+        self._stream = open_table(folder / "predictions.csv")
+        write_rows(self._stream, [COLUMNS])
 
     def add(self, shot: Shot, found: Instances) -> None:
         """Write the detections of one image or frame."""
         place = ("", "") if shot.frame is None else (shot.frame, f"{shot.seconds:.3f}")
         # A path stays one with ./ before it.
-        file = f"./{shot.file}" if shot.file.startswith(_FORMULA_STARTS) else shot.file
-        for box, score, kind, level, branch in rows(found, self._detector):
-            name = self._detector.class_names[kind]
-            self._writer.writerow(
+        file = f"./{shot.file}" if shot.file.startswith(FORMULA_STARTS) else shot.file
+        write_rows(
+            self._stream,
+            (
                 [
                     file,
-                    f"'{name}" if name.startswith(_FORMULA_STARTS) else name,
+                    self._detector.class_names[kind],
                     f"{score:.5f}",
                     *(f"{value:.2f}" for value in box),
                     level,
                     branch,
                     *place,
                 ]
-            )
+                for box, score, kind, level, branch in rows(found, self._detector)
+            ),
+        )
 
     def finish(self, _: Summary) -> None:
         """Close the file."""
@@ -121,9 +119,7 @@ class YoloFiles:
     def __init__(self, folder: Path, detector: Detector) -> None:
         self._detector = detector
         self._folder = folder / "labels"
-        (folder / "classes.txt").write_text(
-            "".join(f"{name}\n" for name in detector.class_names), encoding="utf-8"
-        )
+        write_text(folder / "classes.txt", "".join(f"{name}\n" for name in detector.class_names))
 
     def add(self, shot: Shot, found: Instances) -> None:
         """Write the file of one image or frame, an empty one if nothing was found."""

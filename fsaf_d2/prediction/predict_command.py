@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..texts import show_whatever_is_said
 from .description import printable
 from .detector import Detector
 from .inputs import Inputs, find_inputs
@@ -22,9 +23,7 @@ MAX_NAMED = 20
 
 def run(args: argparse.Namespace) -> int:
     """Load, predict, and say in a few lines how it went. Returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        # File names need not be text.
-        stream.reconfigure(errors="backslashreplace")
+    show_whatever_is_said()
     try:
         return _run(args)
     except (ValueError, OSError, ImportError, torch.OutOfMemoryError) as error:
@@ -110,6 +109,11 @@ def _say_summary(summary: Summary, output: str) -> None:
         f"{summary.num_files} of {total} files{frames} done, {summary.num_detections} detections: "
         f"{output}.{failed}"
     )
+    if summary.frames:
+        print(
+            f"Of {len(summary.frames)} files with several frames or pages the first alone was "
+            "read: save the others as files of their own."
+        )
     if summary.num_images and not summary.num_detections:
         print(
             f"Nothing reached the least score; the highest was {summary.highest_score:.3f}. "

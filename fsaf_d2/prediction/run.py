@@ -204,11 +204,18 @@ class _Run:
     def _without_failures(self, shots: Iterable[Shot | Failure]) -> Iterator[Shot]:
         for shot in shots:
             if isinstance(shot, Shot):
+                if shot.frames > 1:
+                    self._say_frames(shot)
                 yield shot
                 continue
             self._summary.failures.append(shot)
             self._bar.write(printable(f"Failed: {shot.file}: {shot.reason}"), file=sys.stderr)
             self._bar.update(0)
+
+    def _say_frames(self, shot: Shot) -> None:
+        self._summary.frames[shot.file] = shot.frames
+        text = f"{shot.file}: of its {shot.frames} frames or pages the first alone is read."
+        self._bar.write(printable(text), file=sys.stderr)
 
     def _wait(self, at_most: int) -> None:
         while len(self._writing) > at_most:

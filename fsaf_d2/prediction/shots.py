@@ -14,6 +14,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from ..data.reading.image_headers import frames_of
 from .detector import Detector, Prepared
 from .inputs import InputFile
 
@@ -39,6 +40,7 @@ class Shot(NamedTuple):
     frame: int | None = None  # from 0
     seconds: float | None = None  # from the start of the video
     rate: float | None = None  # frames a second
+    frames: int = 1  # of an image's file, or pages: the first alone is read
 
     @property
     def size(self) -> tuple[int, int]:
@@ -64,6 +66,8 @@ class Summary:
     highest_score: float = 0.0  # of all, also those below the least
     complete: bool = False  # whether all files have had their turn
     failures: list[Failure] = dataclasses.field(default_factory=list)
+    frames: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Images with further frames or pages, which are not read, and how many they have in all."""
 
     @property
     def exit_code(self) -> int:
@@ -76,7 +80,8 @@ class Summary:
 def read_image(detector: Detector, file: InputFile) -> Shot | Failure:
     """Read and resize an image; whatever is wrong with it is its own failure."""
     try:
-        return Shot(file.path, file.stem, detector.prepare(file.path))
+        prepared = detector.prepare(file.path)
+        return Shot(file.path, file.stem, prepared, frames=frames_of(file.path))
     except Exception as error:
         # Those of the mapper name the file, as the failure does.
         reason = str(error).removeprefix(f"Image '{file.path}' ")

@@ -11,6 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from ..texts import as_line
+
 # Classes with a bar of their own.
 MAX_BARS = 25
 # Letters.
@@ -37,6 +39,7 @@ def plot_statistics(statistics: dict, path: str | os.PathLike[str], *, title: st
     _plot_sizes(sizes, statistics)
     _plot_objects(objects, statistics)
     # Of a long path its end says most.
+    title = as_line(title)
     title = title if len(title) <= MAX_TITLE else f"…{title[1 - MAX_TITLE :]}"
     figure.suptitle(
         f"{title}  {statistics['images']:,} images, {statistics['boxes']:,} boxes".strip(),
@@ -51,7 +54,7 @@ def _plot_classes(axes: Axes, statistics: dict) -> None:
     counts = statistics["classes"]
     names = sorted(counts, key=lambda name: -counts[name])
     by_size = {name: statistics["sizes_by_class"][name] for name in names[:MAX_BARS]}
-    labels = [name if len(name) <= 24 else f"{name[:23]}…" for name in by_size]
+    labels = [as_line(name if len(name) <= 24 else f"{name[:23]}…") for name in by_size]
     if rest := names[MAX_BARS:]:
         sums = {x: sum(statistics["sizes_by_class"][name][x] for name in rest) for x in SIZE_COLORS}
         by_size[f"{len(rest)} others"] = sums

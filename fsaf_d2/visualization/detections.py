@@ -16,6 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
+from ..texts import as_line
+
 if TYPE_CHECKING:
     from detectron2.structures import Boxes, Instances
 
@@ -171,7 +173,7 @@ def draw_caption(text: str, width: int) -> np.ndarray:
     """Write a line in the middle of a strip of the grid's colour: (H, width, 3) uint8 RGB."""
     figure = _figure(width, 28)
     figure.text(
-        *(0.5, 0.4, text),
+        *(0.5, 0.4, as_line(text)),
         color="white",
         fontsize=10,
         horizontalalignment="center",
@@ -275,7 +277,7 @@ def _draw_label(
     axes.text(
         (place[0] + place[2]) / 2,
         (place[1] + place[3]) / 2,
-        label,
+        as_line(label),
         fontproperties=FONT,
         color="black" if np.dot(to_rgb(color), (0.299, 0.587, 0.114)) > 0.45 else "white",
         horizontalalignment="center",

@@ -90,3 +90,15 @@ def test_csv_files_hold_all_figures(tmp_path):
         assert float(row["best_f1_threshold"]) == figures["best_f1"]["threshold"]
     matrix = [[int(x) for x in list(row.values())[1:]] for row in rows["confusion.csv"]]
     assert matrix == evaluation["confusion"]["matrix"]
+
+
+def test_no_class_is_a_formula_in_a_table(tmp_path):
+    data, predictions = random_set(category_ids=(1, 2, 3))
+    for category, name in zip(data["categories"], ["=1+1", "@b", "\rc"]):
+        category["name"] = name
+    names = write_csv(evaluation_of(data, predictions, tmp_path), tmp_path)
+    for name in names:
+        with open(tmp_path / name, newline="", encoding="utf-8") as file:
+            text = [cell for row in csv.reader(file) for cell in row]
+        assert not any(cell.startswith(("=", "@", "+", "\r", "\t")) for cell in text)
+        assert ("'=1+1" in text) == (name in ("classes.csv", "confusion.csv"))

@@ -33,8 +33,12 @@ def test_names_are_no_formulas_and_pyplot_is_left_alone(tmp_path, monkeypatch):
         for category in data["categories"]:
             category["name"] = rf"$\frac{{{category['id']}$"
         evaluation = evaluation_of(data, predictions, tmp_path)
-        plot_precision_recall(evaluation, tmp_path / "plot.png")
-        plot_confusion(evaluation, tmp_path / "plot.png")
+        for draw in (plot_precision_recall, plot_confusion):
+            file = tmp_path / f"{draw.__name__}_{len(category_ids)}.png"
+            draw(evaluation, file)
+            # White paper with something on it.
+            assert 0 < (cv2.imread(str(file)) < 128).mean() < 0.5
+    assert sys.modules["matplotlib.pyplot"] is None
 
 
 def test_no_objects(tmp_path):

@@ -111,3 +111,9 @@ def test_all_files_are_written(tmp_path):
     evaluation = evaluate(tmp_path, data, predictions, output_dir=tmp_path / "a" / "b")
     assert json.loads((tmp_path / "a/b/evaluation.json").read_text()) == evaluation
     assert (tmp_path / "a/b/pr_curves.png").stat().st_size > 1000
+
+
+def test_files_may_begin_with_a_byte_order_mark(tmp_path):
+    data = coco_set([(1, 1, (0, 0, 20, 20))], category_ids=(1,))
+    marked = [f"\ufeff{json.dumps(content)}" for content in (data, perfect(data))]
+    assert evaluate(tmp_path, *marked)["overall"]["joint"]["AP"] == pytest.approx(100)

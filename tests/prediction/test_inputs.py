@@ -118,3 +118,45 @@ def test_what_is_not_a_file_is_skipped(here, tmp_path):
     found = find_inputs(["in"])
     assert names(found.images) == [("in/a.jpg", "a")]
     assert {path for path, _ in found.skipped} == {"in/pipe.jpg", "in/broken.jpg"}
+
+
+def test_folders_with_brackets_are_no_patterns(here):
+    here("set [1]/a.jpg", "set [1]/deep [x]/b.jpg", "set 1/c.jpg", "*/d.png")
+    assert names(find_inputs(["set [1]/*.jpg"]).images) == [("set [1]/a.jpg", "a")]
+    assert names(find_inputs([os.path.abspath("set [1]/deep [x]/?.jpg")]).images)[0][1] == "b"
+    assert names(find_inputs(["set [1]/**/*.jpg"]).images) == [
+        ("set [1]/a.jpg", "a"),
+        ("set [1]/deep [x]/b.jpg", "deep [x]/b"),
+    ]
+    assert names(find_inputs(["*/*.png"]).images) == [("*/d.png", "d")]
+
+
+def test_hidden_files_are_skipped_and_named(here):
+    here("in/a.jpg", "in/._a.jpg", "in/.DS_Store", "in/Thumbs.db", "in/__MACOSX/a.jpg")
+    found = find_inputs(["in"], recursive=True)
+    assert names(found.images) == [("in/a.jpg", "a")]
+    assert len(found.skipped) == 4 and {reason for _, reason in found.skipped} == {"it is hidden"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("in/A.JPG", "'a.jpg' lies in 'in': capitals differ"),
+        ("in/a.png", "'a.jpg' lies in 'in': its ending is '.jpg', not '.png'"),
+        ("in\\a.jpg", "'a.jpg' lies in 'in': backslashes"),
+        ("in/sub/a.jpg", "'a.jpg' lies in 'in': "),
+        ("in/*.JPG", "'in/a.jpg' does if capitals are left out of account"),
+        ("in/[x].jpg", "Brackets stand for one of the letters"),
+    ],
+)
+def test_what_lies_there_instead_is_named(here, asked, words):
+    here("in/a.jpg", "in/b.txt")
+    with pytest.raises(FileNotFoundError) as error:
+        find_inputs([asked])
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["x.mpo", "x.JP2", "x.Jfif", "x.HEIC", "x.avif", "x.apng"])
+def test_endings_of_images(here, name):
+    here(name)
+    assert [x.path for x in find_inputs(["."]).images] == [f"./{name}"]

@@ -70,6 +70,7 @@ def test_json_is_a_data_set_and_a_list_of_results(detector, tmp_path):
     assert data["info"] == {
         "complete": True,
         "least_scores": SUMMARY.least_scores,
+        "further_frames": {},
         "failed": [{"file": "x.jpg", "reason": "it is bad"}],
     }
     coco = COCO(str(tmp_path / "predictions.json"))
@@ -103,6 +104,8 @@ def test_csv_has_a_line_for_each_detection(detector, tmp_path):
         ("=cmd|' /C calc'!A0.jpg", "./=cmd|' /C calc'!A0.jpg"),
         ("-1.jpg", "./-1.jpg"),
         ("@x.jpg", "./@x.jpg"),
+        ("\rx.jpg", "./\rx.jpg"),
+        ("\t=x.jpg", "./\t=x.jpg"),
         ("broken\udcff.jpg", "broken\\udcff.jpg"),
     ],
 )

@@ -1,11 +1,15 @@
 """Videos are read frame by frame, and only they are."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from predictions import photo, write_video
 
-from fsaf_d2.prediction import shots
+from fsaf_d2.data.reading import image_headers
+from fsaf_d2.prediction import find_inputs, predict, shots
 from fsaf_d2.prediction.inputs import InputFile
 from fsaf_d2.prediction.shots import Failure, Shot, count_frames, read_image, read_video
 
@@ -120,3 +124,43 @@ def test_an_image_that_fails_is_a_failure(detector, tmp_path):
     cv2.imwrite(str(tmp_path / "thin.png"), np.zeros((1, 60000, 3), np.uint8))
     failure = read_image(detector, InputFile(str(tmp_path / "thin.png"), "thin"))
     assert "60000 x 1 pixels cannot be resized" in failure.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.tif", {}),
+        ("a.tiff", {"compression": "tiff_lzw"}),
+        ("a.gif", {}),
+        ("a.webp", {}),
+        ("a.png", {}),
+        ("a.mpo", {}),
+    ],
+)
+def test_further_frames_of_an_image_are_counted(detector, tmp_path, name, options):
+    pages = [Image.fromarray(photo(60, 80, seed)) for seed in range(3)]
+    pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:], **options)
+    pages[0].save(tmp_path / f"one_{name}", "TIFF" if "tif" in name else None)
+    assert read_image(detector, InputFile(str(tmp_path / name), "a")).frames == 3
+    assert read_image(detector, InputFile(str(tmp_path / f"one_{name}"), "a")).frames == 1
+
+
+def test_a_file_that_is_nothing_but_pages_takes_no_time_without_end(tmp_path):
+    """A page of 8 bytes each, of which there are a million."""
+    count = 1_000_000
+    pages = bytearray(b"II*\0" + (8).to_bytes(4, "little"))
+    for index in range(count):
+        pages += b"\0\0" + (8 + 6 * (index + 1)).to_bytes(4, "little")
+    (tmp_path / "a.tif").write_bytes(pages)
+    assert image_headers.frames_of(str(tmp_path / "a.tif")) in (1, image_headers.MAX_FRAMES)
+
+
+def test_frames_are_said_and_kept(detector, tmp_path, capsys):
+    pages = [Image.fromarray(photo(60, 80, seed)) for seed in range(2)]
+    pages[0].save(tmp_path / "a.gif", save_all=True, append_images=pages[1:])
+    inputs = find_inputs([tmp_path / "a.gif"])
+    summary = predict(detector, inputs, tmp_path / "out", save=["json"])
+    assert summary.frames == {str(tmp_path / "a.gif"): 2} and summary.exit_code == 0
+    assert "of its 2 frames or pages the first alone is read" in capsys.readouterr().err
+    info = json.loads((tmp_path / "out/predictions.json").read_text())["info"]
+    assert info["further_frames"] == summary.frames

@@ -6,8 +6,12 @@ import re
 import programs
 import pytest
 from broken_data import BREAKS, sound_data, write_images, write_source
+from PIL import Image
 
 from fsaf_d2.data.checking.findings import KINDS
+from fsaf_d2.data.checking.images import read_image_file
+from fsaf_d2.data.reading.image_folder import ImageFolder
+from fsaf_d2.data.reading.image_headers import image_size
 
 check_data = programs.load_script("check_data")
 
@@ -61,7 +65,7 @@ def test_what_is_mended_passes_with_nothing_else_changed(folder, name):
     case, data = BREAKS[name], {**sound_data(), "info": {"year": 2026}}
     case.apply(data, folder / "images")
     out = folder / "mended.json"
-    code, _ = run(folder, data, "--fix", str(out))
+    code, _ = run(folder, data, "--fix", str(out), "--allow-loss")
     assert code == 0
     # The file that was checked is as it was.
     assert (folder / "own.json").read_text() == json.dumps(data)
@@ -79,7 +83,7 @@ def test_what_is_not_certain_stays(folder, capsys, name):
     case, data = BREAKS[name], sound_data()
     case.apply(data, folder / "images")
     out = folder / "mended.json"
-    code, _ = run(folder, data, "--fix", str(out))
+    code, _ = run(folder, data, "--fix", str(out), "--allow-loss")
     assert code == 1
     outcome = capsys.readouterr().out.rpartition("Errors are left: ")[2]
     assert f" x {case.kind}" in outcome
@@ -106,7 +110,7 @@ def test_no_leak(two_sets):
 def test_the_same_file_in_training_and_validation(two_sets):
     folder, val = two_sets
     (folder / "images/vp3.png").write_bytes((folder / "images/p1.png").read_bytes())
-    code, found = leaks(folder, val, "--fix", str(folder / "mended.json"))
+    code, found = leaks(folder, val, "--fix", str(folder / "mended.json"), "--allow-loss")
     assert code == 0 and list(found) == ["leak"]
     assert found["leak"][0]["file"] == "p1.png" and "vp3.png" in found["leak"][0]["value"]
     assert leaks(folder, val)[0] == 1
@@ -239,3 +243,153 @@ def test_histograms_are_written(tmp_path, capsys, monkeypatch):
     assert check_data.main([source.path, *options]) == 0
     assert (tmp_path / "plot.png").is_file()
     assert "Histograms: " in capsys.readouterr().out
+
+
+# -- what --fix leaves out ----------------------------------------------------------------------
+
+
+def missing_images(folder, count: int, total: int = 20) -> dict:
+    """Data of which so many images are not there."""
+    data = sound_data(total)
+    write_images(folder / "images", data)
+    for image in data["images"][:count]:
+        (folder / "images" / image["file_name"]).unlink()
+    return data
+
+
+@pytest.mark.parametrize(("count", "is_written"), [(1, True), (2, True), (3, False), (20, False)])
+def test_more_than_a_tenth_is_not_left_out_unasked(folder, capsys, count, is_written):
+    data, out = missing_images(folder, count), folder / "mended.json"
+    code, _ = run(folder, data, "--fix", str(out))
+    told = capsys.readouterr().out
+    words = f"out {count} of 20 images and {3 * count} of 60 boxes"
+    assert words in told.splitlines()[0] and out.exists() == is_written
+    assert code == (not is_written) and ("passes" in told) == is_written
+    code, _ = run(folder, data, "--fix", str(out), "--allow-loss")
+    assert words in capsys.readouterr().out.splitlines()[0]
+    # Without any image nothing is left that could be wrong.
+    assert out.exists() and code == 0
+    assert len(json.loads(out.read_text())["images"]) == 20 - count
+
+
+def test_boxes_that_are_lost_count_too(folder, capsys):
+    data = sound_data()
+    for annotation in data["annotations"][::6]:
+        annotation["bbox"][2] = 0
+    code, _ = run(folder, data, "--fix", str(folder / "mended.json"))
+    assert code == 1 and not (folder / "mended.json").exists()
+    assert "2 of 12 boxes, more than a tenth" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_what_was_there_twice_is_not_lost(folder, capsys):
+    data = sound_data()
+    data["annotations"] += [{**x, "id": 100 + x["id"]} for x in data["annotations"]]
+    assert run(folder, data, "--fix", str(folder / "mended.json"))[0] == 0
+    assert "leaves out" not in capsys.readouterr().out
+    assert len(json.loads((folder / "mended.json").read_text())["annotations"]) == 12
+
+
+def test_images_that_the_reader_could_not_read_are_lost(folder, capsys):
+    for name in ("p0", "p1", "p2"):
+        label = folder / f"labels/{name}.txt"
+        label.parent.mkdir(exist_ok=True)
+        label.write_text("0 0.5 0.5 0.5 0.5\n")
+    for name in ("p1", "p2", "p3"):
+        (folder / f"images/{name}.png").write_bytes(b"")
+    (folder / "classes.txt").write_text("a\n")
+    assert check_data.main([str(folder), "--fix", str(folder / "m.json")]) == 1
+    assert "3 of 4 images" in capsys.readouterr().out.splitlines()[0]
+    assert not (folder / "m.json").exists()
+
+
+def test_the_same_box_of_another_class_is_another_object(folder):
+    data = sound_data()
+    data["annotations"].append({**data["annotations"][0], "id": 50, "category_id": 2})
+    code, report = run(folder, data, "--fix", str(folder / "mended.json"))
+    assert code == 0 and report["findings"] == {}
+    assert json.loads((folder / "mended.json").read_text()) == data
+
+
+def test_an_image_with_crowds_alone_stays(folder):
+    data = sound_data()
+    for annotation in data["annotations"][3:6]:
+        annotation["iscrowd"] = 1
+    del data["annotations"][0]["area"]
+    run(folder, data, "--fix", str(folder / "mended.json"))
+    mended = json.loads((folder / "mended.json").read_text())
+    assert len(mended["images"]) == 4 and len(mended["annotations"]) == 12
+
+
+@pytest.mark.parametrize("change", [lambda x: f"images\\{x}", str.upper, lambda x: f"./a/{x}"])
+def test_near_names_are_told_and_written(folder, capsys, change):
+    data = sound_data()
+    for image in data["images"]:
+        image["file_name"] = change(image["file_name"])
+    code, report = run(folder, data, "--fix", str(folder / "mended.json"))
+    found = report["findings"]["missing image"]["first"]
+    assert code == 0 and "'p0.png' lies in" in found[0]["value"]
+    assert json.loads((folder / "mended.json").read_text()) == sound_data()
+
+
+@pytest.mark.parametrize("number", [float, lambda x: x])
+def test_whole_numbers_with_a_point(folder, number):
+    data = sound_data()
+    for image in data["images"]:
+        image.update(width=number(image["width"]), height=number(image["height"]))
+    for annotation in data["annotations"]:
+        annotation.update({key: number(annotation[key]) for key in ("id", "image_id")})
+    code, report = run(folder, data)
+    assert code == 0 and report["findings"] == {} and report["statistics"]["boxes"] == 12
+
+
+def test_a_size_that_is_no_whole_number_is_shown(folder):
+    data = sound_data()
+    data["images"][1]["width"] = 64.5
+    _, report = run(folder, data)
+    assert (
+        "above 0 in whole pixels: 64.5"
+        in report["findings"]["image size missing"]["first"][0]["value"]
+    )
+
+
+def test_the_config_says_what_is_too_thin(folder):
+    data = sound_data()
+    Image.new("RGB", (1, 400)).save(folder / "images/p1.png")
+    data["images"][1].update(width=1, height=400)
+    data["annotations"] = [x for x in data["annotations"] if x["image_id"] != 2]
+    assert list(run(folder, data)[1]["findings"]) == ["thin image"]
+    (folder / "config.yaml").write_text("INPUT: {MAX_SIZE_TRAIN: 128}\n")
+    _, report = run(folder, data, "--config-file", str(folder / "config.yaml"))
+    assert list(report["findings"]) == ["image too thin"]
+
+
+def test_small_images_are_not_thin(folder):
+    data = sound_data()
+    Image.new("RGB", (3, 2)).save(folder / "images/p1.png")
+    data["images"][1].update(width=3, height=2)
+    data["annotations"] = [x for x in data["annotations"] if x["image_id"] != 2]
+    assert run(folder, data)[1]["findings"] == {}
+
+
+@pytest.mark.parametrize("turn", list(range(1, 9)))
+def test_exif_turns_swap_the_sides_from_5_on(folder, turn):
+    exif = Image.Exif()
+    exif[274] = turn
+    Image.new("RGB", (30, 20), "gray").save(folder / "images/p1.png", "JPEG", exif=exif)
+    expected = (20, 30) if turn >= 5 else (30, 20)
+    assert read_image_file(str(folder / "images/p1.png")).size == expected
+    assert image_size(ImageFolder(str(folder / "images")), "p1.png") == expected
+
+
+def test_a_file_of_another_ending_or_folder_is_told_and_not_taken(folder):
+    data = sound_data(20)
+    write_images(folder / "images", data)
+    data["images"][0]["file_name"] = "p0.jpg"
+    (folder / "images/day2").mkdir()
+    (folder / "images/p1.png").rename(folder / "images/day2/p1.png")
+    data["images"][1]["file_name"] = "day1/p1.png"
+    _, report = run(folder, data, "--fix", str(folder / "mended.json"))
+    first, second = report["findings"]["missing image"]["first"]
+    assert "'p0.png' lies in" in first["value"] and "'day2/p1.png' lies in" in second["value"]
+    mended = json.loads((folder / "mended.json").read_text())
+    assert [x["id"] for x in mended["images"]] == list(range(3, 21))

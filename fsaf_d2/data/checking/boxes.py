@@ -44,6 +44,7 @@ def check_boxes(entries: Entries) -> Boxes:
         "negative box size": least_side < 0,
         "zero-sized box": least_side <= LEAST_SIDE,
         "box outside the image": least_inside <= LEAST_SIDE,
+        "box of a pixel": (pixels[:, 2:] <= 1).all(axis=1) & (not layout.normalised),
         "box partly outside": box_layout.overhang(pixels, sizes) > box_layout.TOLERANCE,
     }
     is_free = np.ones(len(pixels), dtype=bool)
@@ -52,7 +53,7 @@ def check_boxes(entries: Entries) -> Boxes:
         for m in np.flatnonzero(mask & is_free).tolist():
             entries.flaws.append(entries.of_box(kind, m, _image_size(sizes[m])))
         is_free &= ~mask
-        if kind != "box partly outside":
+        if kind not in ("box partly outside", "box of a pixel"):
             is_usable &= ~mask
     _report_layout(entries, layout, sizes)
     _check_duplicates(entries, is_usable)

@@ -15,6 +15,7 @@ from ..reading.own import EVAL, FILES, VAL
 from ..reading.sources import Source
 from .check_source import Check, check_source
 from .checks import AnnotationFileError, read_annotations, require_annotations
+from .images import MAX_SIDE
 from .leaks import check_leaks
 from .output import error_text, one_line, to_dict
 
@@ -31,6 +32,7 @@ def require_sound_data(
     *,
     output_dir: str | os.PathLike[str] = "",
     max_pixels: int = MAX_PIXELS,
+    max_side: int = MAX_SIDE,
     read_images: bool = True,
 ) -> None:
     """Check the data sets of a run that are in COCO format, as ``tools/check_data.py`` does.
@@ -43,6 +45,7 @@ def require_sound_data(
             and of detectron2's own (:data:`PUBLISHED`) the annotation files alone.
         output_dir: ``OUTPUT_DIR``; "" to write nothing.
         max_pixels: ``INPUT.MAX_PIXELS``.
+        max_side: the long side that images are resized to at the most.
         read_images: whether to look at the image files, and for leaks. A run that goes on has
             done so when it began.
 
@@ -59,6 +62,7 @@ def require_sound_data(
             checks[name] = check_source(
                 source,
                 max_pixels=max_pixels,
+                max_side=max_side,
                 # Of a folder elsewhere nothing is known before detectron2 fetches an image.
                 read_images=read_images and "://" not in source.image_root,
                 progress=True,

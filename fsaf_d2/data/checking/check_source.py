@@ -12,7 +12,7 @@ from ..reading.sources import Source
 from .boxes import Boxes, check_boxes
 from .entries import Entries, check_entries
 from .findings import Flaw
-from .images import ImageFile, check_images
+from .images import MAX_SIDE, ImageFile, check_images
 from .names import check_contents, check_names
 
 # COCO's sizes of objects, by area in square pixels of the image as it is.
@@ -64,6 +64,7 @@ def check_source(
     source: Source,
     *,
     max_pixels: int = MAX_PIXELS,
+    max_side: int = MAX_SIDE,
     read_images: bool = True,
     decode: bool = False,
     progress: bool = False,
@@ -74,6 +75,7 @@ def check_source(
     Args:
         source: its values are not trusted.
         max_pixels: ``INPUT.MAX_PIXELS``.
+        max_side: the long side that images are resized to at the most.
         read_images: whether to look at the image files, too.
         decode: decode every image to its end, which takes long.
         progress: show a progress bar on a terminal.
@@ -98,6 +100,7 @@ def check_source(
             entries,
             source.image_root,
             max_pixels=max_pixels,
+            max_side=max_side,
             decode=decode,
             progress=progress,
             known=known,

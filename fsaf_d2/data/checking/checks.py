@@ -59,7 +59,10 @@ def require_annotations(names: Sequence[str]) -> None:
 
 
 def check_annotations(
-    annotation_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
+    annotation_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    *,
+    encoding: str = "utf-8",
 ) -> None:
     """Check that an annotation file is in COCO format, and that its images lie in their folder.
 
@@ -70,6 +73,7 @@ def check_annotations(
     Args:
         annotation_file: path of the JSON file.
         image_root: the folder that its file names are relative to.
+        encoding: "utf-8-sig" where detectron2, which knows no byte order mark, does not read it.
 
     Raises:
         AnnotationFileError: the first entry that is not as it should be; the message names the
@@ -79,7 +83,7 @@ def check_annotations(
     path = os.fspath(annotation_file)
     # As detectron2, which lets the old files of that name repeat ids.
     unique = "minival" not in path
-    data = read_annotations(path)
+    data = read_annotations(path, encoding)
     entries = check_entries(data, path, os.fspath(image_root), unique_annotations=unique)
     for flaw in entries.flaws:
         if flaw.finding.severity == "error":
@@ -88,7 +92,7 @@ def check_annotations(
             )
 
 
-def read_annotations(annotation_file: str | os.PathLike[str]) -> object:
+def read_annotations(annotation_file: str | os.PathLike[str], encoding: str = "utf-8") -> object:
     """Read a JSON file.
 
     Raises:
@@ -96,7 +100,7 @@ def read_annotations(annotation_file: str | os.PathLike[str]) -> object:
         OSError: it cannot be read.
     """
     try:
-        return read_json(annotation_file)
+        return read_json(annotation_file, encoding=encoding)
     except (ValueError, RecursionError) as error:
         raise AnnotationFileError(
             f"Annotation file '{os.fspath(annotation_file)}' is not JSON "

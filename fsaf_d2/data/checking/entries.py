@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..reading.image_folder import ImageFolder
-from .fields import LARGEST, box_fault, field_flaws, is_integer
+from .fields import box_fault, field_flaws, is_integer, is_side
 from .findings import Flaw, find
 
 _DUPLICATE_ID = {
@@ -148,7 +148,7 @@ def _check_images(entries: Entries, data: dict, folder: ImageFolder) -> None:
         entries.images.append(image)
         entries.image_places.append(index)
         size = [image.get("width"), image.get("height")]
-        sizes.append([x if is_integer(x) and 0 < x < LARGEST else np.nan for x in size])
+        sizes.append([x if is_side(x) else np.nan for x in size])
         if not isinstance(name, str) or not name:
             entries.in_folder.append(False)
             value = f"image {key} has no 'file_name' that is a text"
@@ -157,7 +157,8 @@ def _check_images(entries: Entries, data: dict, folder: ImageFolder) -> None:
         entries._names[key] = name
         for side, x in zip(("width", "height"), sizes[-1]):
             if np.isnan(x):
-                value = f"image {key} ({name!r:.99}) has no '{side}' above 0 in pixels"
+                value = f"image {key} ({name!r:.99}) has no '{side}' above 0 in whole pixels"
+                value += f": {image[side]!r:.40}" if image.get(side) is not None else ""
                 entries.flaws.append(entries.of_image("image size missing", place, value))
                 break
         entries.in_folder.append(folder.holds(name))

@@ -15,7 +15,9 @@ def field_flaws(annotation: dict) -> Iterator[tuple[str, str]]:
         yield "annotation id 0", "id 0"
     fault = box_fault(box)
     if fault:
-        yield fault, f"bbox {box!r:.99}"
+        derived = segmentation_box(annotation) if fault == "annotation without box" else None
+        offer = f" (its segmentation spans {derived}, which --fix writes)" if derived else ""
+        yield fault, f"bbox {box!r:.99}{offer}"
     if "iscrowd" not in annotation:
         yield "missing iscrowd", "iscrowd None"
     elif annotation["iscrowd"] not in (0, 1):
@@ -44,6 +46,20 @@ def box_fault(box: object) -> str | None:
     return "box not finite" if all(map(is_number, box)) else "box of no numbers"
 
 
+def segmentation_box(annotation: dict) -> list[float] | None:
+    """The box around the polygons of an annotation, None where there are none to be read."""
+    polygons = annotation.get("segmentation")
+    if not isinstance(polygons, list) or not polygons:
+        return None
+    if not all(isinstance(x, list) and len(x) >= 6 and len(x) % 2 == 0 for x in polygons):
+        return None
+    if not all(is_number(x) and -LARGEST < x < LARGEST for polygon in polygons for x in polygon):
+        return None
+    xs = [x for polygon in polygons for x in polygon[::2]]
+    ys = [y for polygon in polygons for y in polygon[1::2]]
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
 def _can_be_read(segmentation: object) -> bool:
     """Whether detectron2 keeps an object with this segmentation."""
     if isinstance(segmentation, dict):
@@ -60,6 +76,17 @@ def is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def is_side(value: object) -> bool:
+    """Whether a value is the width or height of an image: a whole number above 0, also 160.0."""
+    return is_number(value) and 0 < value < LARGEST and value == int(value)
+
+
 def is_number(value: object) -> bool:
     """Whether a value of a JSON file is a number, finite or not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def tidy(value: float) -> float | int:
+    """To a thousandth of a pixel, and whole numbers without a fraction."""
+    value = round(value, 3)
+    return int(value) if value == int(value) else value

@@ -73,13 +73,31 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
     ),
     "crowd-only image": ("warning", "It is left out of training; evaluation ignores its crowds."),
     # images as they are
-    "missing image": ("error", "There is no such file: bring it, or leave the image out."),
+    "missing image": (
+        "error",
+        "There is no such file: bring it, correct its name, or leave the image out. --fix writes "
+        "the name of a file that is named here as nearly the same.",
+    ),
     "not an image": ("error", "It is of no known image format: replace it, or leave it out."),
     "truncated image": ("error", "Its end is missing: copy it again, or leave it out."),
     "damaged image": ("error", "It cannot be decoded: copy it again, or leave it out."),
     "huge image": (
         "error",
         "It is not read: make it smaller, cut it up or raise INPUT.MAX_PIXELS.",
+    ),
+    "image too thin": (
+        "error",
+        "Resized to a long side of INPUT.MAX_SIZE_TRAIN or MAX_SIZE_TEST nothing of it is left: "
+        "cut it up, or leave it out.",
+    ),
+    "thin image": (
+        "warning",
+        "Resized to a long side of INPUT.MAX_SIZE_TRAIN or MAX_SIZE_TEST it has few pixels across: "
+        "cut it up.",
+    ),
+    "further frames": (
+        "warning",
+        "Its first frame, or page, alone is read: save the others as files of their own.",
     ),
     "16-bit grey image": (
         "error",
@@ -101,7 +119,10 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
         "drawn on the turned one.",
     ),
     # boxes as they are written
-    "annotation without box": ("error", "Give it a 'bbox', or remove it."),
+    "annotation without box": (
+        "error",
+        "Give it a 'bbox', or remove it. --fix writes that of polygons in its segmentation.",
+    ),
     "box of wrong length": ("error", "Write four numbers: x, y, width, height in pixels."),
     "box of strings": ("error", "Write numbers without quotation marks."),
     "box of no numbers": ("error", "Write four numbers: x, y, width, height in pixels."),
@@ -125,6 +146,7 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
     "box partly outside": ("warning", "It is cut at the border in training."),
     "normalised box": ("error", "Write pixels: multiply by the image's width and height."),
     "xyxy given as xywh": ("error", "The boxes are two corners: write x, y, width and height."),
+    "box of a pixel": ("warning", "It is a point more than an object: see that it is meant."),
     "duplicate box": ("warning", "The object counts twice: remove one."),
     # training and validation
     "leak": ("error", "The figures would be too good: remove it from training or validation."),

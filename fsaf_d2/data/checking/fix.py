@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
 import numpy as np
 
 from ..reading import box_layout
+from ..reading.near_names import NearNames
 from .check_source import COCO_FORMATS, Check, check_source
 from .doubles import has_id, needless_images, repeated_entries, unused_categories
-from .fields import LARGEST, is_integer, is_number
+from .fields import LARGEST, is_integer, is_number, segmentation_box, tidy
 from .findings import Flaw
 from .leaks import check_leaks
+from .lost_data import Loss, lost_data
 
 # What is done about findings of a kind; what is not here is not certain.
 MENDS = {
@@ -29,13 +32,14 @@ MENDS = {
     "shifted category ids": "all annotations shifted",
     "image size missing": "the file's size written",
     "wrong image size": "the file's size written, as all boxes fit it",
-    "missing image": "image left out",
+    "missing image": "the name of the file written that lies there, else image left out",
     "not an image": "image left out",
     "truncated image": "image left out",
     "damaged image": "image left out",
     "leak": "image left out of the training data",
     "labelled image without a box": "image left out, as it would be background",
     "box of strings": "numbers written",
+    "annotation without box": "that of its segmentation written",
     "box not finite": "annotation removed",
     "zero-sized box": "annotation removed",
     "duplicate box": "annotation removed",
@@ -61,6 +65,12 @@ class Fixed:
 
     check: Check  # what is left; check.source.data is what to write
     changes: Counter  # of each kind of finding, how many were mended
+    losses: tuple[Loss, ...] = ()  # of images and of boxes
+
+    @property
+    def loses_much(self) -> bool:
+        """Whether more than a tenth of the images or of the boxes is lost."""
+        return any(loss.is_much for loss in self.losses)
 
 
 def fix(check: Check, validation: Check | None = None, **options: object) -> Fixed:
@@ -74,6 +84,7 @@ def fix(check: Check, validation: Check | None = None, **options: object) -> Fix
     changes: Counter = Counter()
     if any(finding.kind == "list missing" for finding in check.findings):
         return Fixed(check, changes)
+    before = check
     if check.source.format not in COCO_FORMATS:
         # What other formats have no place for is written as well.
         check = _check_again(check, check.source.data, validation, options)
@@ -87,7 +98,7 @@ def fix(check: Check, validation: Check | None = None, **options: object) -> Fix
             break
         changes += mender.changes
         check = _check_again(check, mender.data, validation, options)
-    return Fixed(check, changes)
+    return Fixed(check, changes, lost_data(before, check, changes))
 
 
 def _check_again(check: Check, data: dict, validation: Check | None, options: dict) -> Check:
@@ -114,6 +125,9 @@ class _Mender:
             self.flaws[flaw.finding.kind].append(flaw)
         ids = [x["id"] for x in self.data["annotations"] if has_id(x)]
         self.new_ids = itertools.count(max([0, *ids]) + 1)
+        self.near = NearNames(check.source.image_root)
+        names = (x.get("file_name") for x in self.data["images"] if isinstance(x, dict))
+        self.names = {os.path.normpath(x) for x in names if isinstance(x, str)}
         # Which image and box stand at a place of the file's lists.
         self.image_of = {place: i for i, place in enumerate(check.entries.image_places)}
         self.box_of = {place: m for m, place in enumerate(check.entries.annotation_places)}
@@ -121,6 +135,8 @@ class _Mender:
     def mend_values(self) -> None:
         """Write numbers, ids and sizes that say the same better."""
         self._each("box of strings", self._read_strings)
+        self._each("annotation without box", self._derive_box)
+        self._each("missing image", self._rename)
         self._each("iscrowd neither 0 nor 1", self._read_crowd)
         self._each("broken segmentation", lambda entry, _: entry.pop("segmentation"))
         self._each("missing iscrowd", lambda entry, _: entry.update(iscrowd=0))
@@ -204,12 +220,27 @@ class _Mender:
 
     def _read_strings(self, entry: dict, _: Flaw) -> bool:
         try:
-            box = [_tidy(float(x)) if isinstance(x, str) else x for x in entry["bbox"]]
+            box = [tidy(float(x)) if isinstance(x, str) else x for x in entry["bbox"]]
             if not all(is_number(x) and abs(x) < LARGEST for x in box):
                 return False
         except (ValueError, OverflowError):
             return False
         entry["bbox"] = box
+        return True
+
+    def _derive_box(self, entry: dict, _: Flaw) -> bool:
+        box = segmentation_box(entry)
+        if box is not None:
+            entry["bbox"] = [tidy(x) for x in box]
+        return box is not None
+
+    def _rename(self, entry: dict, _: Flaw) -> bool:
+        """Write the name of the file that is meant, if no other entry has it."""
+        near = self.near.find(entry["file_name"])
+        if near is None or not near.is_certain or near.name in self.names:
+            return False
+        self.names.add(near.name)
+        entry["file_name"] = near.name
         return True
 
     def _read_crowd(self, entry: dict, _: Flaw) -> bool:
@@ -251,25 +282,19 @@ class _Mender:
         if flaw.index not in self.box_of:
             return False
         width, height = entry["bbox"][2:]
-        entry["area"] = _tidy(max(width, 0) * max(height, 0))
+        entry["area"] = tidy(max(width, 0) * max(height, 0))
         return True
 
     def _write_box(self, index: int, box: np.ndarray) -> None:
         """Write a box, and its area if that was made from the box as it was."""
         entry = self.data["annotations"][index]
         before, area = entry["bbox"], entry.get("area")
-        entry["bbox"] = [_tidy(x) for x in box.tolist()]
+        entry["bbox"] = [tidy(x) for x in box.tolist()]
         old_area = before[2] * before[3]
         if is_number(area) and abs(area - old_area) <= max(1e-6, 1e-3 * abs(old_area)):
-            entry["area"] = _tidy(float(box[2] * box[3]))
+            entry["area"] = tidy(float(box[2] * box[3]))
 
 
 def _is_object(annotation: object) -> bool:
     is_one = isinstance(annotation, dict) and is_integer(annotation.get("image_id"))
     return is_one and annotation.get("iscrowd", 0) != 1
-
-
-def _tidy(value: float) -> float | int:
-    """To a thousandth of a pixel, and whole numbers without a fraction."""
-    value = round(value, 3)
-    return int(value) if value == int(value) else value

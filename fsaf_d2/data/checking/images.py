@@ -15,21 +15,28 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from detectron2.config import CfgNode
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from ..reading.image_headers import (
     DEEP_MODES,
     FORMATS,
+    MAX_FRAMES,
     MAX_PIXELS,
+    num_frames,
     orientation,
     without_pillows_limit,
 )
+from ..reading.near_names import NearNames, near_text
 from .entries import Entries
 
 # Reading headers waits for the disk; so many at a time, and so many put in line.
 THREADS = 8
 BLOCK = 2048
+# detectron2's INPUT.MAX_SIZE_TRAIN, and what is left of a side that is worth a word.
+MAX_SIDE = 1333
+THIN = 4
 # Bytes at the end of a file in which its end must be found.
 TAIL = 1024
 # What files of the formats begin with whose headers say enough to be broken.
@@ -53,6 +60,13 @@ class ImageFile(NamedTuple):
     orientation: int = 1  # EXIF's; 1 is upright
     kind: str | None = None  # of a finding
     value: str = ""
+    frames: int = 1  # or pages
+
+
+def image_limits(cfg: CfgNode) -> dict[str, int]:
+    """What a config can use of images: ``max_pixels`` and ``max_side`` of :func:`check_images`."""
+    longest = min(cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TEST)
+    return {"max_pixels": cfg.INPUT.MAX_PIXELS, "max_side": longest}
 
 
 def check_images(
@@ -60,6 +74,7 @@ def check_images(
     image_root: str,
     *,
     max_pixels: int = MAX_PIXELS,
+    max_side: int = MAX_SIDE,
     decode: bool = False,
     progress: bool = False,
     known: dict[str, ImageFile] | None = None,
@@ -69,6 +84,7 @@ def check_images(
     Args:
         image_root: the folder that file names are relative to.
         max_pixels: ``INPUT.MAX_PIXELS``.
+        max_side: the long side that images are resized to at the most.
         decode: decode every image to its end, which takes long.
         progress: show a progress bar on a terminal.
         known: images that have been looked at before, by file name.
@@ -76,7 +92,7 @@ def check_images(
     Returns:
         the images of the I images; None for those that do not lie in the folder.
     """
-    known = dict(known or {})
+    known, near = dict(known or {}), NearNames(image_root)
     names = [entries.images[i].get("file_name") for i in range(len(entries.images))]
     wanted = [name for name, inside in zip(names, entries.in_folder) if inside]
     new = [name for name in dict.fromkeys(wanted) if name not in known]
@@ -85,14 +101,34 @@ def check_images(
     known.update(zip(new, tqdm(read, "images", len(new), unit="", disable=hidden)))
     image_files = [known[x] if inside else None for x, inside in zip(names, entries.in_folder)]
     for i, image_file in enumerate(image_files):
-        if image_file is None:
-            continue
-        kind, value = image_file.kind, image_file.value
-        if image_file.size and kind in (None, "16-bit colour image"):
-            kind, value = _compare(entries.sizes[i], image_file) or (kind, value)
-        if kind:
-            entries.flaws.append(entries.of_image_file(kind, i, value))
+        found = _found(entries.sizes[i], image_file, max_side) if image_file else ()
+        for kind, value in found:
+            near_name = near_text(near.find(names[i])) if kind == "missing image" else ""
+            entries.flaws.append(entries.of_image_file(kind, i, value + near_name))
     return image_files
+
+
+def _found(declared: np.ndarray, image_file: ImageFile, max_side: int) -> Iterator[tuple[str, str]]:
+    """What is wrong with an image file, or may be: kinds and values."""
+    kind, value = image_file.kind, image_file.value
+    if image_file.size and kind in (None, "16-bit colour image"):
+        kind, value = _compare(declared, image_file) or (kind, value)
+    if kind:
+        yield kind, value
+    yield from _of_shape(image_file, max_side)
+
+
+def _of_shape(image_file: ImageFile, max_side: int) -> Iterator[tuple[str, str]]:
+    """What training cannot resize, and what of a file is not read: kinds and values."""
+    if image_file.frames > 1:
+        more = " or more" if image_file.frames == MAX_FRAMES else ""
+        yield "further frames", f"{image_file.frames}{more} frames or pages"
+    if image_file.size and min(image_file.size) > 0:
+        # As detectron2 rounds, where the long side is what limits.
+        left = int(min(image_file.size) * max_side / max(image_file.size) + 0.5)
+        if left < THIN:
+            kind = "thin image" if left else "image too thin"
+            yield kind, f"{_by(image_file.size)} pixels, {left} of {max_side} once resized"
 
 
 def _compare(declared: np.ndarray, image_file: ImageFile) -> tuple[str, str] | None:
@@ -159,7 +195,7 @@ def _examine(file: BinaryIO, num_bytes: int, max_pixels: int, decode: bool) -> I
     with header:
         turn = _orientation(header)
         size = header.size[::-1] if turn >= 5 else header.size
-        image_file = ImageFile(num_bytes, size, turn)
+        image_file = ImageFile(num_bytes, size, turn, frames=num_frames(header))
         if math.prod(size) > max_pixels:
             value = f"{_by(size)} pixels, more than {max_pixels}"
             return image_file._replace(kind="huge image", value=value)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 from tabulate import tabulate
 
+from ...texts import as_line
+from ..reading.formats.foreign_files import decode_text
 from ..reading.formats.source import Finding
 from .check_source import Check, statistics
 from .findings import summarise
@@ -18,6 +20,7 @@ SHOWN = 20
 FIRST = 5
 # Of values and names in tables.
 WIDTH = 70
+VALUE_WIDTH = 300
 
 
 def to_dict(check: Check, limit: int | None = SHOWN) -> dict:
@@ -81,19 +84,24 @@ def _first(kind: str, found: dict) -> str:
         lines += textwrap.wrap(remedies[0], 98, initial_indent="  ", subsequent_indent="  ")
     headers = ["file", "annotation", "value"] + ["remedy"] * (len(remedies) > 1)
     rows = [
-        [_cut(x["file"], keep_end=True), x["annotation_id"], _cut(x["value"]), x["remedy"]]
+        [
+            _cut(x["file"], keep_end=True),
+            x["annotation_id"],
+            _cut(x["value"], VALUE_WIDTH),
+            x["remedy"],
+        ]
         for x in shown
     ]
     table = tabulate([row[: len(headers)] for row in rows], headers, disable_numparse=True)
     return "\n".join([*lines, textwrap.indent(table, "  ")])
 
 
-def _cut(text: str, *, keep_end: bool = False) -> str:
+def _cut(text: str, width: int = WIDTH, *, keep_end: bool = False) -> str:
     # Names from the file may have anything in them, line feeds and control sequences too.
-    text = "".join(x if x.isprintable() else "?" for x in text)
-    if len(text) <= WIDTH:
+    text = as_line(text)
+    if len(text) <= width:
         return text
-    return f"...{text[3 - WIDTH :]}" if keep_end else f"{text[: WIDTH - 3]}..."
+    return f"...{text[3 - width :]}" if keep_end else f"{text[: width - 3]}..."
 
 
 def coverage_text(found: dict) -> str:
@@ -137,10 +145,25 @@ def _with_share(group: dict, key: str) -> str:
     return f"{group[key]} ({100 * group[key] / max(group['objects'], 1):.1f} %)"
 
 
-def fixed_text(fixed: Fixed, path: str) -> str:
+def loss_text(fixed: Fixed, path: str, *, is_allowed: bool) -> str:
+    """Say what a mended file lacks; empty if nothing."""
+    lost = [f"{x.lost} of {x.total} {x.what}" for x in fixed.losses if x.lost]
+    if not lost:
+        return ""
+    if fixed.loses_much and not is_allowed:
+        return (
+            f"error: --fix would leave out {' and '.join(lost)}, more than a tenth: '{path}' is "
+            "not written. Mend what is named below by hand, or say --allow-loss."
+        )
+    return f"--fix leaves out {' and '.join(lost)}."
+
+
+def fixed_text(fixed: Fixed, path: str, *, is_written: bool) -> str:
     """Say what was mended and what is left."""
     rows = [[kind, count, MENDS[kind]] for kind, count in fixed.changes.items()]
     changed = tabulate(rows, ["mended", "count", "how"]) if rows else "Nothing was mended."
+    if not is_written:
+        return f"{changed}\n\n'{path}' is not written: see the first line."
     left = summarise(x for x in fixed.check.findings if x.severity == "error")
     if left:
         errors = ", ".join(f"{x['count']} x {kind}" for kind, x in left.items())
@@ -157,8 +180,8 @@ def to_file(fixed: Fixed) -> dict:
     source = fixed.check.source
     if not source.annotation_file.lower().endswith(".json"):
         return source.data
-    with open(source.annotation_file, encoding="utf-8-sig") as file:
-        return {**json.load(file), **source.data}
+    with open(source.annotation_file, "rb") as file:
+        return {**json.loads(decode_text(file.read())), **source.data}
 
 
 def one_line(findings: list[Finding]) -> str:

@@ -32,6 +32,14 @@ except ImportError:
 _JPEG_END = b"\xff\xd9"
 
 
+class ImageError(OSError):
+    """An image cannot be used. One sentence, also where a DataLoader's worker passes it on."""
+
+    def __str__(self) -> str:
+        # Torch puts the worker's traceback before it.
+        return super().__str__().rpartition(f"{__name__}.{type(self).__name__}: ")[2].strip()
+
+
 def build_mapper(cfg: CfgNode, *, is_train: bool) -> DatasetMapper:
     """The mapper of this project's loaders; detectron2's way where OpenCV is not installed.
 
@@ -86,13 +94,13 @@ class LimitedMapper(DatasetMapper):
         """Map as detectron2's.
 
         Raises:
-            OSError: the image cannot be read, is too large or has more than 8 bits of grey; the
-                message names it.
+            OSError: the image cannot be read or resized, is too large or has more than 8 bits of
+                grey; the message names it.
         """
         file_name = dataset_dict["file_name"]
         with _naming(file_name), PathManager.open(file_name, "rb") as file:
             require_size(file, self.max_pixels)
-        with without_pillows_limit:
+        with without_pillows_limit, _naming_change(file_name):
             return super().__call__(dataset_dict)
 
 
@@ -140,7 +148,8 @@ class OpenCVMapper(LimitedMapper):
         image = read_image(dataset_dict["file_name"], self.image_format, self.max_pixels)
         augmented = T.AugInput(image)
         utils.check_image_size(dataset_dict, augmented.image)
-        transforms = self.augmentations(augmented)
+        with _naming_change(dataset_dict["file_name"]):
+            transforms = self.augmentations(augmented)
         dataset_dict["image"] = to_planes(augmented.image)
         if not self.is_train:
             dataset_dict.pop("annotations", None)
@@ -193,8 +202,22 @@ def _naming(file_name: str) -> Iterator[None]:
             raise
         # Of a file that is no image Pillow says where in the memory it is.
         reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
-        raise OSError(
+        raise ImageError(
             f"Image '{file_name}' cannot be read ({type(error).__name__}: {reason})."
+        ) from error
+
+
+@contextlib.contextmanager
+def _naming_change(file_name: str) -> Iterator[None]:
+    """Name the image that cannot be resized or changed, such as one of 1 x 1000 pixels."""
+    try:
+        yield
+    except utils.SizeMismatchError:
+        raise
+    except (ValueError, ZeroDivisionError) as error:
+        raise ImageError(
+            f"Image '{file_name}' cannot be resized as INPUT asks ({type(error).__name__}: "
+            f"{error}): cut it up, or leave it out."
         ) from error
 
 

@@ -61,6 +61,10 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """Choose the size of an image of shape (height, width, channels)."""
         transform = super().get_transform(image)
+        if min(getattr(transform, "new_h", 1), getattr(transform, "new_w", 1)) < 1:
+            raise ValueError(
+                f"once resized it has {transform.new_w} x {transform.new_h} pixels, which is none"
+            )
         if not isinstance(transform, T.ResizeTransform):
             return transform
         return ResizeTransform(

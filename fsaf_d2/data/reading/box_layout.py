@@ -74,8 +74,30 @@ def _normalised_layout(boxes: np.ndarray, sizes: np.ndarray) -> Layout:
     ways = [Layout(normalised=True), Layout(True, False, True), Layout(False, True, True)]
     counts = [int(misfits(way, boxes, sizes, tolerance=ROUNDING).sum()) for way in ways]
     least, *others = sorted(counts)
-    certain = least <= FEW * len(boxes) and others[0] >= max(LEAST_OF_SHARES, 10 * least)
-    return ways[counts.index(least)]._replace(certain=certain)
+    return ways[counts.index(least)]._replace(certain=_tells(boxes, least, others[0]))
+
+
+def better_than_centers(boxes: np.ndarray, sizes: np.ndarray) -> tuple[list[str], int] | None:
+    """In which ways shares fit that are given as centre, width and height, where they do not.
+
+    Args:
+        boxes: (M, 4), as written.
+        sizes: (M, 2).
+
+    Returns:
+        "top-left" and "corners", those that fit, and how many boxes leave their images as centres;
+        None where nothing else than centres is better.
+    """
+    ways = {"top-left": Layout(normalised=True), "corners": Layout(True, False, True)}
+    leaving = int(misfits(Layout(False, True, True), boxes, sizes).sum())
+    counts = {x: int(misfits(way, boxes, sizes).sum()) for x, way in ways.items()}
+    fitting = [name for name, count in counts.items() if _tells(boxes, count, leaving)]
+    return (fitting, leaving) if fitting else None
+
+
+def _tells(boxes: np.ndarray, least: int, other: int) -> bool:
+    """Whether one way, in which fewer boxes are wrong, is certain beside another."""
+    return least <= FEW * len(boxes) and other >= max(LEAST_OF_SHARES, 10 * least)
 
 
 def are_shares(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -15,6 +15,8 @@ from .image_folder import ImageFolder
 EXIF_ORIENTATION = 274
 # Of an image, 400 MB in memory; INPUT.MAX_PIXELS.
 MAX_PIXELS = 2**27
+# So many frames are counted.
+MAX_FRAMES = 100
 # Grey of more than 8 bits: Pillow cuts it off at 255, so that most of it becomes white.
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 # Pillow knows more, some of which it has other programs read (EPS).
@@ -84,6 +86,40 @@ def orientation(header: Image.Image) -> int:
         # As detectron2, which reads an image with broken metadata as it is.
         return 1
     return value if value in range(2, 9) else 1
+
+
+def num_frames(header: Image.Image) -> int:
+    """How many frames or pages a file has, the first of which is read; MAX_FRAMES of more."""
+    place = header.tell()
+    try:
+        if not getattr(header, "is_animated", False):
+            return 1
+        if header.format != "TIFF":
+            return min(header.n_frames, MAX_FRAMES)
+        # Pillow takes time without end for a file that has nothing but the heads of pages.
+        for number in range(1, MAX_FRAMES):
+            try:
+                header.seek(number)
+            except EOFError:
+                return number
+        return MAX_FRAMES
+    except Exception:
+        # Pillow raises errors of many types for broken files.
+        return 1
+    finally:
+        if header.tell() != place:
+            header.seek(place)
+
+
+def frames_of(path: str) -> int:
+    """:func:`num_frames` of a file, 1 where it cannot be read."""
+    try:
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as header:
+            warnings.simplefilter("ignore")
+            return num_frames(header)
+    except Exception:
+        # Pillow raises errors of many types for broken files.
+        return 1
 
 
 class _PillowsLimit:

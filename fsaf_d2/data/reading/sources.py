@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 
 from .formats import coco, voc, yolo
+from .formats.foreign_exports import explain
 from .formats.source import Candidate, Source, SourceError, Split, is_split_folder, split_of
+from .image_names import is_hidden
+from .leftovers import note_leftovers
 
 __all__ = ["Source", "SourceError", "open_source"]
 
@@ -13,7 +16,7 @@ _READERS = (coco, voc, yolo)
 _LOOKED_FOR = """\
 COCO: annotations/*.json, or one JSON file beside its images or images/
 Roboflow: train/_annotations.coco.json, or valid/, test/
-Pascal VOC: Annotations/*.xml with JPEGImages/ or images/, or XML files beside their images
+Pascal VOC: Annotations/**/*.xml with JPEGImages/ or images/, or XML files beside their images
 YOLO: data.yaml, or images/ with labels/ and classes.txt"""
 
 
@@ -38,12 +41,12 @@ def open_source(path: str | os.PathLike[str], split: Split = "train") -> Source:
 
 
 def _open(path: str, split: Split) -> Source:
-    pair = _file_and_folder(path)
-    if pair:
-        return coco.read(*pair)
-    if os.path.isfile(path):
+    pair = _file_and_folder(path) or (path, None)
+    if os.path.isfile(pair[0]):
         if not path.lower().endswith((".yaml", ".yml")):
-            return coco.read(path)
+            source = coco.read(*pair)
+            note_leftovers(source, [source.image_root], coco.find_beside(pair[0]))
+            return source
         return _choose(path, yolo.find_in_yaml(path), split)
     if not os.path.isdir(path):
         raise SourceError(_not_there(path))
@@ -80,7 +83,7 @@ def _candidates(folder: str) -> list[Candidate]:
     """What a folder holds by itself, and in folders that are named after splits."""
     found = [candidate for reader in _READERS for candidate in reader.find(folder)]
     formats = {candidate.format for candidate in found}
-    for name in sorted(os.listdir(folder)):
+    for name in sorted(x for x in os.listdir(folder) if not is_hidden(x)):
         inner = os.path.join(folder, name)
         if is_split_folder(inner) and os.path.isdir(inner):
             found += [
@@ -102,7 +105,7 @@ def _choose(folder: str, found: list[Candidate], split: Split) -> Source:
         there = ", ".join(entries[:20]) + (", ..." if len(entries) > 20 else "")
         raise SourceError(
             f"The format of '{folder}' is not recognised. Looked for:\n{_LOOKED_FOR}\n"
-            f"There is: {there or 'nothing'}."
+            f"There is: {there or 'nothing'}.{explain(folder)}"
         )
     formats = sorted({x.format for x in found})
     if len(formats) > 1:
@@ -116,10 +119,14 @@ def _choose(folder: str, found: list[Candidate], split: Split) -> Source:
         if len(group) > 1:
             raise SourceError(
                 f"'{folder}' holds more than one data set for {split}: "
-                f"{' and '.join(x.name for x in group)}. Name one of them."
+                f"{' and '.join(x.name for x in group[:5])}{' ...' if len(group) > 5 else ''}. "
+                f"Name one of them.{explain(folder) if os.path.isdir(folder) else ''}"
             )
         if group:
             source = group[0].read()
+            others = [x for x in found if x is not group[0]]
+            is_folder = os.path.isdir(folder)
+            note_leftovers(source, [folder] if is_folder else group[0].places, others)
             if wanted == "test" != split:
                 source.notes.append(f"There is no split 'val': 'test' is taken ({group[0].name}).")
             return source

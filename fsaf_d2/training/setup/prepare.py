@@ -13,6 +13,7 @@ from ...config import load_config
 from ...config_keys import value_of, warnings_of_dead_keys
 from ...data.checking.check_run import require_sound_data
 from ...data.checking.checks import require_datasets, require_num_classes
+from ...data.checking.images import image_limits
 from ...data.reading.own import derive_num_classes, register_own_data
 from ...detectors.contract import traits_of
 from ...weights.atomic_writing import UnwritableOutput, why_unwritable
@@ -133,7 +134,7 @@ def _require_data(run: _Run) -> None:
             () if run.eval_only else cfg.DATASETS.TRAIN,
             cfg.DATASETS.TEST,
             output_dir=cfg.OUTPUT_DIR if run.speaks else "",
-            max_pixels=cfg.INPUT.MAX_PIXELS,
+            **image_limits(cfg),
             read_images=not run.resume,
         )
 

@@ -8,9 +8,11 @@ from broken_data import sound_data, write_images, write_source
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from models import tiny_cfg
+from PIL import Image
 
 from fsaf_d2.data.checking.check_run import require_sound_data
 from fsaf_d2.data.checking.checks import AnnotationFileError
+from fsaf_d2.data.checking.images import image_limits
 from fsaf_d2.training import prepare
 
 NAMES = ("checked_train", "checked_val", "coco_2017_checked", "own_val")
@@ -163,3 +165,19 @@ def test_preparing_a_run_checks_its_data(folder):
     cfg.INPUT.MAX_PIXELS = 100
     with pytest.raises(ValueError, match="3 x huge image"):
         prepare(cfg, eval_only=False)
+
+
+@pytest.mark.parametrize("part", ["TRAIN", "TEST"])
+def test_images_of_which_the_configs_sizes_leave_nothing(folder, part):
+    own = folder / "checked_train"
+    register(folder)
+    Image.new("RGB", (300, 1)).save(own / "images/p1.png")
+    data = sound_data()
+    data["images"][1].update(width=300, height=1)
+    data["annotations"] = [x for x in data["annotations"] if x["image_id"] != 2]
+    write_source(own, data)
+    cfg = tiny_cfg("OUTPUT_DIR", str(folder / "out"), f"DATASETS.{part}", "('checked_train',)")
+    cfg.defrost()
+    cfg.INPUT[f"MAX_SIZE_{part}"] = 100
+    with pytest.raises(AnnotationFileError, match=r"1 x image too thin(.|\n)*'p1\.png': 300 x 1"):
+        require_sound_data(["checked_train"], [], **image_limits(cfg))

@@ -17,7 +17,11 @@ def own_set(tmp_path):
 
 
 def test_what_is_there_passes(own_set):
-    require_datasets(["own"])
+    assert require_datasets(["own"]) is None
+    # It looks: without the folder it does not pass.
+    (own_set / "images").rmdir()
+    with pytest.raises(FileNotFoundError):
+        require_datasets(["own"])
 
 
 @pytest.mark.parametrize(("missing", "kind"), [("own.json", "annotation"), ("images", "image")])

@@ -12,6 +12,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from models import tiny_cfg
 from PIL import Image
+from torch._utils import ExceptionWrapper
 
 from fsaf_d2.data.loading import mapper as mapper_module
 from fsaf_d2.data.loading.mapper import (
@@ -314,3 +315,33 @@ def test_what_is_no_image_is_named_without_a_place_in_memory(tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(OSError, match=r"text\.jpg' .*no known image format\)\.$"):
         read_image(str(tmp_path / "text.jpg"), "BGR")
+
+
+@pytest.mark.parametrize("method", ["auto", "pillow", "opencv"])
+@pytest.mark.parametrize("is_train", [True, False])
+@pytest.mark.parametrize("size", [(1, 1000), (900, 2)])
+def test_an_image_of_which_nothing_is_left_is_named(tmp_path, method, is_train, size):
+    cfg = tiny_cfg("INPUT.RESIZE", method)
+    for key in ("TRAIN", "TEST"):
+        cfg.INPUT[f"MAX_SIZE_{key}"] = 128
+    file = str(tmp_path / "thin.png")
+    Image.new("RGB", size).save(file)
+    record = {"file_name": file, "width": size[0], "height": size[1], "annotations": []}
+    with pytest.raises(OSError, match=r"thin\.png' cannot be resized as INPUT asks"):
+        build_mapper(cfg, is_train=is_train)(record)
+    detectron2s = LimitedMapper(cfg, is_train)
+    with pytest.raises(OSError, match=r"thin\.png' cannot be resized as INPUT asks"):
+        detectron2s(record)
+
+
+def test_of_a_worker_an_image_is_named_in_one_sentence(tmp_path):
+    """Torch raises the worker's error anew, with its traceback before it."""
+    file = tmp_path / "a.jpg"
+    file.write_bytes(b"no image")
+    try:
+        read_image(str(file), "BGR")
+    except OSError as error:
+        sentence, wrapper = str(error), ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(OSError) as error:
+        wrapper.reraise()
+    assert str(error.value) == sentence and sentence.startswith(f"Image '{file}'")

@@ -219,7 +219,7 @@ def test_roboflows_category_0_stays_where_it_is_used(tmp_path):
     file.write_text(json.dumps(data))
     source = open_source(tmp_path)
     assert [x["name"] for x in source.data["categories"]] == ["animals", *CLASSES]
-    assert source.notes == []
+    assert not any("category 0" in note for note in source.notes)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"images": [], "annotations": {}}', "[" * 9999])
@@ -377,6 +377,7 @@ LAYOUTS = {
     "path of the yaml": ("path: .\ntrain: train/images\nval: valid/images\n", ""),
     "a path of another machine": ("path: /content/x\ntrain: train/images\nval: valid/images\n", ""),
     "the folder of images and labels": ("train: train\nval: valid\n", ""),
+    "backslashes": ("path: C:\\Users\\me\ntrain: train\\images\nval: .\\valid\\images\n", ""),
     "lists": ("train: [train/images]\nval: [valid/images]\n", ""),
     "a folder up": ("path: ..\ntrain: {name}/train/images\nval: {name}/valid/images\n", ""),
 }
@@ -441,13 +442,20 @@ def test_images_in_several_folders_of_one_split(tmp_path):
     [
         ("train: train/images\n", "not recognised"),
         ("train: nowhere\nnames: [a]\n", "'train: nowhere' leads to no folder. Looked for: "),
+        (
+            "train: Train/images\nnames: [a]\n",
+            "is: data.yaml, gone.txt, images, train, valid",
+        ),
         ("train: train/images\nnames: {0: a, 2: b}\n", "must be 0, 1, 2"),
         ("train: train/images\nnames: {a: b}\n", "must be 0, 1, 2"),
         ("train: train/images\nnames: a\n", "'names' must be a list"),
         ("train: train/images\nnames: [[a]]\n", "'names' must be a list"),
         ("train: train/images\nnc: 2\nnames: [a]\n", "'nc' says 2 classes, but 'names' has 1"),
         ("train: {a: b}\nnames: [a]\n", "'train' must be a folder"),
-        ("train: train.txt\nnames: [a]\n", "is a file, but lists of images are not read"),
+        ("train: gone.txt\nnames: [a]\n", "lists no image that is there"),
+        ("kpt_shape: [4]\ntrain: train/images\nnames: [a]\n", "must be [number of keypoints"),
+        ("kpt_shape: [4, 5]\ntrain: train/images\nnames: [a]\n", "is not [keypoints, 2 or 3]"),
+        ("label_format: obb\ntrain: train/images\nnames: [a]\n", "'label_format' is 'obb'"),
         ("path: valid\ntrain: images\nnames: [a]\n", "may be"),
         ("names: [a\n", "data.yaml' cannot be read"),
         ("- a\n", "data.yaml' must be a mapping"),
@@ -456,7 +464,7 @@ def test_images_in_several_folders_of_one_split(tmp_path):
 def test_wrong_yaml_files_are_named(tmp_path, settings, words):
     root = write_yolo(tmp_path)
     write_image(root / "images/x.jpg")
-    (root / "train.txt").write_text("train/images/a.jpg\n")
+    (root / "gone.txt").write_text("train/images/gone.jpg\n")
     (root / "data.yaml").write_text(settings)
     if words == "not recognised":
         shutil.rmtree(root / "train")
@@ -495,8 +503,9 @@ def test_polygons_are_their_bounding_boxes(tmp_path):
     "line",
     [
         "1 0.5 0.5 0.5",
-        "1 0.5 0.5 0.5 0.5 0.9",
+        "1 0.5 0.5 0.5 0.5 1.9",
         "1 0.5 0.5 0.5 0.5 0.9 0.1 0.2",
+        "1 0.5 0.5 60 50",
         "cat 0.5 0.5 0.5 0.5",
         "1.5 0.5 0.5 0.5 0.5",
         "nan 0.5 0.5 0.5 0.5",

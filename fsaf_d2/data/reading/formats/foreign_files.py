@@ -1,28 +1,17 @@
-"""Files of strangers: texts of limited size, names of images."""
+"""Files of strangers: which there are, and texts of limited size."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 
 from ..image_folder import ImageFolder
+from ..image_names import is_hidden, is_image
 from .source import SourceError
 
 # Bytes of one XML, YAML or text file; what is about one image takes some kilobytes.
 MAX_TEXT = 1 << 24
-
-IMAGES = frozenset(
-    f".{kind}"
-    for kind in (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "gif", "tif", "tiff"),
-        *("ppm", "pgm", "pbm", "jp2"),
-    )
-)
-
-
-def is_image(name: str) -> bool:
-    """Whether a file name ends as that of an image, and is not hidden."""
-    base = os.path.basename(name)
-    return os.path.splitext(base)[1].lower() in IMAGES and not base.startswith(".")
 
 
 def find_entry(folder: str, *names: str) -> str | None:
@@ -33,7 +22,8 @@ def find_entry(folder: str, *names: str) -> str | None:
     """
     if not os.path.isdir(folder):
         return None
-    found = [name for name in sorted(os.listdir(folder)) if name.lower() in names]
+    entries = sorted(name for name in os.listdir(folder) if not is_hidden(name))
+    found = [name for name in entries if name.lower() in names]
     if len(found) > 1:
         raise SourceError(
             f"'{folder}' holds both '{found[0]}' and '{found[1]}', which may be meant for the "
@@ -47,9 +37,7 @@ def list_files(folder: str, *extensions: str) -> list[str]:
     return sorted(
         entry.name
         for entry in os.scandir(folder)
-        if entry.name.lower().endswith(extensions)
-        and not entry.name.startswith(".")
-        and entry.is_file()
+        if entry.name.lower().endswith(extensions) and not is_hidden(entry.name) and entry.is_file()
     )
 
 
@@ -59,8 +47,22 @@ def list_images(folder: str) -> list[str]:
     Raises:
         SourceError: a folder in it is a link, which could lead anywhere.
     """
+    return _list_tree(folder, is_image)
+
+
+def list_tree(folder: str, *extensions: str) -> list[str]:
+    """Names of all files in a folder and the folders in it that end so, relative to it, sorted.
+
+    Raises:
+        SourceError: as :func:`list_images`.
+    """
+    return _list_tree(folder, lambda name: name.lower().endswith(extensions))
+
+
+def _list_tree(folder: str, is_meant: Callable[[str], bool]) -> list[str]:
     names = []
     for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
         for name in folders:
             path = os.path.join(parent, name)
             if os.path.islink(path):
@@ -68,8 +70,9 @@ def list_images(folder: str) -> list[str]:
                     f"'{path}' is a link to a folder, which is not followed. Move the folder "
                     "itself there, or name it as a data set of its own."
                 )
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        names += [os.path.join(parent, name) for name in files if is_image(name)]
+        names += [
+            os.path.join(parent, name) for name in files if is_meant(name) and not is_hidden(name)
+        ]
     return sorted(os.path.relpath(name, folder) for name in names)
 
 
@@ -92,3 +95,33 @@ def read_text(folder: ImageFolder, name: str, limit: int = MAX_TEXT) -> bytes:
     if len(content) > limit:
         raise ValueError(f"it is larger than {limit} bytes, and is refused")
     return content
+
+
+def encoding_of(head: bytes) -> str:
+    """The encoding of a text by its first bytes: UTF-8, or UTF-16 with its mark."""
+    return "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+
+
+def read_lines(folder: ImageFolder, name: str, limit: int = MAX_TEXT) -> list[str]:
+    """The lines of a small text file of a folder, without their ends.
+
+    Raises:
+        ValueError, OSError: as :func:`read_text`, or it is no text.
+    """
+    return re.split(r"\r\n|\n|\r", decode_text(read_text(folder, name, limit)))
+
+
+def decode_text(content: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 with its mark.
+
+    Raises:
+        ValueError: it is neither; the message says so without the file's name.
+    """
+    encoding = encoding_of(content)
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"byte {error.start} is no text in {encoding.removesuffix('-sig').upper()}; save the "
+            "file in UTF-8"
+        ) from error

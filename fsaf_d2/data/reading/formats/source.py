@@ -51,6 +51,10 @@ class Source:
     """What could not be brought into COCO's layout."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """What was done with the data that a person should know, a sentence each."""
+    used: set[str] = dataclasses.field(default_factory=set)
+    """Files that were read or are named above, beside the images in the data."""
+    left_out: list[str] = dataclasses.field(default_factory=list)
+    """Files that lie in the data set's folder and were not used; the notes count them."""
 
 
 class Candidate(NamedTuple):
@@ -60,6 +64,7 @@ class Candidate(NamedTuple):
     split: Split | None  # None: the folder has no splits
     name: str  # what it was found by, for a person
     read: Callable[[], Source]
+    places: tuple[str, ...] = ()  # the folders and files that it is made of
 
 
 def split_of(name: str) -> Split | None:

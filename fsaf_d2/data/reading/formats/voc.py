@@ -10,60 +10,52 @@ and a box with a fraction among its corners is taken as coordinates, not as pixe
 from __future__ import annotations
 
 import functools
-import math
 import os
 import re
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from ..image_folder import ImageFolder
 from ..image_headers import image_size
-from .foreign_files import find_entry, list_files, list_images, read_text
-from .source import Candidate, Finding, Source, SourceError, split_of
-
-_DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)["']""")
-# Encodings that programs for labels write; some others take time without end to decode.
-_ENCODINGS = re.compile(
-    r"utf-?8|utf-?16|(us-)?ascii|latin-?1|iso-?8859-\d+|(windows-|cp)12\d\d|gb\w+|big5|shift_jis"
-    r"|euc-\w+|koi8-r",
-    re.IGNORECASE,
-)
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+from ..image_names import IMAGES
+from ..near_names import NearNames, near_text
+from .foreign_files import find_entry, list_files, list_images, list_tree, read_text
+from .source import Candidate, Finding, Source
+from .voc_lists import find_lists, listed_names, stem_of
+from .voc_xml import annotation_of, box_of, object_of
 
 
 def find(folder: str) -> list[Candidate]:
-    """The XML files of a folder: in ``Annotations/``, by split where ``ImageSets/Main/`` says so,
-    or beside their images.
+    """The XML files of a folder: in ``Annotations/`` and folders in it, by split where
+    ``ImageSets/Main/`` says so, or beside their images.
     """
     inner = find_entry(folder, "annotations")
-    if inner and os.path.isdir(inner) and list_files(inner, ".xml"):
+    if inner and os.path.isdir(inner) and list_tree(inner, ".xml"):
         images = find_entry(folder, "jpegimages") or find_entry(folder, "images") or folder
-        lists = os.path.join(folder, "ImageSets", "Main")
-        name = os.path.basename(inner)
-        splits = _split_lists(lists) if os.path.isdir(lists) else {}
-        if not splits:
-            return [Candidate("voc", None, name, functools.partial(read, inner, images))]
+        lists = find_lists(folder)
+        if not lists:
+            reader = functools.partial(read, inner, images)
+            return [Candidate("voc", None, os.path.basename(inner), reader, (inner, images))]
+        paths = [path for _, path in lists]
         return [
             Candidate(
                 "voc",
-                split_of(file),
-                f"ImageSets/Main/{file}",
-                functools.partial(read, inner, images, os.path.join(lists, file)),
+                split,
+                os.path.relpath(path, folder),
+                functools.partial(read, inner, images, path, paths),
+                (path,),
             )
-            for file in splits
+            for split, path in lists
         ]
     if list_files(folder, ".xml"):
-        return [Candidate("voc", None, "*.xml", functools.partial(read, folder, folder))]
+        return [Candidate("voc", None, "*.xml", functools.partial(read, folder, folder), (folder,))]
     return []
 
 
-def _split_lists(folder: str) -> list[str]:
-    """Lists of all images of a split; "cat_train.txt" is one of a class."""
-    names = (*("train", "val", "valid", "validation", "test"),)
-    return [x for x in list_files(folder, ".txt") if os.path.splitext(x)[0].lower() in names]
-
-
-def read(annotations: str, images: str, split_list: str | None = None) -> Source:
-    """Read a folder of XML files.
+def read(
+    annotations: str, images: str, split_list: str | None = None, all_lists: Sequence[str] = ()
+) -> Source:
+    """Read a folder of XML files, and those of the folders in it.
 
     Objects that are marked as difficult are objects as all others. A file without objects is of an
     image without objects; an image without a file is left out, as nobody has said what it shows.
@@ -72,13 +64,17 @@ def read(annotations: str, images: str, split_list: str | None = None) -> Source
         annotations: the folder of the XML files.
         images: the folder of the images.
         split_list: text file with a name, without its ending, in each line; else all are read.
+        all_lists: the lists of all splits; what they name is not left out.
 
     Raises:
-        SourceError: the list cannot be read.
+        SourceError: a list cannot be read.
     """
     reader = _Reader(ImageFolder(annotations), ImageFolder(images))
-    names = list_files(annotations, ".xml")
+    is_flat = os.path.abspath(annotations) == os.path.abspath(images)
+    names = list_files(annotations, ".xml") if is_flat else list_tree(annotations, ".xml")
     if split_list is not None:
+        for other in all_lists:
+            reader.belongs(other, listed_names(other))
         names = reader.listed(split_list, names)
     for name in names:
         reader.read(name)
@@ -97,34 +93,49 @@ class _Reader:
         self._findings: list[Finding] = []
         self._of_name: dict[str, str] = {}
         self._difficult = self._from_zero = 0
+        self._used: set[str] = set()
+        self._near: NearNames | None = None
+
+    def belongs(self, split_list: str, names: list[str]) -> None:
+        """Take note of a list and what it names, of this split or another."""
+        self._used.add(split_list)
+        for name in names:
+            stem = stem_of(name)
+            self._used.add(self._place(f"{stem}.xml"))
+            self._used.update(
+                os.path.join(self._images.root, x) for x in self._by_stem.get(stem, ())
+            )
 
     def listed(self, split_list: str, there: list[str]) -> list[str]:
         """File names of a split's list, those that are missing being found."""
-        try:
-            folder = ImageFolder(os.path.dirname(split_list))
-            text = read_text(folder, os.path.basename(split_list)).decode("utf-8-sig")
-        except (ValueError, OSError) as error:
-            raise SourceError(f"'{split_list}' cannot be read: {error}.") from error
-        names = [f"{line.split()[0]}.xml" for line in text.splitlines() if line.strip()]
-        known = set(there)
-        for name in names:
-            if name not in known:
+        by_stem = {os.path.splitext(name)[0]: name for name in there}
+        near = NearNames(self._annotations.root, (".xml",))
+        found = []
+        for name in listed_names(split_list):
+            # "cat 1", as in lists of a class, and "a.jpg" stand for their first part.
+            stems = (name, re.sub(r"\s+-?[01]$", "", name), stem_of(name))
+            own = next((by_stem[stem] for stem in stems if stem in by_stem), None)
+            if own is None:
                 remedy = f"Add the file to {self._annotations.root}, or remove the line."
-                self._find("listed file is missing", split_list, name, remedy)
-        return [name for name in dict.fromkeys(names) if name in known]
+                value = f"{stem_of(name)}.xml"
+                value += near_text(near.find(value))
+                self._find("listed file is missing", split_list, value, remedy)
+            else:
+                found.append(own)
+        return list(dict.fromkeys(found))
 
     def read(self, name: str) -> None:
         """Read one XML file."""
         place = self._place(name)
+        self._used.add(place)
         try:
-            root = _parse(read_text(self._annotations, name))
-            if root.tag != "annotation":
-                raise ValueError(f"its outermost element is <{root.tag:.99}>, not <annotation>")
+            root = annotation_of(read_text(self._annotations, name))
         except (ValueError, OSError) as error:
             remedy = "Mend the file, or remove it together with its image."
             self._find("unreadable annotation file", place, str(error), remedy)
             return
         file_name = self._file_name(name, root)
+        self._used.add(os.path.join(self._images.root, file_name))
         image = {"id": len(self._data["images"]) + 1, "file_name": file_name}
         try:
             image["width"], image["height"] = self._size(file_name, root)
@@ -142,14 +153,8 @@ class _Reader:
             self._object(node, image, f"{place}, object {number}")
 
     def _object(self, node: ElementTree.Element, image: dict, place: str) -> None:
-        name = (node.findtext("name") or "").strip()
-        boxes = node.findall("bndbox")
         try:
-            if not name:
-                raise ValueError("it has no <name>")
-            if len(boxes) != 1:
-                raise ValueError(f"it has {len(boxes)} elements <bndbox>, not one")
-            corners = [_number(boxes[0], side) for side in _CORNERS]
+            name, corners = object_of(node)
         except ValueError as error:
             remedy = "Give it a <name>, and a <bndbox> of xmin, ymin, xmax and ymax in pixels."
             self._find("unreadable object", place, str(error), remedy)
@@ -161,7 +166,7 @@ class _Reader:
             "image_id": image["id"],
             # Replaced by a number once all names are known.
             "category_id": name,
-            "bbox": _box(*corners),
+            "bbox": box_of(*corners),
         }
         self._data["annotations"].append(annotation)
         self._places[annotation["id"]] = place
@@ -169,24 +174,37 @@ class _Reader:
     def _file_name(self, name: str, root: ElementTree.Element) -> str:
         """The image that <filename> names, else that of the XML file's own name."""
         stem, place = os.path.splitext(name)[0], self._place(name)
-        named = os.path.normpath((root.findtext("filename") or "").strip() or stem)
+        text = (root.findtext("filename") or "").strip()
+        named = os.path.normpath(text or os.path.basename(stem))
         own = self._by_stem.get(stem, [])
-        others = [x for x in own if os.path.splitext(named)[0] != stem or named == stem]
-        path = os.path.join(self._images.root, named)
-        if self._images.holds(named) and os.path.isfile(path):
-            if others:
-                remedy = f"There is also '{others[0]}', which has the XML file's name: remove one."
-                self._find("filename mismatch", place, named, remedy)
-            return named
+        # Beside the XML file's own place first: day1/a.xml may name a.jpg of day1/.
+        beside = os.path.normpath(os.path.join(os.path.dirname(stem), named))
+        for there in dict.fromkeys((beside, named)):
+            path = os.path.join(self._images.root, there)
+            if self._images.holds(there) and os.path.isfile(path):
+                others = [x for x in own if os.path.splitext(there)[0] != stem or there == stem]
+                if others:
+                    remedy = f"There is also '{others[0]}', of the XML file's name: remove one."
+                    self._find("filename mismatch", place, named, remedy)
+                return there
         if not own:
-            return named if named != stem else f"{stem}.jpg"
+            return self._missing(place, named, stem, is_given=bool(text))
+        is_bare = named in (stem, os.path.basename(stem))
         if len(own) > 1:
             remedy = f"There are {' and '.join(own)}: name one of them in <filename>."
             self._find("filename mismatch", place, named, remedy)
-        elif named != stem:
+        elif not is_bare:
             remedy = f"'{own[0]}', which has the XML file's own name, is taken. Correct <filename>."
             self._find("filename mismatch", place, named, remedy, "warning")
         return own[0]
+
+    def _missing(self, place: str, named: str, stem: str, *, is_given: bool) -> str:
+        """Name the file that may be meant by a name, of which there is none."""
+        self._near = self._near or NearNames(self._images.root, IMAGES)
+        found = self._near.find(named) or self._near.find(stem)
+        if found and not os.path.lexists(os.path.join(self._images.root, named)):
+            self._find("filename mismatch", place, f"{named}{near_text(found)}", "Correct it.")
+        return named if is_given else f"{stem}.jpg"
 
     def _size(self, file_name: str, root: ElementTree.Element) -> tuple[int, int]:
         """As declared, else by the image's header."""
@@ -203,13 +221,14 @@ class _Reader:
         ids = {name: i for i, name in enumerate(names, 1)}
         for annotation in annotations:
             annotation["category_id"] = ids[annotation["category_id"]]
-        count = len((left_out or set()) - self._of_name.keys())
+        unlabelled = (left_out or set()) - self._of_name.keys()
+        self._used.update(os.path.join(self._images.root, x) for x in unlabelled)
         notes = {
             "{} objects marked as difficult are objects as all others.": self._difficult,
             "{} boxes begin at 0, though VOC counts pixels from 1: whatever wrote them may count "
             "from 0. Then boxes are a pixel too large to the left and top.": self._from_zero,
             "{} images without an XML file are left out. One without objects needs a file "
-            "without <object>.": count,
+            "without <object>.": len(unlabelled),
         }
         return Source(
             path=self._annotations.root,
@@ -220,53 +239,11 @@ class _Reader:
             places=self._places,
             findings=self._findings,
             notes=[text.format(count) for text, count in notes.items() if count],
+            used=self._used,
         )
 
     def _place(self, name: str) -> str:
         return os.path.join(self._annotations.root, name)
 
     def _find(self, kind: str, file: str, value: str, remedy: str, severity: str = "error") -> None:
-        self._findings.append(Finding(kind, severity, file, None, f"{value:.200}", remedy))
-
-
-def _parse(content: bytes) -> ElementTree.Element:
-    """Parse XML without a DTD, and so without entities, in the encoding that it declares.
-
-    Raises:
-        ValueError: it is no such XML.
-    """
-    declared = _DECLARED.match(content)
-    utf_16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-    encoding = (
-        "utf-16" if utf_16 else declared[1].decode("ascii", "replace") if declared else "utf-8"
-    )
-    if not _ENCODINGS.fullmatch(encoding):
-        raise ValueError(f"its encoding {encoding!r:.99} is not known")
-    try:
-        text = content.decode(encoding).removeprefix("\ufeff")
-    except (LookupError, UnicodeError) as error:
-        raise ValueError(f"it is not text in {encoding} ({error})") from error
-    # The parser is given text, so that no encoding can hide it.
-    if "<!DOCTYPE" in text:
-        raise ValueError("it declares a document type (<!DOCTYPE), which could make it unfold")
-    try:
-        return ElementTree.fromstring(text)
-    except (ElementTree.ParseError, RecursionError) as error:
-        raise ValueError(f"it is not XML ({error})") from error
-
-
-def _number(box: ElementTree.Element, side: str) -> float:
-    text = (box.findtext(side) or "").strip()
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"its <{side}> is {text!r:.99}, no number") from None
-
-
-def _box(xmin: float, ymin: float, xmax: float, ymax: float) -> list[float]:
-    """COCO's (x, y, width, height)."""
-    if all(
-        not math.isfinite(corner) or corner == int(corner) for corner in (xmin, ymin, xmax, ymax)
-    ):
-        xmin, ymin = (corner - 1 if corner >= 1 else corner for corner in (xmin, ymin))
-    return [xmin, ymin, xmax - xmin, ymax - ymin]
+        self._findings.append(Finding(kind, severity, file, None, f"{value:.400}", remedy))

@@ -1,24 +1,29 @@
 """YOLO: a text file for each image, with a line for each object.
 
-A line is a class number and the centre, width and height of the box as shares of the image, or a
-class number and the corners of a polygon, whose bounding box is taken. An image without a text
-file is one without objects.
+What a line may hold is in :mod:`.yolo_lines`. An image without a text file is one without objects.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from ..image_folder import ImageFolder
-from ..image_headers import image_size
-from .foreign_files import IMAGES, find_entry, list_files, list_images, read_text
-from .source import Candidate, Finding, Source, SourceError, is_split_folder, split_of
-from .yolo_yaml import NAMES_FILES, find_names, load_names, read_settings, split_folders
-
-_REMEDY = "A line is: class x y width height, or class x1 y1 x2 y2 x3 y3 ..., shares of the image."
+from ..image_names import READ
+from .foreign_files import find_entry, list_files
+from .source import Candidate, Source, SourceError, is_split_folder, split_of
+from .yolo_labels import LabelReader, label_files
+from .yolo_lines import stated_format
+from .yolo_yaml import (
+    Classes,
+    Part,
+    find_classes,
+    labels_of,
+    load_names,
+    read_settings,
+    split_parts,
+)
 
 
 def find(folder: str) -> list[Candidate]:
@@ -31,14 +36,19 @@ def find(folder: str) -> list[Candidate]:
     images, labels = find_entry(folder, "images"), find_entry(folder, "labels")
     if images and labels and os.path.isdir(images) and os.path.isdir(labels):
         parts = [x for x in sorted(os.listdir(images)) if is_split_folder(x)]
+        parts = [x for x in parts if os.path.isdir(os.path.join(images, x))]
         found = [
-            _candidate(os.path.join(images, x), os.path.join(labels, x), f"images/{x}", split_of(x))
+            _candidate(
+                os.path.join(images, x),
+                find_entry(labels, x.lower()) or os.path.join(labels, x),
+                f"images/{x}",
+                split_of(x),
+            )
             for x in parts
-            if os.path.isdir(os.path.join(images, x))
         ]
         return found or [_candidate(images, labels, "images/ with labels/", None)]
-    if list_files(folder, *IMAGES):
-        labels = _labels_of(folder)
+    if list_files(folder, *READ):
+        labels = labels_of(folder)
         if labels != folder or _has_labels_beside(folder):
             return [_candidate(folder, labels, "images with text files", None)]
     return []
@@ -54,44 +64,55 @@ def find_in_yaml(path: str) -> list[Candidate]:
             raise
         return []
     return [
-        Candidate("yolo", split_of(key), f"{os.path.basename(path)}: {key}", _reader(path, key))
+        Candidate(
+            "yolo",
+            split_of(key),
+            f"{os.path.basename(path)}: {key}",
+            functools.partial(read_yaml, path, key),
+            _places_of_split(path, settings, key),
+        )
         for key in settings
         if split_of(key) and "names" in settings and settings[key]
     ]
 
 
-def _reader(path: str, key: str) -> functools.partial[Source]:
-    return functools.partial(read_yaml, path, key)
+def _places_of_split(path: str, settings: dict[str, object], key: str) -> tuple[str, ...]:
+    """What belongs to a split of a YAML file; nothing where it cannot be read."""
+    try:
+        parts = split_parts(path, settings, key).parts
+    except (SourceError, OSError):
+        return ()
+    places = []
+    for part in parts:
+        if part.listed is None:
+            places += [part.images, part.labels]
+        else:
+            stems = [os.path.splitext(x)[0] for x in part.listed]
+            places += [os.path.join(part.images, x) for x in part.listed]
+            places += [os.path.join(part.labels, f"{x}.txt") for x in stems]
+    return tuple(places)
 
 
 def _candidate(images: str, labels: str, name: str, split: object) -> Candidate:
-    return Candidate("yolo", split, name, functools.partial(read, images, labels))
-
-
-def _labels_of(images: str) -> str:
-    """The folder of the labels of a folder of images.
-
-    In its path, ``labels`` stands for the last ``images``; else they lie beside the images.
-    """
-    before, images_part, behind = f"{os.path.abspath(images)}/".rpartition("/images/")
-    labels = f"{before}/labels/{behind}".rstrip("/")
-    return labels if images_part and os.path.isdir(labels) else images
+    reader = functools.partial(read, images, labels)
+    return Candidate("yolo", split, name, reader, (images, labels))
 
 
 def _has_labels_beside(folder: str) -> bool:
     texts = {os.path.splitext(x)[0] for x in list_files(folder, ".txt")}
-    return any(os.path.splitext(x)[0] in texts for x in list_files(folder, *IMAGES))
+    return any(os.path.splitext(x)[0] in texts for x in list_files(folder, *READ))
 
 
 def read(images: str, labels: str) -> Source:
     """Read a folder of images and the folder of their labels.
 
-    Names of the classes are looked for in both, and around them: :func:`.yolo_yaml.find_names`.
+    Names of the classes are looked for in both, and around them:
+    :func:`.yolo_yaml.find_classes`.
 
     Raises:
-        SourceError: there are no names of classes, or no image has labels.
+        SourceError: there are no names of classes, no image has labels, or two readings fit these.
     """
-    return _read([(images, labels)], images, labels, find_names(images, labels))
+    return _read([Part(images, labels)], images, labels, find_classes(images, labels))
 
 
 def read_yaml(path: str, key: str) -> Source:
@@ -103,32 +124,34 @@ def read_yaml(path: str, key: str) -> Source:
 
     Raises:
         SourceError: it leads to no folder within the YAML file's own, there are no names of
-            classes, or no image has labels.
+            classes, no image has labels, or two readings fit these.
     """
     settings = read_settings(path)
+    found = split_parts(path, settings, key)
     own = os.path.dirname(path) or os.curdir
-    folders = []
-    for images in split_folders(path, settings, key):
-        labels = _labels_of(images)
-        is_own = ImageFolder(own).holds(os.path.relpath(labels, own))
-        folders.append((images, labels if is_own else images))
-    root = folders[0][0] if len(folders) == 1 else own
-    return _read(folders, root, path, load_names(path, settings))
+    is_one = len(found.parts) == 1 and found.parts[0].listed is None
+    root = found.parts[0].images if is_one else own
+    classes = Classes(load_names(path, settings), stated_format(path, settings), (path,))
+    source = _read(found.parts, root, path, classes)
+    source.findings[:0] = found.findings
+    source.notes[:0] = found.notes
+    source.used |= found.used
+    return source
 
 
-def _read(
-    folders: list[tuple[str, str]], root: str, annotation_file: str, names: list[str]
-) -> Source:
-    reader = _Reader(root, names)
-    for images, labels in folders:
-        reader.read(ImageFolder(images), ImageFolder(labels))
+def _read(parts: Sequence[Part], root: str, annotation_file: str, classes: Classes) -> Source:
+    reader = LabelReader(root, classes.names, classes.stated)
+    for part in parts:
+        reader.read(ImageFolder(part.images), ImageFolder(part.labels), part.listed)
     if reader.num_labelled == 0:
+        places = " and ".join(dict.fromkeys(part.labels for part in parts))
         raise SourceError(
             f"None of the {reader.num_images} images in "
-            f"{' and '.join(images for images, _ in folders)} has a text file of labels in "
-            f"{' and '.join(labels for _, labels in folders)}: an image images/a.jpg needs "
-            "labels/a.txt, or a.txt beside it."
+            f"{' and '.join(dict.fromkeys(part.images for part in parts))} has a text file of "
+            f"labels in {places}: an image images/a.jpg needs labels/a.txt, or a.txt beside it."
+            f"{_there(parts)}"
         )
+    reader.finish(annotation_file)
     return Source(
         path=annotation_file,
         format="yolo",
@@ -137,104 +160,18 @@ def _read(
         data=reader.data,
         places=reader.places,
         findings=reader.findings,
-        notes=reader.notes(),
+        notes=reader.notes,
+        used=reader.used | {os.path.abspath(x) for x in classes.files},
     )
 
 
-class _Reader:
-    def __init__(self, root: str, names: list[str]) -> None:
-        categories = [{"id": index, "name": name} for index, name in enumerate(names)]
-        self.data: dict[str, list] = {"images": [], "annotations": [], "categories": categories}
-        self.places: dict[int, str] = {}
-        self.findings: list[Finding] = []
-        self.num_images = self.num_labelled = self._polygons = 0
-        self._root = root
-
-    def notes(self) -> list[str]:
-        """What a person should know."""
-        text = f"{self._polygons} polygons are taken as their bounding boxes."
-        return [text] if self._polygons else []
-
-    def read(self, images: ImageFolder, labels: ImageFolder) -> None:
-        """Read all images of a folder, and their labels."""
-        left = set(_label_files(labels.root))
-        for name in list_images(images.root):
-            self.num_images += 1
-            label = f"{os.path.splitext(name)[0]}.txt"
-            is_labelled = os.path.lexists(os.path.join(labels.root, label))
-            self.num_labelled += is_labelled
-            left.discard(label)
-            try:
-                size = image_size(images, name)
-            except (ValueError, OSError) as error:
-                remedy = "Mend the image, or remove it together with its text file."
-                path = os.path.join(images.root, name)
-                self._find("unreadable image", path, str(error), remedy)
-                continue
-            file_name = os.path.relpath(os.path.join(images.root, name), self._root)
-            image = {"id": len(self.data["images"]) + 1, "file_name": file_name}
-            image["width"], image["height"] = size
-            self.data["images"].append(image)
-            if is_labelled:
-                self._labels(labels, label, image)
-        for label in sorted(left):
-            remedy = f"There is no image of that name in '{images.root}': add it, or remove this."
-            self._find("labels of a missing image", os.path.join(labels.root, label), "", remedy)
-
-    def _labels(self, labels: ImageFolder, label: str, image: dict) -> None:
-        path = os.path.join(labels.root, label)
-        try:
-            lines = read_text(labels, label).decode("utf-8-sig").splitlines()
-        except (ValueError, OSError) as error:
-            self._find("unreadable annotation file", path, str(error), "Mend or remove the file.")
-            return
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            place = f"{path}:{number}"
-            try:
-                category, box = self._object(line.split(), image)
-            except ValueError as error:
-                self._find("unreadable object", place, f"{line.strip():.80} ({error})", _REMEDY)
-                continue
-            key = len(self.data["annotations"]) + 1
-            self.data["annotations"].append(
-                {"id": key, "image_id": image["id"], "category_id": category, "bbox": box}
-            )
-            self.places[key] = place
-
-    def _object(self, words: list[str], image: dict) -> tuple[int, list[float]]:
-        numbers = [float(word) for word in words]
-        if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
-            raise ValueError(f"{len(words)} numbers")
-        if not numbers[0].is_integer():
-            raise ValueError("the class is no whole number")
-        box = numbers[1:]
-        if len(words) > 5:
-            self._polygons += 1
-            xs, ys = numbers[1::2], numbers[2::2]
-            left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
-            box = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
-        x, y, width, height = box
-        # What has its centre outside of the image was not written as shares of it.
-        if all(map(math.isfinite, box)) and max(x, y) > 1:
-            raise ValueError("not shares of the image, from 0 to 1")
-        horizontal, vertical = image["width"], image["height"]
-        return int(numbers[0]), [
-            (x - width / 2) * horizontal,
-            (y - height / 2) * vertical,
-            width * horizontal,
-            height * vertical,
-        ]
-
-    def _find(self, kind: str, file: str, value: str, remedy: str) -> None:
-        self.findings.append(Finding(kind, "error", file, None, f"{value:.200}", remedy))
-
-
-def _label_files(folder: str) -> Iterator[str]:
-    """Text files of labels in a folder and the folders in it, relative to it."""
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if name.lower().endswith(".txt") and name.lower() not in NAMES_FILES:
-                yield os.path.relpath(os.path.join(parent, name), folder)
+def _there(parts: Sequence[Part]) -> str:
+    """What lies in the folder of labels instead of those that are missing."""
+    for part in parts:
+        place = part.labels if os.path.isdir(part.labels) else os.path.dirname(part.labels)
+        if os.path.isdir(place):
+            there = label_files(place) or sorted(os.listdir(place))
+            if there:
+                more = ", ..." if len(there) > 5 else ""
+                return f" In '{place}' there is: {', '.join(there[:5])}{more}."
+    return ""

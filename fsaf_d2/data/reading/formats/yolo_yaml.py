@@ -1,24 +1,54 @@
 """What stands beside YOLO's labels: the names of the classes, and where the splits are.
 
-Folders that a YAML file names must lie within its own folder, after links have been followed.
-``../train/images``, as Roboflow writes it, is taken as ``train/images``, as other programs do, and
-where ``path`` leads nowhere, as ``/content/...`` of another machine, it is left out.
+Folders, and lists of images, that a YAML file names must lie within its own folder, after links
+have been followed. ``../train/images``, as Roboflow writes it, is taken as ``train/images``, as
+other programs do, and where ``path`` leads nowhere, as ``/content/...`` of another machine, it is
+left out.
 """
 
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 import yaml
 
 from ....config import plain_yaml
 from ..image_folder import ImageFolder
-from .foreign_files import find_entry, list_files, read_text
-from .source import SourceError, is_split_folder
+from ..image_names import is_hidden
+from .foreign_files import decode_text, find_entry, list_files, read_lines, read_text
+from .source import Finding, SourceError, is_split_folder
+from .yolo_lines import Format, stated_format
+from .yolo_lists import resolve_list
 
 # Names of the classes, one in each line.
 NAMES_FILES = ("classes.txt", "obj.names", "classes.names")
 _MAX_YAML = 1 << 20
+
+
+class Classes(NamedTuple):
+    """What is known of the labels of a data set."""
+
+    names: list[str]
+    stated: Format
+    files: tuple[str, ...]  # in which it stands
+
+
+class Part(NamedTuple):
+    """A folder of images and the folder of their labels."""
+
+    images: str
+    labels: str
+    listed: list[str] | None = None  # relative to the folder; None: all that are in it
+
+
+class Parts(NamedTuple):
+    """What a YAML file names for a split."""
+
+    parts: list[Part]
+    findings: list[Finding]
+    notes: list[str]
+    used: set[str]  # lists
 
 
 def read_settings(path: str) -> dict[str, object]:
@@ -29,7 +59,7 @@ def read_settings(path: str) -> dict[str, object]:
     """
     folder, name = os.path.split(path)
     try:
-        text = read_text(ImageFolder(folder), name, _MAX_YAML).decode("utf-8-sig")
+        text = decode_text(read_text(ImageFolder(folder), name, _MAX_YAML))
         # Refuses tags and what unfolds.
         content = plain_yaml(text, path)
         texts = yaml.load(text, yaml.BaseLoader)
@@ -67,8 +97,8 @@ def load_names(path: str, settings: dict[str, object]) -> list[str]:
     return names
 
 
-def split_folders(path: str, settings: dict[str, object], key: str) -> list[str]:
-    """The folders of images that a YAML file names for a split.
+def split_parts(path: str, settings: dict[str, object], key: str) -> Parts:
+    """The images that a YAML file names for a split: folders, or lists of files (``train.txt``).
 
     Raises:
         SourceError: one is not there, or not within the YAML file's folder.
@@ -78,11 +108,55 @@ def split_folders(path: str, settings: dict[str, object], key: str) -> list[str]
     if not (isinstance(values, list) and values and all(isinstance(x, str) for x in values)):
         raise SourceError(f"'{path}': '{key}' must be a folder, or a list of folders.")
     base = str(settings.get("path") or "")
-    return [_split_folder(path, base, f"{key}: {value}", value) for value in values]
-
-
-def _split_folder(path: str, base: str, entry: str, value: str) -> str:
     own = os.path.dirname(path) or os.curdir
+    found = Parts([], [], [], set())
+    for value in values:
+        place = _place(path, base, f"{key}: {value}", value)
+        if os.path.isdir(place):
+            found.parts.append(Part(place, _own_labels(own, place)))
+            continue
+        listed = resolve_list(own, base, place)
+        found.used.add(os.path.abspath(place))
+        found.findings.extend(listed.findings)
+        found.notes.extend(listed.notes)
+        for images, names in listed.images.items():
+            found.parts.append(Part(images, _own_labels(own, images), names))
+    if not found.parts:
+        first = f" {found.findings[0].value}" if found.findings else ""
+        raise SourceError(f"'{path}': '{key}' lists no image that is there.{first}")
+    return found
+
+
+def _own_labels(own: str, images: str) -> str:
+    """The folder of labels, which lies within the YAML file's own folder."""
+    labels = labels_of(images)
+    return labels if ImageFolder(own).holds(os.path.relpath(labels, own)) else images
+
+
+def labels_of(images: str) -> str:
+    """The folder of the labels of a folder of images.
+
+    In its path, ``labels`` stands for the last ``images``, in capitals or not; else they lie
+    beside the images.
+    """
+    parts = os.path.abspath(images).split(os.sep)
+    for index in reversed(range(len(parts))):
+        if parts[index].lower() == "images":
+            labels: str | None = os.sep.join(parts[:index]) or os.sep
+            for part in ("labels", *parts[index + 1 :]):
+                there = os.path.join(labels, part)
+                labels = there if os.path.isdir(there) else find_entry(labels, part.lower())
+                if labels is None or not os.path.isdir(labels):
+                    return images
+            return labels
+    return images
+
+
+def _place(path: str, base: str, entry: str, value: str) -> str:
+    """The folder or the list that an entry means."""
+    own = os.path.dirname(path) or os.curdir
+    # As Windows parts folders; no folder of a data set has \\ in its name.
+    base, value = base.replace("\\", "/"), value.replace("\\", "/")
     inside = value
     while inside.startswith(("../", "./")):
         inside = inside.partition("/")[2]
@@ -90,24 +164,18 @@ def _split_folder(path: str, base: str, entry: str, value: str) -> str:
     places = list(dict.fromkeys(os.path.normpath(place) for place in places))
     there = [place for place in places if os.path.exists(place)]
     folder = ImageFolder(own)
-    found = {
-        os.path.realpath(x): x
-        for x in there
-        if os.path.isdir(x) and folder.holds(os.path.relpath(x, own))
-    }
+    found = {os.path.realpath(x): x for x in there if folder.holds(os.path.relpath(x, own))}
     if len(found) == 1:
-        return _images_in(next(iter(found.values())))
+        place = next(iter(found.values()))
+        return _images_in(place) if os.path.isdir(place) else place
     if found:
         raise SourceError(
             f"'{path}': '{entry:.99}' may be {' or '.join(found)}. Correct it, or 'path'."
         )
-    if any(os.path.isfile(place) for place in there):
-        raise SourceError(
-            f"'{path}': '{entry:.99}' is a file, but lists of images are not read: name a folder."
-        )
     outside = " Folders outside of the YAML file's own are not read: give such a folder itself as "
     raise SourceError(
-        f"'{path}': '{entry:.99}' leads to no folder. Looked for: {', '.join(places)}."
+        f"'{path}': '{entry:.99}' leads to no folder. Looked for: {', '.join(places)}. In '{own}' "
+        f"there is: {', '.join(sorted(x for x in os.listdir(own) if not is_hidden(x))[:10])}."
         + (f"{outside}the data set." if there else "")
     )
 
@@ -118,11 +186,12 @@ def _images_in(folder: str) -> str:
     return images if images and labels and os.path.isdir(images) else folder
 
 
-def find_names(images: str, labels: str) -> list[str]:
+def find_classes(images: str, labels: str) -> Classes:
     """The names of the classes of a folder of images and the folder of their labels.
 
     They may stand in ``classes.txt`` or a YAML file: in either folder, in those up to the one that
     holds ``images/`` and ``labels/``, and, where that is named after a split, in the one above it.
+    A YAML file there may also say what the lines are, see :mod:`.yolo_lines`.
 
     Raises:
         SourceError: there are none, or different ones.
@@ -130,52 +199,66 @@ def find_names(images: str, labels: str) -> list[str]:
     places = [*_up_to("labels", labels), *_up_to("images", images)]
     if is_split_folder(places[-1]):
         places.append(os.path.dirname(places[-1]))
-    found = {path: names for place in dict.fromkeys(places) for path, names in _names_in(place)}
+    found: dict[str, list[str]] = {}
+    stated: dict[str, Format] = {}
+    for place in filter(os.path.isdir, dict.fromkeys(places)):
+        for path, settings in _yaml_files(place):
+            if "names" in settings:
+                found[path] = load_names(path, settings)
+            if stated_format(path, settings) != Format():
+                stated[path] = stated_format(path, settings)
+        found.update(_names_files(place))
     if not found:
         raise SourceError(
             f"The classes of '{images}' have no names: there is no YAML file with 'names' and no "
             f"{' or '.join(NAMES_FILES)} in {', '.join(dict.fromkeys(places))}."
         )
-    first, *others = found
+    _require_same(found, "names of classes")
+    _require_same(stated, "'kpt_shape' or 'label_format'")
+    names, own = next(iter(found.values())), next(iter(stated.values()), Format())
+    return Classes(names, own, (*found, *stated))
+
+
+def _require_same(found: dict[str, object], what: str) -> None:
+    first, *others = found or ("",)
     for other in others:
         if found[other] != found[first]:
-            raise SourceError(f"'{first}' and '{other}' give different names of classes.")
-    return found[first]
+            raise SourceError(f"'{first}' and '{other}' give different {what}.")
 
 
 def _up_to(name: str, folder: str) -> list[str]:
     """A folder, and those around it up to the one that holds the nearest of this name."""
     places = [os.path.abspath(folder)]
-    if name in places[0].split(os.sep):
-        while os.path.basename(places[-1]) != name:
+    if name in places[0].lower().split(os.sep):
+        while os.path.basename(places[-1]).lower() != name:
             places.append(os.path.dirname(places[-1]))
         places.append(os.path.dirname(places[-1]))
     return places
 
 
-def _names_in(folder: str) -> list[tuple[str, list[str]]]:
+def _yaml_files(folder: str) -> list[tuple[str, dict[str, object]]]:
     found = []
     for name in list_files(folder, ".yaml", ".yml"):
         path = os.path.join(folder, name)
         try:
-            settings = read_settings(path)
+            found.append((path, read_settings(path)))
         except SourceError:
             continue
-        if "names" in settings:
-            found.append((path, load_names(path, settings)))
-    for name in list_files(folder, *NAMES_FILES):
-        if name.lower() in NAMES_FILES:
-            path = os.path.join(folder, name)
-            found.append((path, _lines(path, ImageFolder(folder), name)))
     return found
+
+
+def _names_files(folder: str) -> dict[str, list[str]]:
+    names = [x for x in list_files(folder, *NAMES_FILES) if x.lower() in NAMES_FILES]
+    paths = [os.path.join(folder, name) for name in names]
+    return {path: _lines(path, ImageFolder(folder), name) for path, name in zip(paths, names)}
 
 
 def _lines(path: str, folder: ImageFolder, name: str) -> list[str]:
     try:
-        text = read_text(folder, name, _MAX_YAML).decode("utf-8-sig")
+        lines = read_lines(folder, name, _MAX_YAML)
     except (ValueError, OSError) as error:
         raise SourceError(f"'{path}' cannot be read: {error}.") from error
-    names = [line.strip() for line in text.rstrip().splitlines()]
+    names = "\n".join(line.strip() for line in lines).rstrip("\n").split("\n")
     if not all(names):
         raise SourceError(f"'{path}' must have the name of a class in every line.")
     return names

@@ -1,0 +1,89 @@
+"""The XML of one image in Pascal VOC's form: parsed without what could unfold, and its boxes."""
+
+from __future__ import annotations
+
+import math
+import re
+from xml.etree import ElementTree
+
+from .foreign_exports import explain_xml
+
+_DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)["']""")
+# Encodings that programs for labels write; some others take time without end to decode.
+_ENCODINGS = re.compile(
+    r"utf-?8|utf-?16|(us-)?ascii|latin-?1|iso-?8859-\d+|(windows-|cp)12\d\d|gb\w+|big5|shift_jis"
+    r"|euc-\w+|koi8-r",
+    re.IGNORECASE,
+)
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def annotation_of(content: bytes) -> ElementTree.Element:
+    """The outermost element of an annotation.
+
+    Raises:
+        ValueError: it is no XML of VOC; the message says why.
+    """
+    root = _parse(content)
+    if root.tag != "annotation":
+        raise ValueError(
+            f"its outermost element is <{root.tag:.99}>, not <annotation>{explain_xml(root.tag)}"
+        )
+    return root
+
+
+def object_of(node: ElementTree.Element) -> tuple[str, list[float]]:
+    """Name and corners of an object.
+
+    Raises:
+        ValueError: it has none; the message says which.
+    """
+    name, boxes = (node.findtext("name") or "").strip(), node.findall("bndbox")
+    if not name:
+        raise ValueError("it has no <name>")
+    if len(boxes) != 1:
+        raise ValueError(f"it has {len(boxes)} elements <bndbox>, not one")
+    return name, [_number(boxes[0], side) for side in CORNERS]
+
+
+def _parse(content: bytes) -> ElementTree.Element:
+    """Parse XML without a DTD, and so without entities, in the encoding that it declares.
+
+    Raises:
+        ValueError: it is no such XML.
+    """
+    declared = _DECLARED.match(content)
+    utf_16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    encoding = (
+        "utf-16" if utf_16 else declared[1].decode("ascii", "replace") if declared else "utf-8"
+    )
+    if not _ENCODINGS.fullmatch(encoding):
+        raise ValueError(f"its encoding {encoding!r:.99} is not known")
+    try:
+        text = content.decode(encoding).removeprefix("\ufeff")
+    except (LookupError, UnicodeError) as error:
+        raise ValueError(f"it is not text in {encoding} ({error})") from error
+    # The parser is given text, so that no encoding can hide it.
+    if "<!DOCTYPE" in text:
+        raise ValueError("it declares a document type (<!DOCTYPE), which could make it unfold")
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, RecursionError) as error:
+        raise ValueError(f"it is not XML ({error})") from error
+
+
+def _number(box: ElementTree.Element, side: str) -> float:
+    text = (box.findtext(side) or "").strip()
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"its <{side}> is {text!r:.99}, no number") from None
+
+
+def box_of(xmin: float, ymin: float, xmax: float, ymax: float) -> list[float]:
+    """COCO's (x, y, width, height)."""
+    if all(
+        not math.isfinite(corner) or corner == int(corner) for corner in (xmin, ymin, xmax, ymax)
+    ):
+        xmin, ymin = (corner - 1 if corner >= 1 else corner for corner in (xmin, ymin))
+    return [xmin, ymin, xmax - xmin, ymax - ymin]
