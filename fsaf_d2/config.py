@@ -70,8 +70,10 @@ def load_stored_config(text: str, source: str, overrides: Sequence[str] = ()) ->
     except yaml.YAMLError as error:
         raise ValueError(f"{here} is not YAML:\n{error}") from error
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        message = _message(error, cfg).rstrip(".")
+        end = "" if message.endswith("?") else "."
         raise ValueError(
-            f"{here} cannot be used: {_message(error, cfg).rstrip('.?')}. --config-file puts one "
+            f"{here} cannot be used: {message}{end} --config-file puts one "
             "of your own in its place; keys of a branch of your own need its file: "
             "DETECTOR_BRANCHES, docs/design.md."
         ) from error

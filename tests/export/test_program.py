@@ -81,7 +81,9 @@ def test_a_file_describes_itself(joint):
     sidecar = sidecar_file(joint.file)
     said = read_sidecar(sidecar.read_text(), "x")
     assert said.class_names == ["cat", "dog", "bird"] and said.category_ids == [3, 7, 20]
-    assert said.thresholds == [0.35, 0.4, 0.5] and said.input_format == "BGR"
+    # To the last digit: a threshold is the score of a detection, which must not be lost.
+    assert torch.equal(torch.tensor(said.thresholds), torch.tensor([0.35, 0.4, 0.5]))
+    assert said.input_format == "BGR"
     assert said.level_names == ["p3", "p4", "p5", "p6", "p7"] and said.size_divisibility == 32
     text = sidecar.read_text()
     sidecar.unlink()
