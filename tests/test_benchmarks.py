@@ -68,7 +68,8 @@ def test_every_measurement_of_the_benchmark_runs(tmp_path):
     output = run("--quick", "--plot", tmp_path / "a.png", "--json", tmp_path / "results.json")
     tables = json.loads((tmp_path / "results.json").read_text())["tables"]
     assert [table["measurement"] for table in tables] == [
-        *("step", "losses", "losses", "inference", "post-processing", "memory"),
+        *("step", "losses", "losses", "family", "family"),
+        *("inference", "post-processing", "memory"),
         *["step by size", "inference by size"] * 2,
         *["switches"] * 4,
     ]

@@ -117,7 +117,8 @@ def test_settings_of_the_command_are_exported(call):
     )
     assert code == 0, errors
     said = json.loads(Path("deep/own.ts.json").read_text())
-    assert said["class_names"] == ["a", "b", "c"] and said["thresholds"] == [0.35, 0.4, 0.5]
+    assert said["class_names"] == ["a", "b", "c"]
+    assert said["thresholds"] == pytest.approx([0.35, 0.4, 0.5])
     assert said["short_side"] == 96 and said["with_nms"] is False
     detector = load_detector("deep/own.ts", trust=True)
     assert min(detector.prepare(photo()).resized.shape[1:]) == 96
