@@ -124,6 +124,7 @@ NORM_KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORM_KINDS)
 @pytest.mark.parametrize("name", ["cspresnet50", SMALL])
 def test_norm(name, norm):

@@ -323,6 +323,7 @@ def answers(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pth") for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(len(TRUTHS)))
 def test_two_processes_average_their_rankings_and_share_their_boxes(index, answers):
     (one, one_grad), (two, two_grad) = (answer[index] for answer in answers)

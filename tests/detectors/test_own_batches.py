@@ -46,6 +46,7 @@ def answers(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pth") for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(len(TRUTHS)))
 def test_a_process_without_objects_goes_on(index, answers):
     """A ranking's loss is each process's own; what is summed is as in one process."""

@@ -91,6 +91,7 @@ def test_unknown_branches_and_keys_say_how_a_file_is_imported():
     assert tiny_cfg().MODEL.BRANCHES == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "is_there"), [("peg_branch", True), ("no_such_file", False)])
 def test_files_that_the_environment_names_are_imported(tmp_path, name, is_there):
     (tmp_path / "peg_branch.py").write_text("from fsaf_d2 import load_config\nprint('imported')\n")

@@ -66,7 +66,7 @@ def test_images_of_different_sizes(overrides):
     assert_every_parameter_learns(model, train_step(model, inputs))
 
 
-@everybody
+@ours
 def test_two_thousand_objects(overrides):
     model = tiny_model(*overrides)
     losses = train_step(model, batch(random_instances(2000, size=(320, 320))))

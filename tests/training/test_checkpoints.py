@@ -132,6 +132,7 @@ def test_random_states_go_on_where_they_were():
     assert drawn == [random.random(), random.gauss(0, 1), np.random.rand(), torch.rand(1).item()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [{}, {"SOLVER__EMA_DECAY": 0.9}, {"SOLVER__FUSED": True}])
 def test_resume_goes_on_bit_for_bit(digits, tmp_path, overrides):
     """Ended in step 6, the run resumes behind step 4."""

@@ -74,6 +74,7 @@ def train(data_seconds: float, model_seconds: float, *hooks) -> SimpleTrainer:
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data, model", [(0.03, 0.01), (0.01, 0.03)])
 def test_a_slow_loader_is_logged_and_recorded(tmp_path, caplog, data, model):
     writer = PeriodicWriter([JSONWriter(str(tmp_path / "metrics.json"))], period=4)
@@ -88,6 +89,7 @@ def test_a_slow_loader_is_logged_and_recorded(tmp_path, caplog, data, model):
     assert messages == [f"data: {100 * share:.0f} % of the step" for share in shares.values()]
 
 
+@pytest.mark.slow
 def test_the_progress_line_advises_only_where_much_is_waited_for(capsys):
     train(0.02, 0.02, ProgressLine())
     assert "% of it for data: raise DATALOADER.NUM_WORKERS\n" in capsys.readouterr().out

@@ -118,6 +118,7 @@ def without_log(report: str) -> dict:
     return {key: value for key, value in json.loads(report).items() if key != "training"}
 
 
+@pytest.mark.slow
 def test_it_survives_a_kill(digits, tmp_path, plotted):
     run_trainer(run_cfg(tmp_path / "whole", **QUICK)).train()
     cut = run_trainer(run_cfg(tmp_path / "cut", **QUICK))

@@ -51,6 +51,7 @@ def test_a_run_has_losses_thresholds_samples_report_and_a_best_model(digits, tmp
     assert saved(tmp_path, "model_best")["iteration"] == (1, 3)[best]
 
 
+@pytest.mark.slow
 @THEIRS
 def test_a_run_that_was_broken_off_ends_bit_for_bit_as_one_that_was_not(
     digits, tmp_path, overrides

@@ -173,6 +173,7 @@ def stopped_early(digits, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluations_before", [2, 3])
 def test_the_count_goes_on_after_a_kill(
     digits, tmp_path, monkeypatch, evaluations_before, stopped_early
@@ -234,6 +235,7 @@ def test_a_complete_run_is_not_evaluated_again(digits, tmp_path, caplog):
     assert (before, log) == (str(state_of(tmp_path)), lines(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_its_last_evaluation_ends_as_if_not(digits, tmp_path):
     trainer_with(tmp_path / "whole", [0.3, 0.7]).train()
     cut = trainer_with(tmp_path / "cut", [0.3], SOLVER__MAX_ITER=4)

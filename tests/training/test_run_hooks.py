@@ -62,6 +62,7 @@ def log_of_24_steps(digits, tmp_path_factory):
     return lines(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [20, 22])
 def test_the_log_of_a_broken_run_has_no_seam(digits, tmp_path, killed_at, log_of_24_steps):
     """Ended behind step 22, the run resumes behind 20: lines are neither lost nor doubled."""

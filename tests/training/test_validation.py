@@ -109,6 +109,7 @@ def test_boxes_are_transformed_as_the_image_and_nothing_is_augmented(tmp_path):
         assert x["image"][:, 25:35, 70:130].min() == 255 and x["image"][:, 50:].max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [0.0, 0.5])
 def test_a_run_ends_bit_for_bit_as_one_without_a_closer_look(digits, tmp_path, decay):
     trainers = []

@@ -44,6 +44,7 @@ def load(model, file, cfg, **options):
     return checkpointer.report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
 @pytest.mark.parametrize("name", NETS)
 def test_every_tensor_is_accounted_for(name, ending, tmp_path, caplog):
@@ -96,6 +97,7 @@ def test_the_tag_says_what_images_weights_are_for():
     assert keys["MODEL.PIXEL_MEAN"] == [0, 0, 0] and keys["MODEL.PIXEL_STD"] == [255, 255, 255]
 
 
+@pytest.mark.slow
 def test_weights_of_another_network(tmp_path, caplog):
     cfg = config("cspresnet50")
     torch.save(timm.create_model("hrnet_w18_small").state_dict(), tmp_path / "net.pth")
