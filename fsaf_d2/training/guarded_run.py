@@ -32,6 +32,13 @@ from .run_settings import RunSettings
 _logger = logging.getLogger("detectron2.fsaf_d2.training")
 
 
+# Keys of what an optimizer's state has, which a resumed run takes from its checkpoint.
+_SAVED_KEYS = (
+    *("SOLVER.BASE_LR", "SOLVER.BIAS_LR_FACTOR", "SOLVER.MOMENTUM", "SOLVER.NESTEROV"),
+    "SOLVER.WEIGHT_DECAY",
+)
+
+
 class GuardedRun:
     """Is mixed into a trainer of detectron2's, before it, whatever kind of config describes it.
 
@@ -249,7 +256,8 @@ class GuardedRun:
             f"rate {rate:g}."
         )
         for line in differences(rest.get("config", ""), self.settings.config):
-            _logger.info(f"Unlike the saved run: {line}")
+            end = ", without effect: the optimizer goes on as saved" * line.startswith(_SAVED_KEYS)
+            _logger.info(f"Unlike the saved run: {line}{end}")
 
     def state_dict(self) -> dict:
         """Everything a resumed run needs; detectron2 0.6 leaves the optimizer out."""

@@ -1,4 +1,6 @@
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,11 +158,27 @@ def test_resume_goes_on_bit_for_bit(digits, tmp_path, overrides):
 
 
 def test_resume_says_where_it_is_and_what_differs(digits, tmp_path, caplog):
-    run_trainer(run_cfg(tmp_path, SOLVER__MAX_ITER=4)).train()
+    # Before a trainer is built: detectron2's sets up loggers of its own, unless there are some.
     caplog.set_level("INFO")
+    run_trainer(run_cfg(tmp_path, SOLVER__MAX_ITER=4)).train()
     run_trainer(run_cfg(tmp_path, SOLVER__MOMENTUM=0.5), resume=True)
     assert f"Resuming '{tmp_path}/model_final.pth': 4 of 6 steps are done" in caplog.text
-    assert "Unlike the saved run: SOLVER.MOMENTUM 0.9 -> 0.5" in caplog.text
+    assert "Unlike the saved run: SOLVER.MOMENTUM 0.9 -> 0.5, without effect" in caplog.text
+
+
+def test_a_changed_learning_rate_has_no_effect_on_a_resumed_run_which_says_so(
+    digits, tmp_path, caplog
+):
+    caplog.set_level("INFO")
+    run_trainer(run_cfg(tmp_path / "one", SOLVER__MAX_ITER=4)).train()
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    one = run_trainer(run_cfg(tmp_path / "one"), resume=True)
+    changed = {"SOLVER__BASE_LR": 0.5, "SOLVER__WEIGHT_DECAY": 0.5, "SOLVER__MOMENTUM": 0.0}
+    other = run_trainer(run_cfg(tmp_path / "other", **changed), resume=True)
+    assert re.search(r"SOLVER\.BASE_LR .* -> 0\.5, without effect", caplog.text)
+    for run in (one, other):
+        run.train()
+    assert same(weights_of(one), weights_of(other))
 
 
 def test_resume_without_a_checkpoint_is_refused(digits, tmp_path):
