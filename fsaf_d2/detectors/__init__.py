@@ -4,7 +4,7 @@ Importing the package registers the entries of detectron2's META_ARCH_REGISTRY a
 ``MODEL.BRANCHES`` names. Others come to it through :mod:`fsaf_d2.detectors.contract`.
 """
 
-from .ap_loss import APLossBranch, APLossRetinaNet
+from .ap_loss import APLossBranch
 from .atss import ATSSBranch
 from .autoassign import AutoAssignBranch
 from .branch import BRANCHES, Branch, register_branch
@@ -22,7 +22,6 @@ __all__ = [
     "BRANCHES",
     "FSAF",
     "APLossBranch",
-    "APLossRetinaNet",
     "ATSSBranch",
     "AnchorBranch",
     "AnchorRetinaNet",

@@ -5,34 +5,22 @@ Letters: P positives of the batch. Boxes are (x0, y0, x1, y1) in pixels of the n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from ..losses import AnchorPlaces, average_precision_loss, flat_anchor_logits
-from .branch import Branch, register_branch, require_positive, require_weight
-from .contract import LossTerm
-from .one_stage import OneStageDetector
-from .retinanet import AnchorBranch
-
-# What the paper's code divides the gradients of boxes by, beside the number of positives.
-BOX_DIVISOR = 4
+from .branch import register_branch, require_positive, require_weight
+from .ranking_branch import RankingBranch
 
 
 @register_branch("ap_loss")
-class APLossBranch(AnchorBranch):
-    """RetinaNet's layers, matching and decoding; the ranking of all scores is penalised.
+class APLossBranch(RankingBranch):
+    """The scores of the objects' classes at their anchors are to rank above all others.
 
-    The scores of the objects' classes at their anchors are to rank above all others: those of the
-    other classes there, and of all classes at the background's anchors. The ranking is that of the
-    batch of one process, as the paper's is that of one GPU's, over all images, anchors and classes;
-    the losses of several processes are averaged, those without an object with 0. So N processes
-    with a batch of B do not train as one with N times B; their boxes do.
-
+    The others are those of the other classes there, and of all classes at the background's anchors.
     A ranking says nothing of how high its scores are, and its gradients sum to 0. The initial
     score, 0.01 as in the paper's code, thus is what those of the background stay at or fall from,
     and what they are cut at in detection.
@@ -46,18 +34,15 @@ class APLossBranch(AnchorBranch):
         """
         Args:
             delta: see :func:`fsaf_d2.losses.average_precision_loss`.
-            loss_weight: of both losses, beside those of other branches.
-            shared: the arguments of :class:`AnchorBranch`.
+            loss_weight, shared: the arguments of :class:`RankingBranch`.
 
         Raises:
             ValueError: an argument is out of its range; the message has the config key's name.
         """
-        super().__init__(**shared)
+        super().__init__(loss_weight=loss_weight, **shared)
         require_positive("MODEL.AP_LOSS.DELTA", delta)
         require_weight("MODEL.AP_LOSS.LOSS_WEIGHT", loss_weight)
-        self.delta, self.loss_weight = delta, loss_weight
-        # Its losses are divided by what they count themselves.
-        del self.loss_normalizer
+        self.delta = delta
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
@@ -90,29 +75,3 @@ class APLossBranch(AnchorBranch):
             logits, places, classes, ignored, num_classes=self.num_classes
         )
         return average_precision_loss(scores, positives, without, delta=self.delta)
-
-    def terms(self, cls_loss: Tensor, box_loss: Tensor, count: Tensor) -> dict[str, LossTerm]:
-        """The ranking's loss, a mean over processes, and the boxes', one over 4 P."""
-        # Deviates from the paper: in its code the 4 divides the gradients of boxes alone; here also
-        # the loss that is logged. And P is that of all processes, not of each.
-        terms = (
-            LossTerm(cls_loss, torch.ones_like(count), self.loss_weight),
-            LossTerm(box_loss, count, self.loss_weight / BOX_DIVISOR),
-        )
-        return dict(zip(self.loss_names, terms))
-
-    def divisors(
-        self, terms: Mapping[str, LossTerm], counts: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """What has been counted, without RetinaNet's running mean."""
-        return Branch.divisors(self, terms, counts)
-
-
-@META_ARCH_REGISTRY.register()
-class APLossRetinaNet(OneStageDetector):
-    """RetinaNet with AP loss: one branch, :class:`APLossBranch`."""
-
-    @classmethod
-    def branch_names(cls, cfg: CfgNode) -> list[str]:
-        """That of AP loss, unless ``MODEL.BRANCHES`` says otherwise."""
-        return list(cfg.MODEL.BRANCHES) or ["ap_loss"]

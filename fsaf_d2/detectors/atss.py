@@ -9,29 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..assignment.adaptive_selection import assign_atss
 from ..assignment.anchors import AnchorKinds, locate
-from ..assignment.centerness import centerness
 from ..assignment.feature_selection import point_box_transform
 from ..assignment.grid import Grid, to_device
 from ..assignment.objects import Objects
-from ..heads.scale import LevelScales
 from ..inference.candidates import Candidates
-from ..inference.decode import decode_levels, geometric_mean
-from ..losses import anchor_focal_loss_sums, box_giou_loss, gather_anchor_deltas
+from ..losses import box_giou_loss, gather_anchor_deltas
 from .branch import register_branch, require, require_positive, require_weight
+from .centerness_branch import CenternessBranch
 from .contract import LossTerm
-from .focal_branch import FocalBranch
-
-# The box loss is divided by the sum of centerness, which may be less than 1.
-_LEAST_CENTERNESS = 1e-6
 
 
 class ATSSPredictions(NamedTuple):
@@ -43,13 +35,14 @@ class ATSSPredictions(NamedTuple):
 
 
 @register_branch("atss")
-class ATSSBranch(FocalBranch):
+class ATSSBranch(CenternessBranch):
     """RetinaNet with one square anchor a location, and FCOS's centerness.
 
     What is new is who answers for an object, see :func:`assign_atss`.
     """
 
     loss_names = ("loss_atss_cls", "loss_atss_box_reg", "loss_atss_centerness")
+    count_name = "num_pos_atss"
 
     @configurable
     def __init__(
@@ -78,7 +71,7 @@ class ATSSBranch(FocalBranch):
         Raises:
             ValueError: an argument is out of its range; the message has the config key's name.
         """
-        super().__init__(**shared)
+        super().__init__(strides=strides, loss_weight=loss_weight, box_weight=box_weight, **shared)
         require_positive("MODEL.ATSS.ANCHOR_SIZE", anchor_size)
         require(top_k >= 1, "MODEL.ATSS.TOP_K", "at least 1", top_k)
         allowed = "at least 0 and less than 1"
@@ -88,14 +81,9 @@ class ATSSBranch(FocalBranch):
         require(fits, key, allowed, bbox_reg_weights)
         for key, value in (("BOX", box_weight), ("LOSS", loss_weight)):
             require_weight(f"MODEL.ATSS.{key}_WEIGHT", value)
-        self.cls_score = self.class_layer()
-        self.bbox_pred = self.output_layer(4)
-        self.centerness = self.output_layer(1)
-        self.scales = LevelScales(len(strides))
         self.anchors = AnchorKinds.of_points(strides, anchor_size, point_offset)
         self.box2box_transform = Box2BoxTransform(weights=tuple(bbox_reg_weights))
         self.top_k = top_k
-        self.weights = (loss_weight, loss_weight * box_weight, loss_weight)
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
@@ -133,50 +121,23 @@ class ATSSBranch(FocalBranch):
     def losses(
         self, predictions: ATSSPredictions, objects: Objects, grid: Grid
     ) -> dict[str, LossTerm]:
-        """Sum the three losses.
-
-        The focal loss and the cross entropy of centerness are divided by the number of positives,
-        the GIoU loss, weighted by centerness, by the sum of these weights.
-        """
+        """Sum the three losses, see :meth:`terms`."""
         logits, deltas, center_logits = predictions
-        device, num_images = logits[0].device, len(logits[0])
+        device = logits[0].device
         positives = assign_atss(
-            self.anchors, objects, grid, num_images=num_images, top_k=self.top_k
+            self.anchors, objects, grid, num_images=len(logits[0]), top_k=self.top_k
         )
         index = positives.anchor_index
         places = locate(positives.image_index, index, 1, grid, device)
-        nowhere = locate(positives.image_index[:0], index[:0], 1, grid, device)
-        cls_losses = anchor_focal_loss_sums(
-            logits,
-            places,
-            to_device(objects.classes[positives.object_index], device),
-            nowhere,
-            num_classes=self.num_classes,
-            **self.focal_loss,
-        )
         anchors, boxes = self.anchors.boxes(index, grid), objects.boxes[positives.object_index]
-        weights = to_device(centerness(point_box_transform.get_deltas(anchors, boxes)), device)
         pred_boxes = self.box2box_transform.apply_deltas(
             gather_anchor_deltas(deltas, places), to_device(anchors, device)
         )
         giou = box_giou_loss(pred_boxes, to_device(boxes, device))
-        centers = gather_anchor_deltas(center_logits, places, 1).squeeze(1)
-        center_loss = F.binary_cross_entropy_with_logits(centers, weights, reduction="sum")
-        count = torch.full((), float(len(index)), device=device)
-        self.counted = {"num_pos_atss": count / num_images}
-        totals = (sum(cls_losses), (giou * weights).sum(), center_loss)
-        counts, least = (count, weights.sum(), count), (1.0, _LEAST_CENTERNESS, 1.0)
-        return dict(zip(self.loss_names, map(LossTerm, totals, counts, self.weights, least)))
+        distances = point_box_transform.get_deltas(anchors, boxes)
+        classes = objects.classes[positives.object_index]
+        return self.terms(logits, center_logits, places, classes, distances, giou)
 
     def decode(self, predictions: ATSSPredictions, grid: Grid) -> list[Candidates]:
-        """Decode the best anchors of each level; score^2 = class score times centerness."""
-        return decode_levels(
-            predictions.atss_logits,
-            predictions.atss_deltas,
-            self.anchors,
-            self.box2box_transform.apply_deltas,
-            grid,
-            **self.decoding,
-            quality=predictions.atss_centerness,
-            combine=geometric_mean,
-        )
+        """Decode the best anchors of each level."""
+        return self.decode_on(self.anchors, self.box2box_transform.apply_deltas, predictions, grid)

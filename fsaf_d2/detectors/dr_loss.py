@@ -5,16 +5,12 @@ Letters: P positives of the batch. Boxes are (x0, y0, x1, y1) in pixels of the n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor
 
-from ..assignment.anchor_matching import AnchorMatches
-from ..assignment.grid import Grid
-from ..assignment.objects import Objects, smallest_first
 from ..losses import (
     DEFAULT_RANKING,
     AnchorPlaces,
@@ -22,22 +18,13 @@ from ..losses import (
     anchor_class_places,
     distributional_ranking_loss,
 )
-from .branch import Branch, register_branch, require_positive, require_weight
-from .contract import LossTerm
-from .retinanet import AnchorBranch
-
-# What the box loss is divided by, beside the number of positives.
-BOX_DIVISOR = 4
+from .branch import register_branch, require_positive, require_weight
+from .ranking_branch import RankingBranch
 
 
 @register_branch("dr_loss")
-class DRLossBranch(AnchorBranch):
-    """RetinaNet's layers, matching and decoding; two expectations of scores are ranked.
-
-    The classes' loss is one number for all images, anchors and classes of a batch, and is divided
-    by nothing. The paper's batch is that of one GPU, and here it is that of one process: the losses
-    of several processes are averaged, also those of processes without an object. So N processes
-    with a batch of B do not train as one with N times B; their boxes do.
+class DRLossBranch(RankingBranch):
+    """Two expectations of scores are ranked, that of the background below that of the objects.
 
     Boxes are learnt as in the code that the paper builds on (maskrcnn-benchmark's RetinaNet): the
     smooth L1 losses of positives, summed and divided by 4 P. What else is the method's are keys of
@@ -60,21 +47,18 @@ class DRLossBranch(AnchorBranch):
         """
         Args:
             ranking: see :func:`fsaf_d2.losses.distributional_ranking_loss`.
-            loss_weight: of both losses, beside those of other branches.
-            shared: the arguments of :class:`AnchorBranch`; of the focal loss's, none is used.
+            loss_weight, shared: the arguments of :class:`RankingBranch`.
 
         Raises:
             ValueError: an argument is out of its range; the message has the config key's name.
         """
-        super().__init__(**shared)
+        super().__init__(loss_weight=loss_weight, **shared)
         for name in ("lambda_positive", "lambda_negative", "smoothness"):
             require_positive(f"MODEL.DR_LOSS.{name.upper()}", getattr(ranking, name))
         for name in ("tau", "margin"):
             require_weight(f"MODEL.DR_LOSS.{name.upper()}", getattr(ranking, name))
         require_weight("MODEL.DR_LOSS.LOSS_WEIGHT", loss_weight)
-        self.ranking, self.loss_weight = ranking, loss_weight
-        # Its losses are divided by what they count themselves.
-        del self.loss_normalizer
+        self.ranking = ranking
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
@@ -104,15 +88,6 @@ class DRLossBranch(AnchorBranch):
             "loss_weight": dr_loss.LOSS_WEIGHT,
         }
 
-    def assign(
-        self, objects: Objects, grid: Grid, num_images: int
-    ) -> tuple[AnchorMatches, AnchorMatches]:
-        """Match as RetinaNet does; of objects with one IoU the smallest has the anchor."""
-        order = smallest_first(objects)
-        objects = Objects(*(field[order] for field in objects))
-        positives, ignored = super().assign(objects, grid, num_images)
-        return positives._replace(object_index=order[positives.object_index]), ignored
-
     def class_loss(
         self,
         logits: Sequence[Tensor],
@@ -123,18 +98,3 @@ class DRLossBranch(AnchorBranch):
         """Rank all levels, images and classes together."""
         found = anchor_class_places(logits, places, classes, ignored, num_classes=self.num_classes)
         return distributional_ranking_loss(*zip(*found), self.ranking)
-
-    def terms(self, cls_loss: Tensor, box_loss: Tensor, count: Tensor) -> dict[str, LossTerm]:
-        """The ranking's loss, a mean over processes, and the boxes', one over 4 P."""
-        # Deviates from the paper: P is that of all processes, not of each.
-        terms = (
-            LossTerm(cls_loss, torch.ones_like(count), self.loss_weight),
-            LossTerm(box_loss, count, self.loss_weight / BOX_DIVISOR),
-        )
-        return dict(zip(self.loss_names, terms))
-
-    def divisors(
-        self, terms: Mapping[str, LossTerm], counts: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """What has been counted, without RetinaNet's running mean."""
-        return Branch.divisors(self, terms, counts)

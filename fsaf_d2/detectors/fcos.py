@@ -18,21 +18,15 @@ from torch.nn import functional as F
 
 from ..assignment.anchors import AnchorKinds, locate
 from ..assignment.center_sampling import sample_centers
-from ..assignment.centerness import centerness
 from ..assignment.feature_selection import point_box_transform
 from ..assignment.grid import Grid, to_device
 from ..assignment.objects import Objects
-from ..heads.scale import LevelScales
 from ..inference.candidates import Candidates
-from ..inference.decode import decode_levels, geometric_mean
-from ..losses import anchor_focal_loss_sums, gather_anchor_deltas, point_giou_loss
+from ..losses import gather_anchor_deltas, point_giou_loss
 from .branch import register_branch, require, require_positive, require_weight
+from .centerness_branch import CenternessBranch
 from .contract import LossTerm
-from .focal_branch import FocalBranch
 from .one_stage import OneStageDetector
-
-# The location losses are divided by the sum of centerness, which may be less than 1.
-_LEAST_CENTERNESS = 1e-6
 
 
 class FCOSPredictions(NamedTuple):
@@ -44,15 +38,14 @@ class FCOSPredictions(NamedTuple):
 
 
 @register_branch("fcos")
-class FCOSBranch(FocalBranch):
+class FCOSBranch(CenternessBranch):
     """FCOS with its later improvements.
 
-    They are centre sampling, GIoU loss weighted by centerness, centerness on the box tower,
-    distances in strides with a learnable scale for each level, and the square root of class score
-    times centerness as the score.
+    They are centre sampling, distances in strides, and those of :class:`CenternessBranch`.
     """
 
     loss_names = ("loss_fcos_cls", "loss_fcos_box_reg", "loss_fcos_centerness")
+    count_name = "num_pos_fcos"
 
     @configurable
     def __init__(
@@ -72,12 +65,12 @@ class FCOSBranch(FocalBranch):
             center_radius: in strides.
             point_offset: where in its cell a location lies, in cells.
             loss_weight: of all three losses, beside those of other branches.
-            shared: the arguments of :class:`FocalBranch`.
+            shared: further arguments of :class:`CenternessBranch`.
 
         Raises:
             ValueError: an argument is out of its range; the message has the config key's name.
         """
-        super().__init__(**shared)
+        super().__init__(strides=strides, loss_weight=loss_weight, **shared)
         limits = list(size_limits)
         require(
             len(limits) == len(strides) - 1 and limits == sorted(set(limits)),
@@ -88,13 +81,8 @@ class FCOSBranch(FocalBranch):
         require_positive("MODEL.FCOS.CENTER_RADIUS", center_radius)
         require(0 <= point_offset < 1, "point_offset", "at least 0 and less than 1", point_offset)
         require_weight("MODEL.FCOS.LOSS_WEIGHT", loss_weight)
-        self.cls_score = self.class_layer()
-        self.bbox_pred = self.output_layer(4)
-        self.centerness = self.output_layer(1)
-        self.scales = LevelScales(len(strides))
         self.kinds = AnchorKinds.of_points(strides, 1.0, point_offset)
         self.size_limits, self.center_radius = limits, center_radius
-        self.loss_weight = loss_weight
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
@@ -131,56 +119,27 @@ class FCOSBranch(FocalBranch):
     def losses(
         self, predictions: FCOSPredictions, objects: Objects, grid: Grid
     ) -> dict[str, LossTerm]:
-        """Sum the three losses.
-
-        The focal loss and the cross entropy of centerness are divided by the number of positives,
-        the GIoU loss, weighted by centerness, by the sum of these weights.
-        """
+        """Sum the three losses, see :meth:`terms`."""
         logits, deltas, center_logits = predictions
-        device, num_images = logits[0].device, len(logits[0])
+        device = logits[0].device
         positives = sample_centers(
             objects,
             grid,
-            num_images=num_images,
+            num_images=len(logits[0]),
             size_limits=self.size_limits,
             radius=self.center_radius,
             point_offset=self.kinds.offset,
         )
         places = locate(positives.image_index, positives.location, 1, grid, device)
-        nowhere = locate(positives.image_index[:0], positives.location[:0], 1, grid, device)
-        classes = to_device(objects.classes[positives.object_index], device)
-        cls_losses = anchor_focal_loss_sums(
-            logits, places, classes, nowhere, num_classes=self.num_classes, **self.focal_loss
-        )
         levels = torch.bucketize(positives.location, grid.starts, right=True) - 1
         targets = positives.distances / grid.strides[levels, None]
-        weights = to_device(centerness(targets), device)
         giou = point_giou_loss(gather_anchor_deltas(deltas, places), to_device(targets, device))
-        centers = torch.cat(
-            [x[image, 0, y, x_] for x, (image, _, y, x_) in zip(center_logits, places)]
-        )
-        center_loss = F.binary_cross_entropy_with_logits(centers, weights, reduction="sum")
-        count = torch.full((), float(len(classes)), device=device)
-        self.counted = {"num_pos_fcos": count / num_images}
-        terms = (
-            LossTerm(sum(cls_losses), count, self.loss_weight),
-            LossTerm((giou * weights).sum(), weights.sum(), self.loss_weight, _LEAST_CENTERNESS),
-            LossTerm(center_loss, count, self.loss_weight),
-        )
-        return dict(zip(self.loss_names, terms))
+        classes = objects.classes[positives.object_index]
+        return self.terms(logits, center_logits, places, classes, targets, giou)
 
     def decode(self, predictions: FCOSPredictions, grid: Grid) -> list[Candidates]:
-        """Decode the best locations of each level; score^2 = class score times centerness."""
-        return decode_levels(
-            predictions.fcos_logits,
-            predictions.fcos_deltas,
-            self.kinds,
-            point_box_transform.apply_deltas,
-            grid,
-            **self.decoding,
-            quality=predictions.fcos_centerness,
-            combine=geometric_mean,
-        )
+        """Decode the best locations of each level."""
+        return self.decode_on(self.kinds, point_box_transform.apply_deltas, predictions, grid)
 
 
 @META_ARCH_REGISTRY.register()

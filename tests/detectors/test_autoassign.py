@@ -382,21 +382,6 @@ def test_objectness_stands_on_the_tower_of_boxes():
     assert not torch.equal(said.autoassign_logits[0], other.autoassign_logits[0])
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "words"),
-    [
-        ("POINT_OFFSET", "1.0", "POINT_OFFSET must be at least 0 and less than 1"),
-        ("PRIOR_PROB", "0.0", "PRIOR_PROB must be between 0 and 1"),
-        ("BBOX_BIAS", "0.0", "BBOX_BIAS must be more than 0"),
-        ("PRIOR_LOSS_WEIGHT", "-1.0", "PRIOR_LOSS_WEIGHT must be at least 0"),
-        ("LOSS_WEIGHT", "-1.0", "LOSS_WEIGHT must be at least 0"),
-    ],
-)
-def test_wrong_values_are_refused_with_the_keys_name(key, value, words):
-    with pytest.raises(ValueError, match=f"MODEL.AUTOASSIGN.{words}"):
-        tiny_model(*AUTOASSIGN, f"MODEL.AUTOASSIGN.{key}", value)
-
-
 def losses_by_key(*overrides: str) -> dict[str, float]:
     plain = randomised()
     model = tiny_model(*AUTOASSIGN, *overrides)
@@ -408,7 +393,6 @@ def losses_by_key(*overrides: str) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("key", "value", "factors"),
     [
-        ("MODEL.AUTOASSIGN.LOSS_WEIGHT", "0.5", (0.5, 0.5, 0.5)),
         ("MODEL.AUTOASSIGN.PRIOR_LOSS_WEIGHT", "1.5", (1, 1, 2)),
         ("MODEL.RETINANET.FOCAL_LOSS_ALPHA", "0.4", (0.4 / 0.25, 0.6 / 0.75, 1)),
         ("MODEL.RETINANET.FOCAL_LOSS_ALPHA", "-1.0", (4, 4 / 3, 1)),

@@ -187,22 +187,6 @@ def test_the_recipe_is_the_papers(name):
     assert found == pytest.approx((1, 0.0798236, 6, 4), rel=1e-6) and dr_loss.MARGIN == 0.5
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "words"),
-    [
-        ("LAMBDA_POSITIVE", "0.0", "LAMBDA_POSITIVE must be more than 0"),
-        ("LAMBDA_NEGATIVE", "0.0", "LAMBDA_NEGATIVE must be more than 0"),
-        ("SMOOTHNESS", "0.0", "SMOOTHNESS must be more than 0"),
-        ("TAU", "-1.0", "TAU must be at least 0"),
-        ("MARGIN", "-0.5", "MARGIN must be at least 0"),
-        ("LOSS_WEIGHT", "-1.0", "LOSS_WEIGHT must be at least 0"),
-    ],
-)
-def test_wrong_values_are_refused_with_the_keys_name(key, value, words):
-    with pytest.raises(ValueError, match=words):
-        tiny_model(*DR, f"MODEL.DR_LOSS.{key}", value)
-
-
 def test_keys_are_heeded():
     plain = randomised()
     inputs = batch(instances([(10, 10, 70, 60), (40, 30, 150, 120)], [1, 2]))
@@ -213,14 +197,6 @@ def test_keys_are_heeded():
         found = model(inputs)
         assert found["loss_dr_cls"].item() != pytest.approx(expected["loss_dr_cls"]), key
         assert found["loss_dr_box_reg"].item() == expected["loss_dr_box_reg"], key
-
-
-def test_the_weight_is_of_both_losses():
-    plain, half = randomised(), tiny_model(*DR, "MODEL.DR_LOSS.LOSS_WEIGHT", "0.5")
-    half.load_state_dict(plain.state_dict())
-    inputs = batch(random_instances(5))
-    expected = {name: loss / 2 for name, loss in plain(inputs).items()}
-    torch.testing.assert_close(half.train()(inputs), expected)
 
 
 def test_predictions_that_are_no_numbers_do_not_stop_it():

@@ -231,35 +231,6 @@ def test_the_location_losses_are_divided_by_the_sum_of_centerness():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "words"),
-    [
-        ("SIZE_LIMITS", "[64, 128]", "4 rising numbers"),
-        ("SIZE_LIMITS", "[64, 128, 128, 512]", "4 rising numbers"),
-        ("CENTER_RADIUS", "0.0", "CENTER_RADIUS must be more than 0"),
-        ("LOSS_WEIGHT", "-1.0", "LOSS_WEIGHT must be at least 0"),
-    ],
-)
-def test_wrong_values_are_refused_with_the_keys_name(key, value, words):
-    with pytest.raises(ValueError, match=words):
-        tiny_model(*FCOS, f"MODEL.FCOS.{key}", value)
-
-
-def test_keys_are_heeded():
-    plain = randomised()
-    gt = instances([(10, 10, 70, 60), (40, 30, 150, 120)], [1, 2])
-    inputs = batch(gt)
-    expected = {name: loss.item() for name, loss in plain(inputs).items()}
-    for key, value in {
-        "SIZE_LIMITS": "[30, 128, 256, 512]",
-        "CENTER_RADIUS": "0.8",
-        "LOSS_WEIGHT": "0.5",
-    }.items():
-        model = tiny_model(*FCOS, f"MODEL.FCOS.{key}", value)
-        model.load_state_dict(plain.state_dict())
-        assert {name: loss.item() for name, loss in model(inputs).items()} != expected, key
-
-
 def test_a_point_on_a_side_is_not_inside():
     """Box 12..28: its centre 20 is a point of P3, and so are 12 and 28, on its sides."""
     assert positives([(12, 12, 28, 28)]) == [(0, 2, 2, 0)]
@@ -320,14 +291,6 @@ def test_distances_of_each_level_have_a_factor_which_is_one_at_first():
     found = branch(features, features).fcos_deltas
     torch.testing.assert_close(found[1], 3 * plain[1])
     assert torch.equal(found[0], plain[0])
-
-
-def test_the_weight_is_of_all_three_losses():
-    plain, half = randomised(), tiny_model(*FCOS, "MODEL.FCOS.LOSS_WEIGHT", "0.5")
-    half.load_state_dict(plain.state_dict())
-    inputs = batch(random_instances(5))
-    expected = {name: loss / 2 for name, loss in plain(inputs).items()}
-    torch.testing.assert_close(half.train()(inputs), expected)
 
 
 def test_one_location_off_the_centre_counts_fully():

@@ -50,7 +50,7 @@ def test_arguments_are_by_default_what_the_config_says():
     for branch in (branch_of(), tiny_model(*FCOS).branches.fcos):
         assert branch.size_limits == [64, 128, 256, 512] and branch.center_radius == 1.5
         assert branch.focal_loss == {"alpha": 0.25, "gamma": 2.0}
-        assert branch.loss_weight == 1.0 and branch.kinds.offset == 0.5
+        assert branch.weights[0] == 1.0 and branch.kinds.offset == 0.5
 
 
 def test_keys_of_the_focal_loss_are_heeded():

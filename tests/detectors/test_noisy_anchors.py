@@ -213,20 +213,6 @@ def test_the_recipe_is_the_papers():
     assert cfg.MODEL.RETINANET.SMOOTH_L1_LOSS_BETA == 0.1
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "words"),
-    [
-        ("NOISY_ANCHORS.TOP_N", "0", "TOP_N must be at least 1"),
-        ("NOISY_ANCHORS.ALPHA", "1.5", "ALPHA must be 0 to 1"),
-        ("NOISY_ANCHORS.LOSS_WEIGHT", "-1.0", "LOSS_WEIGHT must be at least 0"),
-        ("RETINANET.BBOX_REG_LOSS_TYPE", "giou", "must be 'smooth_l1' for noisy anchors"),
-    ],
-)
-def test_wrong_values_are_refused_with_the_keys_name(key, value, words):
-    with pytest.raises(ValueError, match=words):
-        tiny_model(*NOISY, f"MODEL.{key}", value)
-
-
 def test_keys_are_heeded():
     plain = randomised()
     inputs = batch(instances([(10, 10, 70, 60), (40, 30, 150, 120)], [1, 2]))
@@ -244,14 +230,6 @@ def test_keys_are_heeded():
         found = [loss.item() for loss in model(inputs).values()]
         differs = [abs(x - y) > 1e-5 * y for x, y in zip(found, expected)]
         assert tuple(differs) == changed, key
-
-
-def test_the_weight_is_of_both_losses():
-    plain, half = randomised(), tiny_model(*NOISY, "MODEL.NOISY_ANCHORS.LOSS_WEIGHT", "0.5")
-    half.load_state_dict(plain.state_dict())
-    inputs = batch(random_instances(5))
-    expected = {name: loss / 2 for name, loss in plain(inputs).items()}
-    torch.testing.assert_close(half.train()(inputs), expected)
 
 
 def test_predictions_that_are_no_numbers_do_not_stop_it():

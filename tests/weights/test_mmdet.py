@@ -5,10 +5,11 @@ import collections
 import mmdet_fsaf
 import pytest
 import torch
+from mmdet_checks import assert_conflicts, assert_every_tensor_is_converted
 from models import ROOT
 
-from fsaf_d2 import load_config, load_detector
-from fsaf_d2.weights.layouts import MMDET_FSAF, conflicts, to_own_layout
+from fsaf_d2 import load_detector
+from fsaf_d2.weights.layouts import MMDET_FSAF, to_own_layout
 from fsaf_d2.weights.weights_files import WeightsFileError
 
 CONFIG = ROOT / "configs/zoo/mmdet_fsaf_R_50_FPN_1x.yaml"
@@ -78,23 +79,17 @@ def weights() -> dict[str, torch.Tensor]:
 
 
 def test_every_tensor_is_converted(weights):
-    found = to_own_layout(weights)
-    assert found.layout is MMDET_FSAF
-    assert sorted(found.old_names.values()) == sorted(weights)
-    assert found.weights.keys() == found.old_names.keys()
+    assert_every_tensor_is_converted(weights, MMDET_FSAF)
     wrapped = {f"module.{name}": value for name, value in weights.items()}
-    assert to_own_layout(wrapped).weights.keys() == found.weights.keys()
+    assert to_own_layout(wrapped).weights.keys() == to_own_layout(weights).weights.keys()
 
 
 def test_keys_that_give_the_weights_another_meaning_are_named():
-    assert conflicts(MMDET_FSAF, load_config(CONFIG)) == []
-    lines = conflicts(MMDET_FSAF, load_config(ROOT / "configs/fsaf_R_50_FPN_1x.yaml"))
+    assert_conflicts(MMDET_FSAF, CONFIG, [])
     expected = ["INPUT.FORMAT is 'BGR'", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"]
     expected += ["MODEL.RESNETS.STRIDE_IN_1X1 is True", "MODEL.FPN.RELU_BEFORE_P7 is True"]
     expected += ["MODEL.FSAF.POINT_OFFSET is 0.5"]
-    assert len(lines) == len(expected)
-    for line, start in zip(lines, expected):
-        assert line.startswith(start)
+    assert_conflicts(MMDET_FSAF, ROOT / "configs/fsaf_R_50_FPN_1x.yaml", expected)
 
 
 def test_mmdetections_retinanet_is_not_taken_for_it(weights):

@@ -5,10 +5,16 @@ import collections
 import mmdet_autoassign
 import pytest
 import torch
+from mmdet_checks import (
+    assert_conflicts,
+    assert_every_tensor_is_converted,
+    assert_same_detections,
+    assert_same_maps,
+)
 from models import ROOT
 
-from fsaf_d2 import load_config, load_detector
-from fsaf_d2.weights.layouts import MMDET_AUTOASSIGN, conflicts, to_own_layout
+from fsaf_d2 import load_detector
+from fsaf_d2.weights.layouts import MMDET_AUTOASSIGN
 
 CONFIG = ROOT / "configs/zoo/mmdet_autoassign_R_50_FPN_1x.yaml"
 
@@ -40,38 +46,20 @@ def test_outputs_and_detections_are_those_of_the_original(tmp_path):
         images = model.preprocess_image([{"image": image.double()}])
         predictions = model._predict(images.tensor)[0]["autoassign"]
 
-    for of_kind, mine in zip(expected, predictions, strict=True):
-        for one, other in zip(of_kind, mine, strict=True):
-            torch.testing.assert_close(other, one, rtol=0, atol=1e-5)
-            assert one.std() > 0.1
+    assert_same_maps(predictions, expected)
     assert any((distances == 0).any() for distances in expected[1])
 
     boxes, scores, classes = mmdet_autoassign.detect(*expected, tuple(image.shape[1:]))
-    # Scores that differ in the last digits alone may change their order.
-    torch.testing.assert_close(instances.scores, scores, rtol=0, atol=1e-5)
-    distance = (instances.pred_boxes.tensor[:, None] - boxes).abs().amax(dim=2)
-    distance[instances.pred_classes[:, None] != classes] = float("inf")
-    nearest = distance.argmin(dim=1)
-    assert sorted(nearest.tolist()) == list(range(len(scores)))
-    assert distance.amin(dim=1).max() < 1e-3
-    torch.testing.assert_close(instances.scores, scores[nearest], rtol=0, atol=1e-5)
-    assert len(scores) > 300 and len(instances.pred_levels.unique()) > 2
-    assert ((boxes[:, 2] == 172.0) & (boxes[:, 3] == 120.0)).any(), "none is clipped"
+    assert_same_detections(instances, boxes, scores, classes)
 
 
 def test_every_tensor_is_converted():
     weights = mmdet_autoassign.random_weights(num_classes=3)
-    found = to_own_layout(weights)
-    assert found.layout is MMDET_AUTOASSIGN
-    assert sorted(found.old_names.values()) == sorted(weights)
-    assert found.weights.keys() == found.old_names.keys()
+    assert_every_tensor_is_converted(weights, MMDET_AUTOASSIGN)
 
 
 def test_keys_that_give_the_weights_another_meaning_are_named():
-    assert conflicts(MMDET_AUTOASSIGN, load_config(CONFIG)) == []
+    assert_conflicts(MMDET_AUTOASSIGN, CONFIG, [])
     config = ROOT / "configs/family/autoassign_R_50_FPN_1x.yaml"
     expected = ["MODEL.PIXEL_MEAN", "MODEL.AUTOASSIGN.POINT_OFFSET is 0.5"]
-    lines = conflicts(MMDET_AUTOASSIGN, load_config(config))
-    assert len(lines) == len(expected)
-    for line, start in zip(lines, expected):
-        assert line.startswith(start)
+    assert_conflicts(MMDET_AUTOASSIGN, config, expected)
