@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ..detectors.contract import traits_of
+from ..texts import as_line
 
 # For classes of which no threshold is known.
 DEFAULT_THRESHOLD = 0.5
@@ -81,7 +82,7 @@ def describe(
         which = "" if len(missing) == count else f" for {_listed(missing)}"
         notes.append(f"'{source}' has no score threshold{which}: {DEFAULT_THRESHOLD} is taken.")
     return Description(
-        class_names=[printable(name) for name in names],
+        class_names=[as_line(name) for name in names],
         category_ids=list(ids),
         thresholds=thresholds,
         input_format=_input_format(content, cfg, source),
@@ -142,9 +143,4 @@ def _input_format(content: dict, cfg: CfgNode, source: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(printable, names[:5])) + (", ..." if len(names) > 5 else "")
-
-
-def printable(name: str) -> str:
-    """Leave out letters that steer terminals or begin new lines."""
-    return "".join(letter if letter.isprintable() else " " for letter in name).strip()
+    return ", ".join(map(as_line, names[:5])) + (", ..." if len(names) > 5 else "")

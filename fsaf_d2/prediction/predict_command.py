@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..texts import show_whatever_is_said
-from .description import printable
+from ..texts import as_line, show_whatever_is_said
 from .detector import Detector
 from .inputs import Inputs, find_inputs
 from .loading import load_detector
@@ -83,7 +82,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _say_skipped(inputs: Inputs) -> None:
     for path, reason in inputs.skipped[:MAX_NAMED]:
-        print(printable(f"Skipped: {path}: {reason}"))
+        print(as_line(f"Skipped: {path}: {reason}"))
     if len(inputs.skipped) > MAX_NAMED:
         print(f"Skipped: {len(inputs.skipped) - MAX_NAMED} more")
 

@@ -15,8 +15,8 @@ from typing import Protocol
 from detectron2.structures import Instances
 from tqdm import tqdm
 
+from ..texts import as_line
 from .batches import by_shape, read_ahead
-from .description import printable
 from .detector import Detector
 from .drawings import Crops, DrawnImages
 from .inputs import InputFile, Inputs
@@ -209,13 +209,13 @@ class _Run:
                 yield shot
                 continue
             self._summary.failures.append(shot)
-            self._bar.write(printable(f"Failed: {shot.file}: {shot.reason}"), file=sys.stderr)
+            self._bar.write(as_line(f"Failed: {shot.file}: {shot.reason}"), file=sys.stderr)
             self._bar.update(0)
 
     def _say_frames(self, shot: Shot) -> None:
         self._summary.frames[shot.file] = shot.frames
         text = f"{shot.file}: of its {shot.frames} frames or pages the first alone is read."
-        self._bar.write(printable(text), file=sys.stderr)
+        self._bar.write(as_line(text), file=sys.stderr)
 
     def _wait(self, at_most: int) -> None:
         while len(self._writing) > at_most:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..data.loading.resizing import RESIZE_METHODS
-from .description import MAX_NAME_LENGTH, printable
+from ..texts import as_line
+from .description import MAX_NAME_LENGTH
 
 # Of the entries; it is raised when their meaning changes.
 FORMAT = 2
@@ -91,7 +92,7 @@ def read_sidecar(text: str | bytes, source: str) -> Sidecar:
                 f"'{source}': {key} has {len(content[key])} values, but there are {count} "
                 "class_names."
             )
-    return sidecar._replace(class_names=[printable(name) for name in sidecar.class_names])
+    return sidecar._replace(class_names=[as_line(name) for name in sidecar.class_names])
 
 
 def _whole(low: int, high: int) -> Callable[[object], bool]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ..texts import as_line
 from .layouts import Layout
 
 Shape = tuple[int, ...]
@@ -105,7 +106,7 @@ class LoadReport(NamedTuple):
         ]
         rows += [("unexpected", name, "not in the model") for name in self.unexpected]
         rows += [("needless", name, why) for name, why in self.needless.items()]
-        return [printable(f"{kind:<12}{name}  {note}".rstrip()) for kind, name, note in rows]
+        return [as_line(f"{kind:<12}{name}  {note}".rstrip()) for kind, name, note in rows]
 
 
 def make_report(
@@ -162,7 +163,7 @@ def grouped(names: Iterable[str]) -> list[str]:
         module, _, field = name.rpartition(".")
         modules.setdefault(module, []).append(field)
     return [
-        printable(".".join(filter(None, (module, _braced(sorted(fields))))))
+        as_line(".".join(filter(None, (module, _braced(sorted(fields))))))
         for module, fields in modules.items()
     ]
 
@@ -172,11 +173,6 @@ def listed(names: Iterable[str]) -> str:
     modules = grouped(names)
     more = len(modules) - MAX_LISTED
     return ", ".join(modules[:MAX_LISTED]) + (f" and {more} more modules" if more > 0 else "")
-
-
-def printable(text: str) -> str:
-    """Leave out letters that steer terminals or begin new lines."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _braced(fields: list[str]) -> str:

@@ -61,7 +61,7 @@ WRONG = [
 def test_a_sidecar_that_is_right():
     assert read_sidecar(GOOD.to_text(), "x.json") == GOOD
     steers = GOOD._replace(class_names=["a\x1b[31mb\nc", "d"])
-    assert read_sidecar(steers.to_text(), "x.json").class_names == ["a [31mb c", "d"]
+    assert read_sidecar(steers.to_text(), "x.json").class_names == ["a?[31mb?c", "d"]
 
 
 @pytest.mark.parametrize(("key", "values"), WRONG, ids=[key for key, _ in WRONG])

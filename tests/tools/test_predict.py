@@ -336,4 +336,4 @@ def test_names_do_not_steer_the_terminal(call, tmp_path):
     (tmp_path / "in" / "x\x1b[2J.txt").write_bytes(b"")
     code, output, errors = call("--input", "in", "--output", "out")
     assert code == 1 and "\x1b[2J" not in output + errors
-    assert "Failed: in/ [2Jgone .jpg" in errors
+    assert "Failed: in/?[2Jgone?.jpg" in errors

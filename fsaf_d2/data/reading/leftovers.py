@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator
 from .formats import coco
 from .formats.source import Candidate, Source
 from .image_names import READ, UNREAD, ending, is_hidden
+from .near_names import MAX_FILES
 
-# A folder with more files is not looked through to its end, which is said.
-MAX_FILES = 500_000
 SHOWN = 3
 
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from .image_names import UNREAD, ending, is_hidden
 
-# A folder with more files is not searched to its end.
+# A folder with more files is not looked through to its end.
 MAX_FILES = 500_000
 # What Label Studio puts before names, and Roboflow behind them.
 _ADDED = re.compile(r"^[0-9a-f]{8}-(?=.)|_(jpe?g|png|bmp|webp)\.rf\.\w+$")

@@ -153,8 +153,7 @@ def _are_keypoints(numbers: Sequence[float], dim: int) -> bool:
     points = [rest[i : i + dim] for i in range(0, len(rest), dim)]
     if dim == 3 and any(point[2] not in (0, 1, 2) for point in points):
         return False
-    seen = [point for point in points if any(point[:2]) and point[-1:] != ([0] if dim == 3 else [])]
-    seen = [point for point in seen if dim == 2 or point[2] != 0]
+    seen = [point for point in points if any(point[:2]) and (dim == 2 or point[2] != 0)]
     if any(not -0.1 <= value <= 1.1 for point in seen for value in point[:2]):
         return False
     if not seen:
