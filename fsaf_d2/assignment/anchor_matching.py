@@ -24,7 +24,7 @@ from .objects import Objects
 # Windows are found in float64 and IoUs compared in float32; this is far above what they differ by.
 SLACK = 1e-4
 # Side of the tiles that anchors are sorted into, in cells.
-TILE = 8
+TILE = 4
 # Pairs computed at a time where anchors are compared with all objects about them.
 MAX_PAIRS = 1 << 18
 
@@ -80,7 +80,9 @@ def match_anchors(
 
     # An anchor that is kept for an object below all thresholds may overlap another one more.
     weak = (best_iou < lowest).nonzero().squeeze(1)
-    best_object[weak] = best_objects(anchor_index[weak], image_index[weak], kinds, objects, grid)
+    best_object[weak] = best_objects(
+        anchor_index[weak], image_index[weak], best_iou[weak], kinds, objects, grid
+    )
 
     bounds = torch.tensor(thresholds, dtype=iou.dtype, device=iou.device)
     by_iou = torch.tensor(labels, device=iou.device)[torch.bucketize(best_iou, bounds, right=True)]
@@ -149,7 +151,12 @@ def _windows(
 
 
 def best_objects(
-    anchor_index: Tensor, image_index: Tensor, kinds: AnchorKinds, objects: Objects, grid: Grid
+    anchor_index: Tensor,
+    image_index: Tensor,
+    known_iou: Tensor,
+    kinds: AnchorKinds,
+    objects: Objects,
+    grid: Grid,
 ) -> Tensor:
     """Find the object of highest IoU in float32, the first of equals, in the anchor's own image.
 
@@ -157,6 +164,7 @@ def best_objects(
 
     Args:
         anchor_index, image_index: (Q,), of anchors that overlap some object.
+        known_iou: (Q,) that they have with one of their objects.
 
     Returns:
         (Q,) in 0..M-1.
@@ -189,6 +197,9 @@ def best_objects(
     tile += objects.image_index[object_index] * tiles.num_locations
 
     boxes = kinds.boxes(anchor_index, grid)
+    areas, object_areas = _area(boxes), _area(objects.boxes)
+    # An IoU is no more than the smaller of two areas is of the larger.
+    smallest, largest = (areas * known_iou * (1 - SLACK), areas / known_iou * (1 + SLACK))
     best_iou = torch.zeros(len(order))
     best = torch.full_like(order, num_objects)
     for part in split_by_total(counts[tile], MAX_PAIRS):
@@ -197,6 +208,9 @@ def best_objects(
         offset = torch.arange(len(pair)) - (count.cumsum(0) - count)[pair]
         anchor = order[starts[tile[part]][pair] + offset]
         pair_object = object_index[part][pair]
+        area = object_areas[pair_object]
+        possible = (area >= smallest[anchor]) & (area <= largest[anchor])
+        anchor, pair_object = anchor[possible], pair_object[possible]
         iou = paired_iou(objects.boxes[pair_object], boxes[anchor]).float()
         best_iou, best = _keep_best(best_iou, best, anchor, pair_object, iou)
     return best

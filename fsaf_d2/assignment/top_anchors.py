@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .anchor_matching import AnchorMatches, best_objects, near_pairs, paired_iou
+from .anchor_matching import SLACK, AnchorMatches, best_objects, near_pairs, paired_iou
 from .anchors import AnchorKinds
 from .grid import Grid
 from .objects import Objects, smallest_first
@@ -23,7 +23,7 @@ from .objects import Objects, smallest_first
 MAX_PAIRS = 1 << 17
 # All pairs of this IoU are looked at, chosen or not: it is what an anchor has with its best object
 # in most cases, which then needs no search of its own.
-CERTAIN = 0.4
+CERTAIN = 0.3
 _LOW_BITS = (1 << 32) - 1
 
 
@@ -58,56 +58,62 @@ def assign_top_anchors(
     size = max(MAX_PAIRS // (9 * len(kinds.cell_anchors)), 1)
     keys = [order[:0]]
     for first in range(0, len(order), size):
-        index, anchor, iou = _pairs(kinds, objects.boxes[first : first + size], grid, count)
+        index, anchor, iou, good = _pairs(kinds, objects.boxes[first : first + size], grid, count)
         image = objects.image_index[first + index]
         best.scatter_reduce_(0, image * num_anchors + anchor, _encode(iou, first + index), "amax")
-        chosen = _first_of_each(index, anchor, iou, count)
+        chosen = good[_first_of_each(index[good], anchor[good], iou[good], count)]
         keys.append(anchor[chosen] * num_images + image[chosen])
     key = torch.unique(torch.cat(keys))
     anchor, image = key // num_images, key % num_images
     iou, owner = _decode(best[image * num_anchors + anchor])
     # Pairs of a lower IoU were not all looked at.
     weak = (iou < CERTAIN).nonzero().squeeze(1)
-    owner[weak] = best_objects(anchor[weak], image[weak], kinds, objects, grid)
+    owner[weak] = best_objects(anchor[weak], image[weak], iou[weak], kinds, objects, grid)
     return AnchorMatches(image, anchor, order[owner], torch.ones_like(key))
 
 
 def _pairs(
     kinds: AnchorKinds, boxes: Tensor, grid: Grid, count: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """List pairs of object and anchor: each object's ``count`` best, and all that are certain.
 
     Returns:
-        (T,) objects, rising, (T,) anchors and (T,) IoUs > 0 in float32.
+        (T,) objects, rising, (T,) anchors and (T,) IoUs > 0 in float32; places of the pairs that
+        can be among the ``count`` best.
     """
     least = _least_iou(kinds, boxes, grid, count)
     index, anchor = near_pairs(kinds, boxes, grid, least.clamp(max=CERTAIN).double()[:, None])
     iou = paired_iou(boxes[index], kinds.boxes(anchor, grid)).float()
     taken = (iou > 0) & (iou >= least[index].clamp(max=CERTAIN))
-    return index[taken], anchor[taken], iou[taken]
+    index, anchor, iou = index[taken], anchor[taken], iou[taken]
+    return index, anchor, iou, (iou >= least[index]).nonzero().squeeze(1)
 
 
 def _least_iou(kinds: AnchorKinds, boxes: Tensor, grid: Grid, count: int) -> Tensor:
-    """The IoU that the ``count`` best anchors of each object have at least: (M, 4) -> (M,) float32.
+    """An IoU that the ``count`` best anchors of each object have: (M, 4) -> (M,) float32.
 
-    It is that of the best among 3 x 3 cells of every kind about the object's centre.
+    It is just below that of the best among 3 x 3 cells of every kind about the object's centre. The
+    overlap of intervals of lengths v and w, centres d apart, is min(v, w, (v + w) / 2 - d).
     """
     level = torch.arange(len(grid.strides)).repeat_interleave(kinds.num_per_location)
     strides = grid.strides[level].double()[:, None]
     limits = torch.stack([grid.widths, grid.heights], dim=1)[level]
     shapes = kinds.cell_anchors
+    box_size, size = boxes[:, None, 2:] - boxes[:, None, :2], shapes[:, 2:] - shapes[:, :2]
     center = (boxes[:, None, :2] + boxes[:, None, 2:] - shapes[:, :2] - shapes[:, 2:]) / 2
-    nearest = (center / strides - kinds.offset).round()
-    nearest = nearest.maximum(torch.zeros_like(nearest)).minimum(limits - 1.0)
-    steps = torch.cartesian_prod(*[torch.arange(-1.0, 2.0)] * 2)
-    cells = nearest[:, :, None] + steps
-    inside = ((cells >= 0) & (cells < limits[:, None])).all(dim=-1)
-    anchors = shapes[:, None] + ((cells + kinds.offset) * strides[:, None]).repeat(1, 1, 1, 2)
-    iou = paired_iou(boxes[:, None, None], anchors).float()
-    iou = iou.masked_fill(~inside, 0).flatten(1)
+    center = center / strides - kinds.offset
+    nearest = center.round().maximum(torch.zeros_like(center)).minimum(limits - 1.0)
+    cells = nearest[..., None] + torch.arange(-1.0, 2.0, dtype=center.dtype)
+    distance = (center[..., None] - cells).abs() * strides[..., None]
+    overlap = ((box_size + size) / 2)[..., None] - distance
+    overlap = overlap.minimum(torch.minimum(box_size, size)[..., None])
+    overlap.masked_fill_((overlap < 0) | (cells < 0) | (cells >= limits[..., None]), 0)
+    intersection = overlap[..., 0, :, None] * overlap[..., 1, None, :]
+    areas = (box_size.prod(dim=2) + size.prod(dim=1))[..., None, None]
+    iou = (intersection / (areas - intersection)).nan_to_num_(0).flatten(1)
     if iou.shape[1] < count:
-        return iou.new_zeros(len(iou))
-    return iou.topk(count, dim=1, sorted=False).values.amin(dim=1)
+        return boxes.new_zeros(len(boxes), dtype=torch.float32)
+    return iou.float().topk(count, dim=1, sorted=False).values.amin(dim=1) * (1 - SLACK)
 
 
 def _first_of_each(index: Tensor, anchor: Tensor, iou: Tensor, count: int) -> Tensor:

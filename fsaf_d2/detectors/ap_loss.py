@@ -11,7 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor
 
-from ..losses import AnchorPlaces, average_precision_loss, flat_anchor_logits
+from ..losses import AnchorPlaces, anchor_class_places, average_precision_loss
 from .branch import register_branch, require_positive, require_weight
 from .ranking_branch import RankingBranch
 
@@ -71,7 +71,5 @@ class APLossBranch(RankingBranch):
         ignored: Sequence[AnchorPlaces],
     ) -> Tensor:
         """Compute the AP loss of all levels, images and classes together."""
-        scores, positives, without = flat_anchor_logits(
-            logits, places, classes, ignored, num_classes=self.num_classes
-        )
-        return average_precision_loss(scores, positives, without, delta=self.delta)
+        found = anchor_class_places(logits, places, classes, ignored, num_classes=self.num_classes)
+        return average_precision_loss(*zip(*found), delta=self.delta)

@@ -4,7 +4,6 @@ from .anchor_losses import (
     AnchorPlaces,
     anchor_class_places,
     anchor_focal_loss_sums,
-    flat_anchor_logits,
     gather_anchor_deltas,
 )
 from .average_precision_loss import average_precision_loss
@@ -18,7 +17,6 @@ from .iou_loss import box_giou_loss, point_giou_loss, point_iou, point_iou_loss
 from .noisy_anchors_loss import (
     noisy_anchors_focal_loss,
     reweighted_sum,
-    soft_focal_loss,
     soft_labels_and_weights,
 )
 from .point_losses import point_loss_sums
@@ -42,7 +40,6 @@ __all__ = [
     "distribution_focal_loss",
     "distributional_ranking_loss",
     "expected_bin",
-    "flat_anchor_logits",
     "focal_loss",
     "gather_anchor_deltas",
     "noisy_anchors_focal_loss",
@@ -54,7 +51,6 @@ __all__ = [
     "quality_focal_loss",
     "quality_focal_loss_sums",
     "reweighted_sum",
-    "soft_focal_loss",
     "soft_labels_and_weights",
     "sparse_focal_loss_sum",
 ]

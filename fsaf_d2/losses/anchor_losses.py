@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .sparse_focal_loss import dense, memory_index, sparse_focal_loss_sum
+from .logits_memory import dense, memory_index
+from .sparse_focal_loss import sparse_focal_loss_sum
 
 
 class AnchorPlaces(NamedTuple):
@@ -70,34 +71,6 @@ def anchor_focal_loss_sums(
     """
     found = anchor_class_places(logits, positives, classes, ignored, num_classes=num_classes)
     return [sparse_focal_loss_sum(*level, alpha=alpha, gamma=gamma) for level in found]
-
-
-def flat_anchor_logits(
-    logits: Sequence[Tensor],
-    positives: Sequence[AnchorPlaces],
-    classes: Tensor,
-    ignored: Sequence[AnchorPlaces],
-    *,
-    num_classes: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Lay the logits of all levels side by side, in the order of memory.
-
-    Args:
-        logits, positives, classes, ignored: see :func:`anchor_focal_loss_sums`.
-
-    Returns:
-        (T,) the logits, (P,) the places among them of the positives' own classes, and (I * K,)
-        those of all classes of the ignored.
-    """
-    parts, of_objects, of_ignored, start = [], [], [], 0
-    found = anchor_class_places(logits, positives, classes, ignored, num_classes=num_classes)
-    for level, objects, without in found:
-        of_objects.append(objects + start)
-        of_ignored.append(without + start)
-        in_order = level if level.is_contiguous() else level.permute(0, 2, 3, 1)
-        parts.append(in_order.flatten())
-        start += level.numel()
-    return torch.cat(parts), torch.cat(of_objects), torch.cat(of_ignored)
 
 
 def _class_places(

@@ -15,12 +15,14 @@ Letters: T scores; P positives; I ignored ones; Q any scores.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+from .logits_memory import in_memory_order, on_cpu, require_dense
 
 # Scores computed at a time: on a CPU so that the steps in between stay in its cache, on a GPU so
 # that they do not take much more memory than the scores themselves.
@@ -30,51 +32,70 @@ CELLS_PER_BIN, MAX_CELLS = 64, 1 << 19
 
 
 def average_precision_loss(
-    logits: Tensor, positives: Tensor, ignored: Tensor, *, delta: float = 1.0
+    logits: Sequence[Tensor],
+    positives: Sequence[Tensor],
+    ignored: Sequence[Tensor],
+    *,
+    delta: float = 1.0,
 ) -> Tensor:
     """1 - mean interpolated precision at the positives, with the error-driven update as gradient.
 
-    Every score that is not listed is a negative. The gradients of a step sum to 0. Nothing waits
-    for a GPU; it takes O(T + P) memory and O((T + P) log P) time, less on a CPU.
+    The scores of all levels are one ranking. Every score that is not listed is a negative. The
+    gradients of a step sum to 0. Nothing waits for a GPU; it takes O(T + P) memory and
+    O((T + P) log P) time, less on a CPU.
 
     Args:
-        logits: (T,) the scores.
-        positives: (P,) places among them, each once.
-        ignored: (I,) places of scores that are not ranked; none of them is positive.
+        logits: of each level, of any shape and dense in memory, see :func:`dense`: T in all.
+        positives: (P,) of each level, places in its memory, see :func:`memory_index`; each once.
+        ignored: (I,) of each level, likewise, of scores that are not ranked; none is positive.
         delta: half of the width, in logits, over which a comparison goes from 0 to 1.
 
     Returns:
         scalar; 0, with a gradient of 0, where there is no positive.
+
+    Raises:
+        ValueError: logits are not dense in memory.
     """
-    return _AveragePrecisionLoss.apply(logits, positives, ignored, delta)
+    for level in logits:
+        require_dense(level)
+    without = [torch.cat(pair) for pair in zip(positives, ignored, strict=True)]
+    return _AveragePrecisionLoss.apply(delta, *logits, *positives, *without)
 
 
 class _AveragePrecisionLoss(torch.autograd.Function):
+    """Takes logits, places of positives, and places of all that is no negative, of each level."""
+
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, logits: Tensor, positives: Tensor, ignored: Tensor, delta: float
-    ) -> Tensor:
-        if len(positives) == 0:
-            ctx.save_for_backward(torch.zeros_like(logits))
-            return logits.new_zeros(())
+    def forward(ctx: FunctionCtx, delta: float, *tensors: Tensor) -> Tensor:
+        size = len(tensors) // 3
+        levels, positives, listed = (tensors[i * size : (i + 1) * size] for i in range(3))
+        counts = [len(places) for places in positives]
+        wants_gradient = any(ctx.needs_input_grad)
+        if sum(counts) == 0:
+            ctx.save_for_backward(*(torch.zeros_like(level) for level in levels))
+            return levels[0].new_zeros(())
         # What is no negative is put below all ramps, where nothing counts or has a gradient.
-        below = logits.index_fill(0, torch.cat([positives, ignored]), -torch.inf)
-        scores, order = logits[positives].double().sort()
+        flat = [in_memory_order(level) for level in levels]
+        below = [x.index_fill(0, places, -torch.inf) for x, places in zip(flat, listed)]
+        scores = torch.cat([x[places] for x, places in zip(flat, positives)])
+        scores, order = scores.double().sort()
         ramps = Ramps.of(scores, delta)
-        wants_gradient = ctx.needs_input_grad[0]
         precision, weights, bins = _rank(ramps, below, wants_gradient)
         if wants_gradient:
-            gradient = _update(ramps, weights, below, bins)
-            at_positives = ((precision - 1) / len(positives)).to(gradient.dtype)
-            gradient.index_copy_(0, positives[order], at_positives)
-            ctx.save_for_backward(gradient)
-        return (1 - precision.mean()).to(logits.dtype)
+            _update(ramps, weights, below, bins)
+            at_positives = torch.empty_like(precision)
+            at_positives[order] = (precision - 1) / len(precision)
+            for x, places, values in zip(below, positives, at_positives.split(counts)):
+                x.index_copy_(0, places, values.to(x.dtype))
+            pairs = zip(below, levels)
+            ctx.save_for_backward(*(x.as_strided(y.shape, y.stride()) for x, y in pairs))
+        return (1 - precision.mean()).to(levels[0].dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_output: Tensor):
-        (gradient,) = ctx.saved_tensors
-        return grad_output * gradient, None, None, None
+        gradients = ctx.saved_tensors
+        return None, *(grad_output * x for x in gradients), *([None] * (2 * len(gradients)))
 
 
 class Ramps(NamedTuple):
@@ -99,27 +120,30 @@ class Ramps(NamedTuple):
         last_bin = len(ends) - 1
         first, last = (torch.searchsorted(ends, x).clamp(max=last_bin) for x in (starts, stops))
         ramps = cls(scores[0] - delta, starts, width, ends, first, last, None, None)
-        if not _on_cpu(scores):
+        if not on_cpu(scores):
             return ramps
         num_cells = min(len(ends) * CELLS_PER_BIN, MAX_CELLS)
         ramps = ramps._replace(cells_per_unit=num_cells / ends[-1])
-        counts = torch.bincount(ramps.cell_of(ends[1:]), minlength=num_cells)
+        # One more, as scores of lower precision may be rounded to behind the last end.
+        counts = torch.bincount(ramps.cell_of(ends[1:]), minlength=num_cells + 2)
         # An end in an earlier cell is below all scores of a cell, whatever was rounded.
         cells = (counts.cumsum(0) - counts).masked_fill_(counts > 0, -1)
         return ramps._replace(cells=cells.int())
 
     def cell_of(self, z: Tensor) -> Tensor:
         """The cell of each z (Q,), rising with it, up to that of the last end."""
-        return (z * self.cells_per_unit).nan_to_num_(nan=0).int()
+        return (z * self.cells_per_unit.to(z.dtype)).nan_to_num_(nan=0).int()
 
     def position(self, scores: Tensor) -> Tensor:
-        """The z of scores (Q,), as far as ramps reach."""
-        z = scores.to(torch.float64, copy=True).sub_(self.lowest).clamp_(min=0)
-        return torch.minimum(z, self.ends[-1], out=z)
+        """The z of scores (Q,), as far as ramps reach, in their type."""
+        lowest, end = (x.to(scores.dtype) for x in (self.lowest, self.ends[-1]))
+        # Ramps are continuous: rounding moves what a score counts by as little as itself.
+        z = (scores - lowest).clamp_(min=0)
+        return torch.minimum(z, end, out=z)
 
     def bin_of(self, z: Tensor) -> Tensor:
         """The bin in 0..2P-1 of each z (Q,), int32."""
-        inner = self.ends[1:]
+        inner = self.ends[1:].to(z.dtype)
         if self.cells is None:
             return torch.bucketize(z, inner, right=True, out_int32=True)
         # Searching takes a CPU ten times as long as looking up.
@@ -153,11 +177,13 @@ class Ramps(NamedTuple):
         return _running_sums(changes)
 
 
-def _rank(ramps: Ramps, below: Tensor, keep_bins: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
+def _rank(
+    ramps: Ramps, below: Sequence[Tensor], keep_bins: bool
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Find the precision at every positive, and what its pairs are weighted with.
 
     Args:
-        below: (T,) the negatives' scores, and -inf.
+        below: of each level the negatives' scores, and -inf, in one dimension.
 
     Returns:
         (P,) the interpolated precisions, (P,) L_ij / H_ij, and the bins of the negatives for
@@ -167,13 +193,15 @@ def _rank(ramps: Ramps, below: Tensor, keep_bins: bool) -> tuple[Tensor, Tensor,
     counts, totals = ramps.ends.new_zeros((2, len(ramps.ends)))
     for _, z in _pieces(ramps, below):
         bins = ramps.bin_of(z)
-        slots = bins
-        if not _on_cpu(z):
+        if on_cpu(z):
+            counts += torch.bincount(bins, minlength=len(counts))
+            totals.index_add_(0, bins, z.double())
+        else:
             # Most lie below all ramps and add nothing: not all of them to one place.
             spread = torch.arange(len(z), dtype=bins.dtype, device=z.device) % len(counts)
             slots = torch.where(z == 0, spread, bins)
-        counts.index_add_(0, slots, (z != 0).double())
-        totals.index_add_(0, slots, z)
+            counts.index_add_(0, slots, (z != 0).double())
+            totals.index_add_(0, slots, z.double())
         if keep_bins:
             kept.append(bins)
     negatives = ramps.sums(counts, totals)
@@ -192,28 +220,27 @@ def _rank(ramps: Ramps, below: Tensor, keep_bins: bool) -> tuple[Tensor, Tensor,
     return precision, weights, kept
 
 
-def _update(ramps: Ramps, weights: Tensor, below: Tensor, bins: list[Tensor]) -> Tensor:
-    """Write the gradient of the negatives, sum_i L_ij / P, over their scores: (T,)."""
+def _update(ramps: Ramps, weights: Tensor, below: Sequence[Tensor], bins: Sequence[Tensor]) -> None:
+    """Write the gradient of the negatives, sum_i L_ij / P, over their scores."""
     base, slope = ramps.lines(weights / len(weights))
-    parts = below.split(_chunk(below))
+    parts = [part for level in below for part in level.split(_chunk(level))]
     for part, (places, z), at in zip(parts, _pieces(ramps, below), bins, strict=True):
         values = slope.index_select(0, at).mul_(z).add_(base.index_select(0, at)).to(part.dtype)
         if places is None:
             part.copy_(values)
         else:
             part.zero_()[places] = values
-    return below
 
 
-def _pieces(ramps: Ramps, below: Tensor) -> Iterator[tuple[Tensor | None, Tensor]]:
+def _pieces(ramps: Ramps, below: Sequence[Tensor]) -> Iterator[tuple[Tensor | None, Tensor]]:
     """The z of the negatives chunk by chunk, on a CPU of those alone that a ramp reaches.
 
     Yields:
         where in the chunk they are, None for everywhere, and their z.
     """
-    for chunk in below.split(_chunk(below)):
+    for chunk in (part for level in below for part in level.split(_chunk(level))):
         places = None
-        if _on_cpu(chunk):
+        if on_cpu(chunk):
             # Not a number is not below, so that it shows in the loss.
             reached = ~(chunk <= ramps.lowest)
             if 2 * int(reached.count_nonzero()) < len(chunk):
@@ -223,11 +250,7 @@ def _pieces(ramps: Ramps, below: Tensor) -> Iterator[tuple[Tensor | None, Tensor
 
 
 def _chunk(scores: Tensor) -> int:
-    return CPU_CHUNK if _on_cpu(scores) else GPU_CHUNK
-
-
-def _on_cpu(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu"
+    return CPU_CHUNK if on_cpu(scores) else GPU_CHUNK
 
 
 def _running_sums(values: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
-from .sparse_focal_loss import in_memory_order, require_dense
+from .logits_memory import in_memory_order, on_cpu, require_dense, wide
 
 # Scores computed at a time: on a CPU so that the steps in between stay in its cache, on a GPU so
 # that they take little memory beside the scores themselves.
@@ -85,7 +85,7 @@ class _Ranking(torch.autograd.Function):
         of_n = settings.tau * torch.sigmoid(z)
         ctx.save_for_backward(*tensors, highest, total, n, of_p, of_n)
         ctx.settings, ctx.num_levels = settings, num_levels
-        return (settings.tau / settings.smoothness * F.softplus(z)).to(_wide(levels[0]))
+        return (settings.tau / settings.smoothness * F.softplus(z)).to(wide(levels[0]))
 
     @staticmethod
     @once_differentiable
@@ -100,7 +100,7 @@ class _Ranking(torch.autograd.Function):
             gradient = torch.empty_like(level)
             flat = in_memory_order(gradient)
             for x, slope in zip(_chunks(in_memory_order(level)), _chunks(flat)):
-                score = x.to(_wide(x)).sigmoid()
+                score = x.to(wide(x)).sigmoid()
                 away = (score - highest).div_(ctx.settings.lambda_negative)
                 factor = 1 + (highest - n) / ctx.settings.lambda_negative + away
                 factor *= away.exp_() * score * (1 - score)
@@ -126,11 +126,16 @@ def _negatives(
         listed, start = torch.cat(lists), 0
         for chunk in _chunks(in_memory_order(level)):
             size = len(chunk)
-            # One place more, for whatever is listed elsewhere: finding out would mean to wait.
-            index = torch.where((listed >= start) & (listed < start + size), listed - start, size)
-            score = F.pad(chunk.to(_wide(chunk)).sigmoid(), (0, 1)).index_fill_(0, index, 0)
-            highest = score.amax()
-            weight = ((score - highest) / scale).exp_().index_fill_(0, index, 0)
+            here = (listed >= start) & (listed < start + size)
+            if on_cpu(here):
+                index = listed[here] - start
+                score = chunk.to(wide(chunk)).sigmoid()
+            else:
+                # One place more, for what is listed elsewhere: finding out would mean to wait.
+                index = torch.where(here, listed - start, size)
+                score = F.pad(chunk.to(wide(chunk)).sigmoid(), (0, 1))
+            highest = score.index_fill_(0, index, 0).amax()
+            weight = score.sub(highest).div_(scale).exp_().index_fill_(0, index, 0)
             weight[size:] = 0
             total = weight.sum(dtype=torch.float64)
             mean = weight.mul_(score).sum(dtype=torch.float64)
@@ -146,12 +151,8 @@ def _negatives(
     return highest, total, (means * shares).sum() / total
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
 def _chunks(flat: Tensor) -> tuple[Tensor, ...]:
-    return flat.split(CPU_CHUNK if flat.device.type == "cpu" else GPU_CHUNK)
+    return flat.split(CPU_CHUNK if on_cpu(flat) else GPU_CHUNK)
 
 
 def _thirds(tensors: Sequence[Tensor], size: int) -> list[Sequence[Tensor]]:

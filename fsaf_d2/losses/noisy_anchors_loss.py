@@ -9,14 +9,20 @@ Letters: N images; P positives of the batch; K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .anchor_losses import AnchorPlaces, gather_anchor_deltas
-from .sparse_focal_loss import dense, sparse_focal_loss_sum
+from .anchor_losses import AnchorPlaces, anchor_class_places
+from .logits_memory import in_memory_order, on_cpu, wide
+from .sparse_focal_loss import (
+    CHUNK,
+    background_loss,
+    background_slope,
+    label_weight,
+)
 
 # The least of 1 - IoU and of 1 - score, by which weights are divided.
 LEAST_ERROR = 1e-6
@@ -78,23 +84,6 @@ class _Images:
         return mix * by_iou + (1 - mix) * by_score
 
 
-def soft_focal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor:
-    """-y alpha (1 - p)^gamma ln p - (1 - y) (1 - alpha) p^gamma ln(1 - p) with p = sigmoid(logit).
-
-    Args:
-        logits: any shape.
-        targets: the same shape, y in 0..1.
-        alpha, gamma: see :func:`sparse_focal_loss_sum`.
-
-    Returns:
-        the shape of the logits.
-    """
-    of_objects, of_background = (alpha, 1 - alpha) if alpha >= 0 else (1.0, 1.0)
-    objects = torch.sigmoid(-logits) ** gamma * F.softplus(-logits)
-    background = torch.sigmoid(logits) ** gamma * F.softplus(logits)
-    return targets * of_objects * objects + (1 - targets) * of_background * background
-
-
 def noisy_anchors_focal_loss(
     logits: Sequence[Tensor],
     positives: Sequence[AnchorPlaces],
@@ -108,7 +97,10 @@ def noisy_anchors_focal_loss(
 ) -> Tensor:
     """Sum the focal loss over all anchors, those of objects with soft labels and weights.
 
-    An anchor's weight is that of its losses of all classes; the background's is 1.
+    With p = sigmoid(logit), the loss of a label y in 0..1 is
+    -y alpha (1 - p)^gamma ln p - (1 - y) (1 - alpha) p^gamma ln(1 - p). An anchor's weight is that
+    of its losses of all classes; the background's is 1. Every logit is read once forward and once
+    backward; nothing of their size is kept in between.
 
     Args:
         logits: (N, A * K, H, W) of each level.
@@ -120,20 +112,112 @@ def noisy_anchors_focal_loss(
     Returns:
         scalar, see :func:`reweighted_sum`.
     """
-    settings = {"alpha": alpha, "gamma": gamma}
-    nothing = classes[:0]
-    everywhere = [
-        sum(sparse_focal_loss_sum(dense(x), nothing, nothing, **settings) for x in levels_of_image)
-        for levels_of_image in zip(*(level.split(1) for level in logits))
-    ]
-    chosen = gather_anchor_deltas(logits, positives, num_classes)
-    targets = torch.zeros_like(chosen)
-    background = soft_focal_loss(chosen, targets, **settings).sum(dim=1)
-    targets = targets.scatter(1, classes[:, None], soft_labels[:, None])
-    losses = soft_focal_loss(chosen, targets, **settings).sum(dim=1)
-    image_index = torch.cat([places.image for places in positives])
-    rest = torch.stack(everywhere).index_add(0, image_index, -background)
-    return reweighted_sum(losses, weights, image_index, rest)
+    nothing = [AnchorPlaces(*(x[:0] for x in places)) for places in positives]
+    levels, own, _ = zip(
+        *anchor_class_places(logits, positives, classes, nothing, num_classes=num_classes)
+    )
+    settings = (num_classes, alpha, gamma)
+    return _ReweightedFocalLoss.apply(settings, positives, soft_labels, weights, *levels, *own)
+
+
+class _ReweightedFocalLoss(torch.autograd.Function):
+    """Takes each level's logits, and the places of the logits of its positives' own classes."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        settings: tuple[int, float, float],
+        positives: Sequence[AnchorPlaces],
+        soft_labels: Tensor,
+        weights: Tensor,
+        *tensors: Tensor,
+    ) -> Tensor:
+        num_classes, alpha, gamma = settings
+        of_object, of_background = (label_weight(alpha, label) for label in (1, 0))
+        levels, own = _halves(tensors)
+        sums = [_background_sums(level, num_classes, gamma) for level in levels]
+        everywhere = sum(x.flatten(1).sum(dim=1, dtype=torch.float64) for x in sums)
+        background = torch.cat([x[places] for x, places in zip(sums, positives)]).double()
+        scores = torch.cat([in_memory_order(x)[places] for x, places in zip(levels, own)]).double()
+        softened = of_object * background_loss(-scores, gamma)
+        softened -= of_background * background_loss(scores, gamma)
+        losses = of_background * background + soft_labels * softened
+        image_index = torch.cat([places.image for places in positives])
+        rest = everywhere.index_add(0, image_index, -background) * of_background
+        weighted, ratio = _weighted_and_ratio(losses, weights.double(), image_index, rest)
+        ctx.save_for_backward(soft_labels, weights, ratio, *tensors)
+        ctx.settings, ctx.positives = settings, positives
+        return (weighted * ratio).sum().to(wide(levels[0]))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_output: Tensor):
+        num_classes, alpha, gamma = ctx.settings
+        of_object, of_background = (label_weight(alpha, label) for label in (1, 0))
+        soft_labels, weights, ratio, *tensors = ctx.saved_tensors
+        levels, own = _halves(tensors)
+        scale = (ratio * grad_output).to(wide(levels[0]))
+        counts = [len(places) for places in own]
+        parts = (x.split(counts) for x in (soft_labels, weights))
+        gradients = []
+        for level, at, places, y, weight in zip(levels, ctx.positives, own, *parts):
+            factor = weight * scale[at.image]
+            factors = _by_anchor(level, num_classes).copy_(scale[:, None, None, None])
+            factors[at] = factor.to(factors.dtype)
+            gradient = _background_slopes(level, factors * of_background, num_classes, gamma)
+            x = in_memory_order(level)[places].to(wide(level))
+            slope = (1 - y) * of_background * background_slope(x, gamma)
+            slope -= y * of_object * background_slope(-x, gamma)
+            in_memory_order(gradient)[places] = (slope * factor).to(gradient.dtype)
+            gradients.append(gradient)
+        return None, None, None, None, *gradients, *([None] * len(own))
+
+
+def _background_sums(level: Tensor, num_classes: int, gamma: float) -> Tensor:
+    """Sum each anchor's background losses, unweighted: (N, A * K, H, W) -> (N, A, H, W)."""
+    sums = _by_anchor(level, num_classes).zero_()
+    for chunk, total in _chunks(level, sums, num_classes):
+        total += background_loss(chunk.to(total.dtype), gamma).sum(dim=1)
+    return sums
+
+
+def _background_slopes(level: Tensor, factors: Tensor, num_classes: int, gamma: float) -> Tensor:
+    """The gradient of the background losses, times each anchor's factor, (N, A, H, W)."""
+    # It keeps the logits' memory order, so that the same places hold.
+    gradient = torch.empty_like(level)
+    pairs = zip(_chunks(level, factors, num_classes), _chunks(gradient, factors, num_classes))
+    for (chunk, factor), (slope, _) in pairs:
+        found = background_slope(chunk.to(factor.dtype), gamma)
+        torch.mul(found, factor[:, None], out=slope)
+    return gradient
+
+
+def _by_anchor(level: Tensor, num_classes: int) -> Tensor:
+    """Make room for a number of each anchor, in the order in which the logits lie in memory."""
+    num_images, channels, height, width = level.shape
+    kind = torch.contiguous_format if level.is_contiguous() else torch.channels_last
+    shape = num_images, channels // num_classes, height, width
+    return level.new_empty(shape, dtype=wide(level)).to(memory_format=kind)
+
+
+def _chunks(level: Tensor, by_anchor: Tensor, num_classes: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts of the logits (G, k, R) and of what is said of their anchors (G, R).
+
+    Anchors of G groups lie side by side in memory, those of one kind or one alone.
+    """
+    together = level.shape[2] * level.shape[3] if level.is_contiguous() else 1
+    logits = in_memory_order(level).view(-1, num_classes, together)
+    anchors = in_memory_order(by_anchor).view(-1, together)
+    size = CHUNK if on_cpu(level) else level.numel()
+    groups = max(size // (num_classes * together), 1)
+    for group, part in zip(logits.split(groups), anchors.split(groups)):
+        for chunk in group.split(max(size // (len(group) * together), 1), dim=1):
+            yield chunk, part
+
+
+def _halves(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    middle = len(tensors) // 2
+    return tensors[:middle], tensors[middle:]
 
 
 def reweighted_sum(losses: Tensor, weights: Tensor, image_index: Tensor, rest: Tensor) -> Tensor:
@@ -148,9 +232,16 @@ def reweighted_sum(losses: Tensor, weights: Tensor, image_index: Tensor, rest: T
     Returns:
         scalar, the sum over all images.
     """
+    weighted, ratio = _weighted_and_ratio(losses, weights, image_index, rest)
+    return (weighted * ratio).sum()
+
+
+def _weighted_and_ratio(
+    losses: Tensor, weights: Tensor, image_index: Tensor, rest: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Each image's (N,) weighted sum, and what it is to be times, without gradient."""
     # Deviates from the paper: its code has one factor for the images of a GPU together. With one
     # for each image, several processes learn what one does with all images.
     plain = rest.index_add(0, image_index, losses)
     weighted = rest.index_add(0, image_index, losses * weights)
-    ratio = torch.where(weighted != 0, plain / weighted, 1)
-    return (weighted * ratio.detach()).sum()
+    return weighted, torch.where(weighted != 0, plain / weighted, 1).detach()

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .anchor_losses import AnchorPlaces
-from .sparse_focal_loss import dense, memory_index, sparse_focal_loss_sum
+from .logits_memory import dense, memory_index
+from .sparse_focal_loss import sparse_focal_loss_sum
 
 
 def quality_focal_loss(logits: Tensor, quality: Tensor, *, beta: float) -> Tensor:

@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
+from .logits_memory import in_memory_order, on_cpu, require_dense
+
 # Elements computed at a time on a CPU, so that the steps in between stay in its cache.
 CHUNK = 1 << 18
 
@@ -65,7 +67,7 @@ def plane_focal_loss_sum(
     """
     if not logits.is_contiguous():
         raise ValueError(f"Logits of strides {logits.stride()} are not contiguous.")
-    if labels.device.type == "cpu":
+    if on_cpu(labels):
         # Few logits are labelled. On a GPU, listing them would mean to wait for their number.
         plane, location = labels.nonzero(as_tuple=True)
         labels = labels[plane, location][:, None]
@@ -77,10 +79,10 @@ def plane_focal_loss_sum(
 def background_loss_sums(logits: Tensor, *, alpha: float, gamma: float) -> Tensor:
     """Focal loss of locations without an object, summed over classes: (N, K, R) -> (N, R)."""
     total = torch.zeros_like(logits[:, 0], dtype=torch.float32)
-    size = max(CHUNK // total.numel(), 1) if logits.device.type == "cpu" else logits.shape[1]
+    size = max(CHUNK // total.numel(), 1) if on_cpu(logits) else logits.shape[1]
     for part in logits.split(size, dim=1):
-        total += _background_loss(part.float(), gamma).sum(dim=1)
-    return total.mul_(_weight(alpha, 0))
+        total += background_loss(part.float(), gamma).sum(dim=1)
+    return total.mul_(label_weight(alpha, 0))
 
 
 def focal_loss(logits: Tensor, label: int, *, alpha: float, gamma: float) -> Tensor:
@@ -95,31 +97,7 @@ def focal_loss(logits: Tensor, label: int, *, alpha: float, gamma: float) -> Ten
     """
     # An object's loss is the background's with the sign of the logit turned.
     turned = -logits.float() if label == 1 else logits.float()
-    return _background_loss(turned, gamma).mul_(_weight(alpha, label))
-
-
-def dense(tensor: Tensor) -> Tensor:
-    """Copy a tensor unless its memory is without gaps, in (N, C, H, W) or (N, H, W, C) order."""
-    return tensor if _is_dense(tensor) else tensor.contiguous()
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    return tensor.is_contiguous() or (
-        tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    )
-
-
-def require_dense(logits: Tensor) -> None:
-    if not _is_dense(logits):
-        raise ValueError(
-            f"Logits of shape {tuple(logits.shape)} and strides {logits.stride()} are not dense in "
-            "memory: pass them, and compute places, through dense()."
-        )
-
-
-def memory_index(tensor: Tensor, *indices: Tensor) -> Tensor:
-    """Turn indices into a tensor, one for each dimension, into places in its memory."""
-    return sum(index * stride for index, stride in zip(indices, tensor.stride(), strict=True))
+    return background_loss(turned, gamma).mul_(label_weight(alpha, label))
 
 
 class _SparseFocalLossSum(torch.autograd.Function):
@@ -141,15 +119,15 @@ class _SparseFocalLossSum(torch.autograd.Function):
         if background_losses is None:
             total = torch.zeros((), dtype=torch.float64, device=logits.device)
             for chunk in _chunks(flat):
-                total += _background_loss(chunk.float(), gamma).sum()
-            total *= _weight(alpha, 0)
+                total += background_loss(chunk.float(), gamma).sum()
+            total *= label_weight(alpha, 0)
         else:
             total = background_losses.sum(dtype=torch.float64)
         labelled = flat.view(-1, labels.shape[1])[rows].float()
-        no_background = _background_loss(labelled, gamma).masked_fill_(labels == 0, 0)
-        objects = _background_loss(-labelled, gamma).masked_fill_(labels != 1, 0)
-        total -= _weight(alpha, 0) * no_background.sum(dtype=torch.float64)
-        total += _weight(alpha, 1) * objects.sum(dtype=torch.float64)
+        no_background = background_loss(labelled, gamma).masked_fill_(labels == 0, 0)
+        objects = background_loss(-labelled, gamma).masked_fill_(labels != 1, 0)
+        total -= label_weight(alpha, 0) * no_background.sum(dtype=torch.float64)
+        total += label_weight(alpha, 1) * objects.sum(dtype=torch.float64)
         return total.float()
 
     @staticmethod
@@ -160,41 +138,37 @@ class _SparseFocalLossSum(torch.autograd.Function):
         # It keeps the logits' memory order, so that the same places hold.
         gradient = torch.empty_like(logits)
         flat_gradient = in_memory_order(gradient)
-        scale = grad_output * _weight(ctx.alpha, 0)
+        scale = grad_output * label_weight(ctx.alpha, 0)
         for chunk, chunk_gradient in zip(_chunks(flat), _chunks(flat_gradient)):
-            torch.mul(_background_slope(chunk.float(), ctx.gamma), scale, out=chunk_gradient)
+            torch.mul(background_slope(chunk.float(), ctx.gamma), scale, out=chunk_gradient)
 
         is_object = labels == 1
         labelled = flat.view(-1, labels.shape[1])[rows].float()
-        slope = _background_slope(torch.where(is_object, -labelled, labelled), ctx.gamma)
-        slope *= torch.where(is_object, -grad_output * _weight(ctx.alpha, 1), scale)
+        slope = background_slope(torch.where(is_object, -labelled, labelled), ctx.gamma)
+        slope *= torch.where(is_object, -grad_output * label_weight(ctx.alpha, 1), scale)
         slope.masked_fill_(labels < 0, 0)
         rows_gradient = flat_gradient.view(-1, labels.shape[1])
         rows_gradient.index_copy_(0, rows, slope.to(gradient.dtype))
         return gradient, None, None, None, None, None
 
 
-def in_memory_order(tensor: Tensor) -> Tensor:
-    return tensor.as_strided((tensor.numel(),), (1,))
-
-
 def _chunks(flat: Tensor) -> tuple[Tensor, ...]:
-    return flat.split(CHUNK) if flat.device.type == "cpu" else (flat,)
+    return flat.split(CHUNK) if on_cpu(flat) else (flat,)
 
 
-def _weight(alpha: float, label: int) -> float:
+def label_weight(alpha: float, label: int) -> float:
     if alpha < 0:
         return 1.0
     return alpha if label == 1 else 1 - alpha
 
 
-def _background_loss(x: Tensor, gamma: float) -> Tensor:
+def background_loss(x: Tensor, gamma: float) -> Tensor:
     """p^gamma (-ln(1 - p))."""
     return F.softplus(x).mul_(_power(torch.sigmoid(x), gamma))
 
 
-def _background_slope(x: Tensor, gamma: float) -> Tensor:
-    """Derivative of :func:`_background_loss`: p^gamma (p + gamma (1 - p) (-ln(1 - p)))."""
+def background_slope(x: Tensor, gamma: float) -> Tensor:
+    """Derivative of :func:`background_loss`: p^gamma (p + gamma (1 - p) (-ln(1 - p)))."""
     p = torch.sigmoid(x)
     inner = torch.addcmul(p, F.softplus(x), 1 - p, value=gamma)
     return inner.mul_(_power(p, gamma))

@@ -164,5 +164,5 @@ def test_far_pairs_are_not_looked_at(kinds):
     torch.manual_seed(0)
     boxes = random_instances(100).gt_boxes.tensor.double()
     double = kinds._replace(cell_anchors=kinds.cell_anchors.double())
-    index, _, _ = top_anchors._pairs(double, boxes, grid_of(), 30)
+    index, _, _, _ = top_anchors._pairs(double, boxes, grid_of(), 30)
     assert len(index) < 0.05 * 100 * 9 * grid_of().num_locations

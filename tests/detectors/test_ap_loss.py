@@ -69,7 +69,7 @@ def written_out(model, predictions, grid, ground_truths):
     expected = torch.cat([10 * shift, 5 * (wanted / size).log()], dim=1)
     found = deltas[positives.image_index, positives.anchor_index]
     box_loss = smooth_l1_loss(found, expected, 1.0, reduction="sum") / (4 * len(one))
-    return average_precision_loss(logits.flatten(), one, without), box_loss
+    return average_precision_loss([logits], [one], [without]), box_loss
 
 
 def paper_model(*overrides):

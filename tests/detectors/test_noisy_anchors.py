@@ -3,7 +3,7 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
-from fvcore.nn import smooth_l1_loss
+from fvcore.nn import sigmoid_focal_loss, smooth_l1_loss
 from models import (
     ANCHORS_ONLY,
     NUM_CLASSES,
@@ -25,7 +25,7 @@ from fsaf_d2.assignment.anchor_matching import paired_iou
 from fsaf_d2.assignment.grid import Grid
 from fsaf_d2.assignment.objects import Objects
 from fsaf_d2.detectors.retinanet import AnchorPredictions
-from fsaf_d2.losses import soft_focal_loss, soft_labels_and_weights
+from fsaf_d2.losses import soft_labels_and_weights
 
 NOISY = [
     *("MODEL.META_ARCHITECTURE", "OneStageDetector", "MODEL.BRANCHES", "['noisy_anchor']"),
@@ -66,7 +66,10 @@ def written_out(branch, predictions, ground_truths):
     )
     targets, factors = torch.zeros_like(logits), torch.ones_like(logits[..., :1])
     targets[image, anchor, classes], factors[image, anchor, 0] = soft, weights
-    focal = soft_focal_loss(logits, targets, alpha=0.5, gamma=2.0)
+    background, of_objects = (
+        sigmoid_focal_loss(logits, torch.full_like(logits, y), 0.5, 2.0) for y in (0.0, 1.0)
+    )
+    focal = torch.lerp(background, of_objects, targets)
     true_deltas = branch.box2box_transform.get_deltas(anchors, boxes)
     smooth = smooth_l1_loss(deltas[image, anchor], true_deltas, 0.1).sum(dim=1)
     boxes = smooth.new_zeros(len(ground_truths))

@@ -13,7 +13,7 @@ from fsaf_d2.losses import (
     distributional_ranking,
     distributional_ranking_loss,
 )
-from fsaf_d2.losses.sparse_focal_loss import memory_index
+from fsaf_d2.losses.logits_memory import memory_index
 
 NOTHING = torch.zeros(0, dtype=torch.int64)
 OTHERS = RankingSettings(0.3, 0.2, 2.0, 3.0, 0.25)

@@ -1,6 +1,7 @@
 """Soft labels, weights and the focal loss of noisy anchors (arXiv 1912.05086)."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -11,10 +12,10 @@ from fsaf_d2.losses import (
     AnchorPlaces,
     noisy_anchors_focal_loss,
     reweighted_sum,
-    soft_focal_loss,
     soft_labels_and_weights,
 )
 
+module = sys.modules[noisy_anchors_focal_loss.__module__]
 FOCAL = {"alpha": 0.5, "gamma": 2.0}
 
 
@@ -90,24 +91,33 @@ def test_nothing_learns_by_labels_and_weights():
     assert not any(x.requires_grad for x in found)
 
 
+def loss_of_one(logits, soft, **focal):
+    """Of one anchor alone, an object of class 0."""
+    place = [AnchorPlaces(*torch.zeros(4, 1, dtype=torch.int64))]
+    args = place, torch.tensor([0]), torch.tensor([soft]), torch.tensor([1.0])
+    return noisy_anchors_focal_loss(
+        [logits[None, :, None, None]], *args, num_classes=len(logits), **focal
+    )
+
+
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.5, 2.0), (0.25, 1.5), (-1, 2.0)])
-def test_soft_focal_loss_is_the_focal_loss_for_hard_labels_and_between_them_for_others(
-    alpha, gamma
-):
-    logits = torch.randn(50) * 4
-    ones, zeros = torch.ones(50), torch.zeros(50)
-    hard = [sigmoid_focal_loss(logits, x, alpha, gamma) for x in (ones, zeros)]
-    for y in (1.0, 0.0, 0.3):
-        found = soft_focal_loss(logits, ones * y, alpha=alpha, gamma=gamma)
-        torch.testing.assert_close(found, y * hard[0] + (1 - y) * hard[1], rtol=1e-4, atol=1e-7)
+def test_it_is_the_focal_loss_for_hard_labels_and_between_them_for_others(alpha, gamma):
+    for x in (torch.randn(9) * 4).split(3):
+        hard = [sigmoid_focal_loss(x[0], torch.tensor(y), alpha, gamma) for y in (1.0, 0.0)]
+        rest = sigmoid_focal_loss(x[1:], torch.zeros(2), alpha, gamma).sum()
+        for y in (1.0, 0.0, 0.3):
+            found = loss_of_one(x, y, alpha=alpha, gamma=gamma)
+            expected = y * hard[0] + (1 - y) * hard[1] + rest
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_large_logits_have_finite_losses():
-    logits = torch.tensor([-200.0, 200.0], requires_grad=True)
-    loss = soft_focal_loss(logits, torch.tensor([0.6, 0.6]), **FOCAL)
-    assert loss.tolist() == pytest.approx([0.5 * 0.6 * 200, 0.5 * 0.4 * 200])
-    loss.sum().backward()
-    assert torch.isfinite(logits.grad).all()
+@pytest.mark.parametrize(("logit", "share"), [(-200.0, 0.6), (200.0, 0.4)])
+def test_large_logits_have_finite_losses(logit, share):
+    logits = torch.tensor([logit, -300.0], requires_grad=True)
+    loss = loss_of_one(logits, 0.6, **FOCAL)
+    assert loss.item() == pytest.approx(0.5 * share * 200)
+    loss.backward()
+    assert torch.isfinite(logits.grad).all() and logits.grad[0] != 0
 
 
 def test_weights_change_gradients_but_not_the_sum_of_an_image():
@@ -132,9 +142,11 @@ def test_losses_of_nothing_are_nothing():
     assert total == 0 and torch.isfinite(losses.grad).all()
 
 
+@pytest.mark.parametrize("chunk", [1 << 18, 1, 17, 100])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_value_and_gradient_are_those_of_dense_losses(memory_format):
+def test_value_and_gradient_are_those_of_dense_losses(memory_format, chunk, monkeypatch):
     """Weights are of an anchor, for the losses of all its classes."""
+    monkeypatch.setattr(module, "CHUNK", chunk)
     torch.manual_seed(0)
     levels = [
         (torch.randn(2, 3 * NUM_CLASSES, *size) * 2).to(memory_format=memory_format)

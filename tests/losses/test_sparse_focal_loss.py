@@ -3,8 +3,8 @@ import torch
 from fvcore.nn import sigmoid_focal_loss
 
 from fsaf_d2.losses import focal_loss, sparse_focal_loss_sum
-from fsaf_d2.losses.sparse_focal_loss import dense as compact
-from fsaf_d2.losses.sparse_focal_loss import memory_index
+from fsaf_d2.losses.logits_memory import dense as compact
+from fsaf_d2.losses.logits_memory import memory_index
 
 FOCAL = {"alpha": 0.25, "gamma": 2.0}
 
