@@ -169,7 +169,7 @@ def best_objects(
     Returns:
         (Q,) in 0..M-1.
     """
-    num_levels, num_objects = len(grid.strides), len(objects.boxes)
+    num_objects = len(objects.boxes)
     sizes = -(-torch.stack([grid.heights, grid.widths], dim=1) // TILE)
     tiles = Grid.of(grid.strides * TILE, sizes, sizes.device)
     level, x, y = Cells.at(anchor_index // kinds.num_per_location, grid)
@@ -180,22 +180,7 @@ def best_objects(
     counts = torch.bincount(tile, minlength=num_images * tiles.num_locations)
     starts = counts.cumsum(0) - counts
 
-    # An anchor overlaps an object only where its point is in the object widened by its own sides.
-    sides = kinds.cell_anchors.view(num_levels, -1, 4)
-    reach = torch.cat([sides[..., 2:].amax(dim=1), sides[..., :2].amin(dim=1)], dim=1)
-    ends = (objects.boxes.double()[:, None] - reach) / tiles.strides[:, None] - kinds.offset / TILE
-    ends = ends.floor().long()
-    limits = torch.stack([tiles.widths, tiles.heights], dim=1)
-    first = ends[..., :2].clamp(min=0).minimum(limits)
-    last = (ends[..., 2:] + 1).minimum(limits).maximum(first)
-    region, tile = list_locations(
-        torch.cat([first, last], dim=2).flatten(0, 1),
-        torch.arange(num_levels).repeat(num_objects),
-        tiles,
-    )
-    object_index = region // num_levels
-    tile += objects.image_index[object_index] * tiles.num_locations
-
+    object_index, tile = _reached_tiles(kinds, objects, tiles)
     boxes = kinds.boxes(anchor_index, grid)
     areas, object_areas = _area(boxes), _area(objects.boxes)
     # An IoU is no more than the smaller of two areas is of the larger.
@@ -214,6 +199,27 @@ def best_objects(
         iou = paired_iou(objects.boxes[pair_object], boxes[anchor]).float()
         best_iou, best = _keep_best(best_iou, best, anchor, pair_object, iou)
     return best
+
+
+def _reached_tiles(kinds: AnchorKinds, objects: Objects, tiles: Grid) -> tuple[Tensor, Tensor]:
+    """List the tiles with anchors that an object can overlap: (T,) objects and (T,) tiles."""
+    num_levels = len(tiles.strides)
+    # An anchor overlaps an object only where its point is in the object widened by its own sides.
+    sides = kinds.cell_anchors.view(num_levels, -1, 4)
+    reach = torch.cat([sides[..., 2:].amax(dim=1), sides[..., :2].amin(dim=1)], dim=1)
+    ends = (objects.boxes.double()[:, None] - reach) / tiles.strides[:, None] - kinds.offset / TILE
+    ends = ends.floor().long()
+    limits = torch.stack([tiles.widths, tiles.heights], dim=1)
+    first = ends[..., :2].clamp(min=0).minimum(limits)
+    last = (ends[..., 2:] + 1).minimum(limits).maximum(first)
+    region, tile = list_locations(
+        torch.cat([first, last], dim=2).flatten(0, 1),
+        torch.arange(num_levels).repeat(len(objects.boxes)),
+        tiles,
+    )
+    object_index = region // num_levels
+    tile += objects.image_index[object_index] * tiles.num_locations
+    return object_index, tile
 
 
 def _keep_best(
