@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..backbones import TimmBackbone
+from . import addresses  # noqa: F401  registers them
 from .layouts import LAYOUTS, Conversion, conflicts, to_current_names, to_own_layout
 from .load_report import LoadReport, make_report
 from .timm_names import from_timm
@@ -26,7 +27,8 @@ class SafeCheckpointer(DetectionCheckpointer):
     became of every tensor is in ``report``, None before anything was loaded.
 
     Heuristics can be asked for as in detectron2's newer versions:
-    ``weights.pth?matching_heuristics=True``.
+    ``weights.pth?matching_heuristics=True``. ``?sha256=...`` says how the hash of the file begins.
+    Addresses may also be those of :mod:`.addresses`.
 
     Saving is detectron2's.
     """
@@ -46,6 +48,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.trust = trust
         self.report: LoadReport | None = None
         self._heuristics = False
+        self._sha256 = ""
         self._source = ""
 
     def load(self, path: str, *args: object, **kwargs: object) -> dict:
@@ -59,6 +62,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         options = parse_qs(query)
         self._source = path
         self._heuristics = options.pop("matching_heuristics", None) == ["True"]
+        (self._sha256,) = options.pop("sha256", [""])
         if options:
             raise ValueError(f"Weights '{path}': unknown options {', '.join(options)} behind '?'.")
         return super().load(path, *args, **kwargs)
@@ -84,7 +88,7 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict:
         if self.trust and comm.is_main_process():
             print(f"--trust-weights: code in '{filename}' is run, whatever it does.", flush=True)
-        checkpoint = load_file(filename, trust=self.trust)
+        checkpoint = load_file(filename, trust=self.trust, sha256=self._sha256)
         if self._heuristics:
             checkpoint["matching_heuristics"] = True
         return checkpoint
@@ -126,9 +130,9 @@ class SafeCheckpointer(DetectionCheckpointer):
         return to_own_layout(weights)
 
     def _log_incompatible_keys(self, _: NamedTuple) -> None:
-        say = self.logger.info if self.report.complete else self.logger.warning
-        say(self.report.summary())
-        for line in self.report.problems():
+        usual = self.report.complete or self.report.usual()
+        (self.logger.info if usual else self.logger.warning)(self.report.summary())
+        for line in self.report.problems(advise=not self.report.usual()):
             self.logger.warning(line)
 
 

@@ -61,12 +61,29 @@ class LoadReport(NamedTuple):
         fresh = [*self.missing, *(item.name for item in self.misshapen)]
         if not fresh:
             return f"{line}."
-        return f"{line}; {len(fresh)} start fresh: {listed(fresh)}."
+        return f"{line}; {len(fresh)} start fresh: {self.usual() or listed(fresh)}."
 
-    def problems(self) -> list[str]:
-        """Sentences on tensors of another shape, one for each remedy, and on what is not used."""
+    def usual(self) -> str:
+        """What starts fresh, where a training from such a file means it to; "" elsewhere."""
+        there = [*self.loaded, *self.converted]
+        of_classes = [re.search(r"\bcls_score\.", item.name) for item in self.misshapen]
+        if there and self.misshapen and all(of_classes) and not self.missing:
+            names = listed(item.name for item in self.misshapen)
+            return f"{names}, as the file is of another number of classes"
+        of_backbone = [".bottom_up." in name for name in there]
+        behind = [".bottom_up." not in name for name in self.missing]
+        if there and all(of_backbone) and all(behind) and not self.misshapen:
+            return "all behind the backbone, whose weights these are"
+        return ""
+
+    def problems(self, *, advise: bool = True) -> list[str]:
+        """Sentences on tensors of another shape, one for each remedy, and on what is not used.
+
+        Args:
+            advise: say what the config would have to be for the file's shapes.
+        """
         by_remedy: dict[str, list[Misshapen]] = {}
-        for item in self.misshapen:
+        for item in self.misshapen if advise else ():
             by_remedy.setdefault(remedy(item, self), []).append(item)
         lines = [
             f"{first.name} has the shape {first.in_file} in the file and {first.in_model} by the "

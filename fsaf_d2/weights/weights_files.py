@@ -45,7 +45,7 @@ class WeightsFileError(ValueError):
     """A file of weights is broken, is of no known kind or holds more than weights."""
 
 
-def load_file(path: str | os.PathLike[str], *, trust: bool = False) -> dict:
+def load_file(path: str | os.PathLike[str], *, trust: bool = False, sha256: str = "") -> dict:
     """Read a file of torch, of safetensors or of a model zoo, whatever its name ends with.
 
     Where the name carries the start of the file's SHA-256, as in ``resnet50-0676ba61.pth``, or of
@@ -54,6 +54,7 @@ def load_file(path: str | os.PathLike[str], *, trust: bool = False) -> dict:
     Args:
         path: of a file on this machine.
         trust: read it by pickle without limits, which runs any code in it.
+        sha256: how the file's SHA-256 begins, in hexadecimal.
 
     Returns:
         a dict with ``model``, which maps names to tensors or arrays, and, as in detectron2,
@@ -72,7 +73,7 @@ def load_file(path: str | os.PathLike[str], *, trust: bool = False) -> dict:
         if os.fstat(file.fileno()).st_size == 0:
             raise WeightsFileError(f"'{path}' is empty.")
         try:
-            _check_hash(path, file)
+            _check_hash(path, file, sha256)
             return _load(file, trust)
         except Refused as error:
             raise WeightsFileError(f"'{path}' is refused: {error}{_advice(path)}") from error
@@ -97,18 +98,22 @@ def _advice(path: str) -> str:
     )
 
 
-def _check_hash(path: str, file: BinaryIO) -> None:
-    for name, algorithm, pattern in _HASHES_IN_NAMES:
-        expected = pattern.search(os.path.basename(path))
-        if expected is None:
-            continue
+def _check_hash(path: str, file: BinaryIO, sha256: str) -> None:
+    found = (
+        (name, algorithm, pattern.search(os.path.basename(path)))
+        for name, algorithm, pattern in _HASHES_IN_NAMES
+    )
+    asked = [("its name", name, algorithm, match[1]) for name, algorithm, match in found if match]
+    if sha256:
+        asked.append(("its address", "SHA-256", hashlib.sha256, sha256.lower()))
+    for source, name, algorithm, expected in asked:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             # Against damage, not malice: whoever chose the file chose its name, too.
             found = algorithm(content, usedforsecurity=False).hexdigest()
-        if not found.startswith(expected[1]):
+        if not found.startswith(expected):
             raise Refused(
-                f"its name says that its {name} starts with {expected[1]}, but it starts with "
-                f"{found[: len(expected[1])]}. Fetch it again, or rename it if it is right."
+                f"{source} says that its {name} starts with {expected}, but it starts with "
+                f"{found[: len(expected)]}. Fetch it again, or mend {source} if the file is right."
             )
 
 
