@@ -22,6 +22,7 @@ from .advice import write_advice
 from .checkpoints import RunCheckpointer, versions
 from .ema import MovingAverage
 from .examination import EvaluationSet, Examination, for_tensorboard
+from .expected_errors import no_traceback_on_the_terminal
 from .hooks.builder import hooks_of_run
 from .hooks.early_stop import EndOfTraining
 from .hooks.level_lens_hook import LevelLens
@@ -152,7 +153,8 @@ class GuardedRun:
         """
         while True:
             try:
-                super().train()
+                with no_traceback_on_the_terminal():
+                    super().train()
                 break
             except RollBack as error:
                 self._roll_back(error.__cause__)
