@@ -33,6 +33,7 @@ from fsaf_d2.data.reading.sources import open_source
 from fsaf_d2.evaluation import keep_report
 from fsaf_d2.texts import show_whatever_is_said
 from fsaf_d2.training import (
+    EXPECTED,
     SafeCheckpointer,
     Trainer,
     compare_augmented,
@@ -153,7 +154,7 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
                 print(line)
         return results
     # What else may go wrong is a fault of the program, and shows where.
-    with one_sentence((OSError, FloatingPointError)):
+    with one_sentence(EXPECTED):
         return trainer.train()
 
 

@@ -18,7 +18,7 @@ import torch
 from detectron2.engine import default_argument_parser
 
 from fsaf_d2.texts import show_whatever_is_said
-from fsaf_d2.training import launch
+from fsaf_d2.training import EXPECTED, launch
 from fsaf_d2.training.lazy import ConfigError, load_lazy_config, run
 from fsaf_d2.training.lazy_config import WORDS
 from fsaf_d2.training.run_settings import in_words
@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> dict | None:
     show_whatever_is_said()
     try:
         return run(load_lazy_config(args.config_file, args.opts), args)
-    except (OSError, ConfigError, FloatingPointError) as error:
+    except (*EXPECTED, ConfigError) as error:
         # Files that are not there, wrong arguments, a loss that is not finite; all else shows where
         # it went wrong.
         sys.exit(f"lazyconfig_train_net.py: error: {in_words(str(error), WORDS)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 
+from ..data.loading.stream import BatchStream
 from ..data.reading.image_headers import MAX_PIXELS
 from ..detectors.contract import Traits
 from ..evaluation import BoxEvaluator
@@ -44,12 +45,26 @@ class TrainingData:
             self._loader = build_part(part, dataset=self._records)
         else:
             self._loader = build_part(part)
+        self._stream = BatchStream(self._loader)
         self.last_batch: list[dict] = []
 
-    def __iter__(self) -> Iterator[list[dict]]:
-        for batch in self._loader:
-            self.last_batch = batch
-            yield batch
+    def __iter__(self) -> TrainingData:
+        """There is one stream, wherever it is."""
+        return self
+
+    def __next__(self) -> list[dict]:
+        """The next batch."""
+        self.last_batch = next(self._stream)
+        return self.last_batch
+
+    def break_off(self) -> None:
+        """As :meth:`.TrainingLoader.break_off`."""
+        self._stream.break_off()
+
+    def close(self) -> None:
+        """As :meth:`.TrainingLoader.close`."""
+        self._stream.close()
+        self._stream = BatchStream(self._loader)
 
     @property
     def num_images(self) -> int:
