@@ -24,7 +24,7 @@ from fsaf_d2 import load_config
 # isort: split
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from fsaf_d2 import model_zoo
@@ -44,6 +44,7 @@ from fsaf_d2.training import (
     prepare,
     require_ranges,
     saved_classes,
+    set_up,
     use_own_data,
 )
 
@@ -128,7 +129,7 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
     """Run one process: train, or evaluate if ``--eval-only``."""
     with one_sentence():
         with config_of_training_kept(cfg, args):
-            default_setup(cfg, args)
+            set_up(cfg, args)
         show_whatever_is_said()
         # A process that was started anew knows of no data set.
         register_own_data(cfg)
@@ -166,6 +167,9 @@ def argument_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="read MODEL.WEIGHTS, or the checkpoint to resume from, with all that is in the file: "
         "any code in it runs with your rights. Only for files of people whom you trust",
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="show all that OUTPUT_DIR/log.txt has"
     )
     parser.add_argument(
         "--train-data",

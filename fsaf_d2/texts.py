@@ -16,6 +16,8 @@ from typing import TextIO
 
 # Letters that cannot be written become \\xe9 and the like.
 ERRORS = "backslashreplace"
+# As ``extra`` of what is logged: it is for the terminal of a run that shows few lines, too.
+SHOWN = {"for_terminal": True}
 # Programs for tables run cells that begin so.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.ASCII)

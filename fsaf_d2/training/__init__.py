@@ -2,9 +2,9 @@
 
 from ..weights.checkpointer import SafeCheckpointer, load_weights
 from .augmented_evaluation import compare_augmented
-from .expected_errors import EXPECTED
 from .launch import first_to_fail, launch
 from .setup import owned, prepare, require_ranges, saved_classes, use_own_data
+from .terminal import EXPECTED, set_up
 from .trainer import Trainer
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "prepare",
     "require_ranges",
     "saved_classes",
+    "set_up",
     "use_own_data",
 ]

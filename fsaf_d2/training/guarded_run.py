@@ -15,6 +15,7 @@ from ..config import differences
 from ..data.loading.stream import WaitBrokenOff
 from ..detectors.contract import Traits, contract_of
 from ..evaluation import keep_report
+from ..texts import SHOWN
 from ..weights.atomic_writing import raise_if_unwritable
 from ..weights.checkpointer import load_weights
 from ..weights.layouts import Conversion, to_current_names
@@ -22,15 +23,17 @@ from .advice import write_advice
 from .checkpoints import RunCheckpointer, versions
 from .ema import MovingAverage
 from .examination import EvaluationSet, Examination, for_tensorboard
-from .expected_errors import no_traceback_on_the_terminal
 from .hooks.builder import hooks_of_run
 from .hooks.early_stop import EndOfTraining
 from .hooks.level_lens_hook import LevelLens
+from .hooks.periodic_evaluation import Evaluation
 from .hooks.saving import StopOnSignal
 from .metrics import metric_names
 from .non_finite import NonFinite, NonFiniteGuard, RollBack
 from .random_state import random_state, set_random_state
 from .run_settings import RunSettings
+from .spoken import closing_lines, opening_lines
+from .terminal import no_traceback_on_the_terminal
 
 _logger = logging.getLogger("detectron2.fsaf_d2.training")
 
@@ -151,6 +154,8 @@ class GuardedRun:
             OSError: images cannot be read, or ``OUTPUT_DIR`` cannot be written to.
             SystemExit: with code 75, after SIGTERM or SIGINT; the run is saved.
         """
+        if comm.is_main_process():
+            _show(opening_lines(self))
         while True:
             try:
                 with no_traceback_on_the_terminal():
@@ -170,8 +175,15 @@ class GuardedRun:
         if settings.datasets and comm.is_main_process():
             keep_report(settings.output_dir)
         if advice:
-            _logger.info(settings.in_its_words(advice))
+            _logger.info(settings.in_its_words(advice), extra=SHOWN)
+        if comm.is_main_process():
+            _show(closing_lines(self))
         return self._last_eval_results or None
+
+    def best_checkpoint(self) -> str:
+        """A sentence on the best checkpoint, if evaluations have chosen one; else ""."""
+        found = (hook.best() for hook in self._hooks if isinstance(hook, Evaluation))
+        return next(found, "")
 
     def after_train(self) -> None:
         """Run the hooks; a run that was complete when it was resumed ends at the same step."""
@@ -263,11 +275,12 @@ class GuardedRun:
         rate = max(group["lr"] for group in self.optimizer.param_groups)
         _logger.info(
             f"Resuming '{file}': {self.start_iter} of {self.max_iter} steps are done, learning "
-            f"rate {rate:g}."
+            f"rate {rate:g}.",
+            extra=SHOWN,
         )
         for line in differences(rest.get("config", ""), self.settings.config):
             end = ", without effect: the optimizer goes on as saved" * line.startswith(_SAVED_KEYS)
-            _logger.info(f"Unlike the saved run: {line}{end}")
+            _logger.info(f"Unlike the saved run: {line}{end}", extra=SHOWN)
 
     def state_dict(self) -> dict:
         """Everything a resumed run needs; detectron2 0.6 leaves the optimizer out."""
@@ -312,3 +325,8 @@ class GuardedRun:
         if "model" in state_dict:
             own = to_current_names(Conversion(state_dict["model"], {}, None), model.state_dict())
             model.load_state_dict(own.weights)
+
+
+def _show(lines: Iterable[str]) -> None:
+    for line in lines:
+        _logger.info(line, extra=SHOWN)

@@ -20,7 +20,6 @@ from detectron2.engine import (
     HookBase,
     SimpleTrainer,
     TrainerBase,
-    default_setup,
     default_writers,
     hooks,
 )
@@ -51,6 +50,7 @@ from .lazy_parts import (
     settings_of_lazy,
 )
 from .run_settings import in_words
+from .terminal import set_up
 from .validation import labelled_loader
 
 __all__ = ["ConfigError", "LazyTrainer", "evaluate", "load_lazy_config", "run"]
@@ -66,7 +66,7 @@ def run(cfg: DictConfig, args: argparse.Namespace) -> dict | None:
         ConfigError: weights, data or arguments of a model are not there, or a setting is wrong.
         OSError, FloatingPointError: as :meth:`.guarded_run.GuardedRun.train`.
     """
-    default_setup(cfg, args)
+    set_up(cfg, args)
     try:
         model = instantiate(cfg.model).to(cfg.train.device)
     except TypeError as error:

@@ -85,7 +85,7 @@ class Trainer(GuardedRun, DefaultTrainer):
         if cfg.SOLVER.BFLOAT16 and cfg.SOLVER.AMP.ENABLED:
             raise ValueError("SOLVER.BFLOAT16 and SOLVER.AMP.ENABLED exclude each other.")
         model = build_detector(cfg)
-        _logger.info(f"Model:\n{model}")
+        _logger.debug(f"Model:\n{model}")
         if cfg.SOLVER.BFLOAT16:
             train_in_bfloat16(model)
         return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import NamedTuple
 from urllib.parse import parse_qs
@@ -13,6 +14,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..backbones import TimmBackbone
+from ..texts import SHOWN
 from . import addresses  # noqa: F401  registers them
 from .layouts import LAYOUTS, Conversion, conflicts, to_current_names, to_own_layout
 from .load_report import LoadReport, make_report
@@ -131,7 +133,8 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _log_incompatible_keys(self, _: NamedTuple) -> None:
         usual = self.report.complete or self.report.usual()
-        (self.logger.info if usual else self.logger.warning)(self.report.summary())
+        level = logging.INFO if usual else logging.WARNING
+        self.logger.log(level, self.report.summary(), extra=SHOWN)
         for line in self.report.problems(advise=not self.report.usual()):
             self.logger.warning(line)
 

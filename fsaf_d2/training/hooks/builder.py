@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from detectron2.engine import HookBase, hooks
 
 from ...detectors.contract import contract_of
+from ..terminal import is_quiet
 from .detector_step import DetectorStep
 from .early_stop import EarlyStop
 from .level_lens_hook import LevelLens
 from .periodic_evaluation import Evaluation
-from .progress import DataShare
+from .progress import DataShare, ProgressLine
 from .reporting import KeepReport
 from .saving import SaveCheckpoints, StopOnSignal
 from .unbroken_log import RegularWriter, UnbrokenLog
@@ -72,6 +73,7 @@ def hooks_of_run(
         saving,
         evaluation,
         *writers,
+        *([ProgressLine()] if is_quiet() else []),
         KeepReport(settings.eval_period, settings.output_dir),
         stop,
         EarlyStop(evaluation, saving.save_final),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from detectron2.engine import HookBase
 
+from ...texts import SHOWN
 from .periodic_evaluation import Evaluation
 
 _logger = logging.getLogger("detectron2.fsaf_d2.training")
@@ -44,6 +45,7 @@ class EarlyStop(HookBase):
     def _end(self) -> None:
         self._save_final()
         _logger.info(
-            f"Stopped early behind step {self.trainer.iter + 1}: {self._evaluation.reason()}."
+            f"Stopped early behind step {self.trainer.iter + 1}: {self._evaluation.reason()}.",
+            extra=SHOWN,
         )
         raise EndOfTraining

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from detectron2.engine import hooks
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
+from ...texts import SHOWN
 from ..checkpoints import BEST, RunCheckpointer
 from ..metrics import lower_is_better, may_be, of_datasets, unknown_metric
 
@@ -126,14 +127,31 @@ class Evaluation(hooks.EvalHook):
         super()._do_eval()
         self._state["evaluated_steps"] = step
         error = ""
-        if comm.is_main_process() and self._period > 0:
-            error = self._judge(step)
+        if comm.is_main_process():
+            error = self._judge(step) if self._period > 0 else ""
+            _logger.info(self._line(step), extra=SHOWN)
         # The main process alone knows the results.
         error, self._state = comm.all_gather((error, self._state))[0]
         if error:
             raise ValueError(error)
         if step >= self.trainer.max_iter and self._save_final and self._datasets:
             self._save_final()
+
+    def best(self) -> str:
+        """Say which checkpoint is the best; "" where none was."""
+        step = self._state["best_step"]
+        if not step:
+            return ""
+        file = f"{self._checkpointer.save_dir}/{BEST}.pth"
+        return f"Best {self._metric} {self._state['best']:.4g}, behind step {step}: {file}"
+
+    def _line(self, step: int) -> str:
+        """The figures of an evaluation in a line, those of the whole detector last."""
+        figures = [f"{name} {value:.1f}" for name, value in _main_figures(self._results)]
+        found = ", ".join(figures) or "nothing to compare with"
+        # detectron2 gives NaN where nothing at all is found.
+        line = f"Evaluated behind step {step}: {found.replace('nan', 'none')}"
+        return f"{line}{'; the best so far' * (self._state['best_step'] == step)}."
 
     def _judge(self, step: int) -> str:
         """Keep the model if it is the best; the error if the metric is unknown."""
@@ -172,6 +190,21 @@ class Evaluation(hooks.EvalHook):
                 "longer counts."
             )
             self._state.update(metric=self._metric, **_nothing_yet(self._sign))
+
+
+def _main_figures(results: Mapping[str, float]) -> list[tuple[str, float]]:
+    """AP of each branch alone, and AP and AP50 of the whole detector, by what they are called."""
+    alone = [
+        (f"AP of {name.removesuffix('/AP').replace('_branch', ' alone')}", value)
+        for name, value in results.items()
+        if name.endswith("_branch/AP")
+    ]
+    whole = [
+        (name.replace("bbox/", ""), value)
+        for name, value in results.items()
+        if name.endswith(("bbox/AP", "bbox/AP50"))
+    ]
+    return [*alone, *whole]
 
 
 def _nothing_yet(sign: int) -> dict:

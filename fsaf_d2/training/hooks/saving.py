@@ -11,6 +11,7 @@ from types import FrameType
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from ...texts import SHOWN
 from ..checkpoints import RunCheckpointer
 
 _logger = logging.getLogger("detectron2.fsaf_d2.training")
@@ -114,7 +115,9 @@ class StopOnSignal(HookBase):
     def end_before_step(self) -> None:
         """End the run, whose present step has not begun as it has no data."""
         if self.trainer.iter == 0:
-            _logger.info("Stopped by a signal before the first step: there is nothing to save.")
+            _logger.info(
+                "Stopped by a signal before the first step: there is nothing to save.", extra=SHOWN
+            )
             raise SystemExit(128 + self._received)
         self.trainer.storage.iter = self.trainer.iter = self.trainer.iter - 1
         self._end()
@@ -123,7 +126,8 @@ class StopOnSignal(HookBase):
         self._save()
         _logger.info(
             f"Stopped by a signal behind step {self.trainer.iter + 1}, which is saved: "
-            "go on with --resume."
+            "go on with --resume.",
+            extra=SHOWN,
         )
         raise SystemExit(EXIT_RESUMABLE)
 
