@@ -13,13 +13,14 @@ import os
 import pickle
 import re
 import stat
-import zipfile
 from typing import BinaryIO
 
 import numpy as np
 import torch
 
-from .pickles import Array, ArrayUnpickler, Refused, check_pickle
+from .pickle_checks import Refused, check_pickles
+from .pickles import Array, ArrayUnpickler
+from .torch_archives import read_archive
 
 _ZIP_START = b"PK\x03\x04"
 # Behind the two bytes that name the pickle protocol, what torch wrote before it wrote archives.
@@ -120,20 +121,33 @@ def _load(file: BinaryIO, trust: bool) -> dict:
         return {"model": _from_safetensors(file.name)}
     archive, old_torch = head.startswith(_ZIP_START), head[2:] == _TORCH_MAGIC
     if not trust:
-        if archive:
-            _check_archive(file)
-        else:
-            admitted, count = (_TORCH_NAMES, _TORCH_PICKLES) if old_torch else (None, 1)
-            # Reading past the end of a mapped file allocates nothing.
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                for _ in range(count):
-                    check_pickle(content, len(content), admitted)
-        file.seek(0)
+        file = _checked(file, archive, old_torch)
     if archive or old_torch:
         _warn_of_old_torch()
         return _from_torch(torch.load(file, map_location="cpu", weights_only=not trust), trust)
     unpickler = pickle.Unpickler if trust else ArrayUnpickler
     return _from_model_zoo(unpickler(file, encoding="latin1").load(), trust)
+
+
+def _checked(file: BinaryIO, is_archive: bool, is_old_torch: bool) -> BinaryIO:
+    """Look through a file; returns what may be read in its place."""
+    size = os.fstat(file.fileno()).st_size
+    if is_archive:
+        archive = read_archive(file)
+        wanted = check_pickles(io.BytesIO(archive.pickle), size, _TORCH_NAMES)
+        for key, claimed in wanted.items():
+            # torch below 2.10 reads on behind the end.
+            if claimed > archive.sizes.get(key, -1):
+                raise Refused(f"it claims {claimed} bytes of numbers in {key!r:.99}, but has less.")
+        return archive.file
+    admitted, count = (_TORCH_NAMES, _TORCH_PICKLES) if is_old_torch else (None, 1)
+    # Reading past the end of a mapped file allocates nothing.
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        claimed = sum(check_pickles(content, size, admitted, count).values())
+    if claimed > size:
+        raise Refused(f"it claims {claimed} bytes of numbers, but has {size}.")
+    file.seek(0)
+    return file
 
 
 def _from_safetensors(path: str) -> dict:
@@ -228,28 +242,3 @@ def _warn_of_old_torch() -> None:
             "(CVE-2026-24747, below 2.6 also CVE-2025-32434): load none of strangers before you "
             "have torch 2.10 or later."
         )
-
-
-def _check_archive(file: BinaryIO) -> None:
-    """Make sure that an archive is as torch writes them, before torch reads it."""
-    size = os.fstat(file.fileno()).st_size
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        names = [entry.filename for entry in entries]
-        for entry in entries:
-            if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-                raise Refused(
-                    f"its part {entry.filename!r:.99} is compressed or encrypted, as torch never "
-                    "writes it."
-                )
-            parts = re.split(r"[/\\]", entry.filename)
-            outside = ".." in parts or parts[0] == "" or ":" in parts[0]
-            if outside or stat.S_ISLNK(entry.external_attr >> 16):
-                raise Refused(f"its part {entry.filename!r:.99} is named as torch names none.")
-        if len(set(names)) < len(names) or sum(entry.file_size for entry in entries) > size:
-            raise Refused("parts of the archive lie in one another.")
-        pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
-        if len(pickles) != 1:
-            raise Refused("it is an archive, but not one of torch.")
-        content = archive.read(pickles[0])
-    check_pickle(io.BytesIO(content), len(content), _TORCH_NAMES)
