@@ -14,6 +14,7 @@ from ...config import plain_yaml
 from ...config_keys import COMMAND_LINE, derive, given
 from ...data.checking.own_writing import write_evaluation_data, write_own_data
 from ...data.reading.own import EVAL, TRAIN, VAL, own_file, set_own_data
+from ...prediction.fields import CHECKPOINT
 from ...regular_files import open_regular
 from ...weights.weights_files import load_file
 from ..launch import first_process_first, torchrun_process
@@ -110,11 +111,11 @@ def saved_classes(path: str, *, trust: bool = False) -> list[dict] | None:
         return None
     checkpoint = load_file(path, trust=trust)
     names, ids = checkpoint.get("class_names"), checkpoint.get("category_ids")
-    if not (isinstance(names, list) and names and all(isinstance(x, str) for x in names)):
+    if not CHECKPOINT["class_names"].holds(names):
         return None
-    is_known = isinstance(ids, list) and len(ids) == len(names) and all(type(x) is int for x in ids)
+    is_known = CHECKPOINT["category_ids"].holds(ids) and len(ids) == len(names)
     # Readers of COCO files put classes in the order of their ids.
-    if not is_known or ids != sorted(set(ids)):
+    if not is_known or ids != sorted(ids):
         ids = range(1, len(names) + 1)
     return [{"id": key, "name": name} for key, name in zip(ids, names)]
 
