@@ -13,7 +13,7 @@ from torch import Tensor
 from ..detectors.contract import contract_of
 from ..prediction.detector import Detector
 from ..prediction.exported import INPUTS, NEEDS_ONNX, OUTPUTS, Kind
-from ..prediction.fields import FORMAT
+from ..prediction.said_fields import FORMAT
 from ..prediction.sidecar import ENTRY, Sidecar, read_sidecar, sidecar_file
 from .program import DetectionProgram
 

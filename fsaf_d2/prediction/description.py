@@ -10,7 +10,7 @@ from detectron2.data import MetadataCatalog
 
 from ..detectors.contract import traits_of
 from ..texts import as_line
-from .fields import CHECKPOINT, MAX_CLASSES, check_field, said
+from .said_fields import CHECKPOINT, MAX_CLASSES, check_field, said
 
 # For classes of which no threshold is known.
 DEFAULT_THRESHOLD = 0.5
@@ -48,13 +48,8 @@ def describe(
         ValueError: the file contradicts itself or the config, or holds something else than it
             should; the message names it.
     """
-    traits, notes = traits_of(cfg), []
-    count = traits.num_classes
-    if not 1 <= count <= MAX_CLASSES:
-        raise ValueError(
-            f"The config of '{source}' has {count} classes ({', '.join(traits.class_keys)}), which "
-            f"must be 1 to {MAX_CLASSES}."
-        )
+    count, class_keys = _count(cfg, source)
+    notes = []
     known = next(filter(None, (_known(name, count) for name in data_sets)), {})
     stored = said(content, "class_names", source) or []
     names = list(class_names or stored or known.get("names", []))
@@ -68,20 +63,9 @@ def describe(
     if len(names) != count:
         raise ValueError(
             f"'{source}' comes with {len(names)} class names ({_listed(names)}), but by its config "
-            f"(or --config-file) it has {count} classes ({', '.join(traits.class_keys)})."
+            f"(or --config-file) it has {count} classes ({class_keys})."
         )
-    ids = said(content, "category_ids", source) or known.get("ids")
-    if not ids:
-        ids = list(range(1, count + 1))
-        notes.append(
-            f"'{source}' does not say the ids of its categories: in JSON they are 1 to {count}, in "
-            "the order of the classes."
-        )
-    if len(ids) != count:
-        raise ValueError(
-            f"'{source}': category_ids must be as many as there are classes, which are {count}, "
-            f"not {len(ids)}."
-        )
+    ids = _ids(said(content, "category_ids", source) or known.get("ids"), count, source, notes)
     # Thresholds go by the file's own names, also where the user gives others.
     keys = stored if len(stored) == count else names
     thresholds, missing = _thresholds(content, keys, names, source)
@@ -90,11 +74,37 @@ def describe(
         notes.append(f"'{source}' has no score threshold{which}: {DEFAULT_THRESHOLD} is taken.")
     return Description(
         class_names=[as_line(name) for name in names],
-        category_ids=list(ids),
+        category_ids=ids,
         thresholds=thresholds,
         input_format=_input_format(content, cfg, source),
         notes=notes,
     )
+
+
+def _count(cfg: CfgNode, source: str) -> tuple[int, str]:
+    """The number of classes, and the keys that say it."""
+    traits = traits_of(cfg)
+    count, keys = traits.num_classes, ", ".join(traits.class_keys)
+    if not 1 <= count <= MAX_CLASSES:
+        raise ValueError(
+            f"The config of '{source}' has {count} classes ({keys}), which must be 1 to "
+            f"{MAX_CLASSES}."
+        )
+    return count, keys
+
+
+def _ids(ids: list[int] | None, count: int, source: str, notes: list[str]) -> list[int]:
+    if not ids:
+        notes.append(
+            f"'{source}' does not say the ids of its categories: in JSON they are 1 to {count}, in "
+            "the order of the classes."
+        )
+        return list(range(1, count + 1))
+    if len(ids) != count:
+        raise ValueError(
+            f"'{source}': category_ids must be {count}, as the classes, not {len(ids)}."
+        )
+    return list(ids)
 
 
 def _known(name: str, count: int) -> dict:

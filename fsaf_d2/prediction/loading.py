@@ -30,7 +30,7 @@ from ..weights.weights_files import load_file
 from .description import describe
 from .detector import Detector
 from .exported import kind_of, load_exported
-from .fields import said
+from .said_fields import said
 
 # On a CPU a batch gains nothing but for small images.
 BATCH_SIZES = {"cpu": 2, "cuda": 8}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..texts import as_line
-from .fields import FORMER_FORMAT, SIDECAR, check_field
+from .said_fields import FORMER_FORMAT, SIDECAR, check_field
 
 # Files of the former format did not name the branches, of which there were these.
 _FORMER_BRANCHES = ["anchor", "point"]

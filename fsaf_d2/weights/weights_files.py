@@ -12,15 +12,15 @@ import mmap
 import os
 import pickle
 import re
-import stat
 from typing import BinaryIO
 
 import numpy as np
 import torch
 
+from ..regular_files import open_regular
 from .pickle_checks import Refused, check_pickles
 from .pickles import Array, ArrayUnpickler
-from .torch_archives import read_archive
+from .torch_archives import MAX_DIRECTORY, read_archive
 
 _ZIP_START = b"PK\x03\x04"
 # Behind the two bytes that name the pickle protocol, what torch wrote before it wrote archives.
@@ -64,12 +64,10 @@ def load_file(path: str | os.PathLike[str], *, trust: bool = False) -> dict:
     Raises:
         WeightsFileError: the file is not as its name says, or could do more than give weights; the
             message names it.
-        OSError: there is no such file, or it cannot be read.
+        OSError: there is no such file, it cannot be read, or it is a pipe or a device.
     """
     path = os.fspath(path)
-    with open(path, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise WeightsFileError(f"'{path}' is not an ordinary file.")
+    with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size == 0:
             raise WeightsFileError(f"'{path}' is empty.")
         try:
@@ -116,8 +114,10 @@ def _check_hash(path: str, file: BinaryIO) -> None:
 def _load(file: BinaryIO, trust: bool) -> dict:
     head = file.read(2 + len(_TORCH_MAGIC))
     file.seek(0)
-    # The length of the header, which is JSON and below 100 MB.
+    # The length of the header, which is JSON.
     if head[4:9] == b"\0\0\0\0{":
+        if int.from_bytes(head[:8], "little") > MAX_DIRECTORY:
+            raise Refused(f"its header has more than {MAX_DIRECTORY} bytes.")
         return {"model": _from_safetensors(file.name)}
     archive, old_torch = head.startswith(_ZIP_START), head[2:] == _TORCH_MAGIC
     if not trust:

@@ -273,6 +273,10 @@ FILES = {
     "model.onnx": (lambda: b"\x08\x08\x12\x07pytorch", "By its name it is an exported detector"),
     "numpy.npy": (lambda: b"\x93NUMPY\x01\x00" + bytes(100), "it is broken"),
     "huge_header.safetensors": (lambda: struct.pack("<Q", 2**62) + b"{}", "no whole"),
+    "long_header.safetensors": (
+        lambda: struct.pack("<Q", 2**22 + 1) + b"{" + b" " * 2**22,
+        "header has more than 4194304 bytes",
+    ),
     "compressed.pkl": (lambda: gzip.compress(zoo(weight=np.zeros(1))), "no whole"),
     "link.tar": (lambda: tar("storages"), "refused"),
     "up.tar": (lambda: tar("../../storages"), "no whole checkpoint"),
@@ -368,7 +372,7 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path, little_memory, name):
 def test_folders_and_pipes_are_refused(tmp_path):
     with pytest.raises(OSError):
         load_file(tmp_path)
-    with pytest.raises(WeightsFileError, match="not an ordinary file"):
+    with pytest.raises(OSError, match="'/dev/zero' is a device, not a file"):
         load_file("/dev/zero")
 
 

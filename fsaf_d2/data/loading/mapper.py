@@ -84,9 +84,20 @@ class LimitedMapper(DatasetMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
-        """As detectron2's, with ``INPUT.MAX_PIXELS`` and ``INPUT.COLOR_JITTER``."""
+        """As detectron2's, with ``INPUT.RESIZE``, ``MAX_PIXELS`` and ``COLOR_JITTER``."""
         arguments = super().from_config(cfg, is_train)
         arguments["max_pixels"] = cfg.INPUT.MAX_PIXELS
+        keys = "INPUT.MIN_SIZE_{0} and INPUT.MAX_SIZE_{0}".format("TRAIN" if is_train else "TEST")
+        limits = {"max_pixels": cfg.INPUT.MAX_PIXELS, "keys": keys}
+        arguments["augmentations"] = [
+            shortest_edge(
+                *(a.short_edge_length, a.max_size, cfg.INPUT.RESIZE, a.sample_style, a.interp),
+                **limits,
+            )
+            if type(a) is T.ResizeShortestEdge
+            else a
+            for a in arguments["augmentations"]
+        ]
         jitter = color_jitter(cfg.INPUT.COLOR_JITTER, cfg.INPUT.FORMAT)
         if is_train:
             # Last, where most images are smallest.
@@ -113,19 +124,6 @@ class OpenCVMapper(LimitedMapper):
     Semantic segmentation, precomputed proposals and formats other than BGR and RGB take
     detectron2's way.
     """
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
-        """As detectron2's, with the shortest edge resized as ``INPUT.RESIZE`` says."""
-        arguments = super().from_config(cfg, is_train)
-        method = cfg.INPUT.RESIZE
-        arguments["augmentations"] = [
-            shortest_edge(a.short_edge_length, a.max_size, method, a.sample_style, a.interp)
-            if type(a) is T.ResizeShortestEdge
-            else a
-            for a in arguments["augmentations"]
-        ]
-        return arguments
 
     def __call__(self, dataset_dict: dict) -> dict:
         """Read, transform and pack one image with its annotations.

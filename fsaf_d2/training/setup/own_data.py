@@ -14,7 +14,7 @@ from ...config import plain_yaml
 from ...config_keys import COMMAND_LINE, derive, given
 from ...data.checking.own_writing import write_evaluation_data, write_own_data
 from ...data.reading.own import EVAL, TRAIN, VAL, own_file, set_own_data
-from ...prediction.fields import CHECKPOINT
+from ...prediction.said_fields import CHECKPOINT
 from ...regular_files import open_regular
 from ...weights.weights_files import load_file
 from ..launch import first_process_first, torchrun_process
