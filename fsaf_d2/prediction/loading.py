@@ -34,8 +34,8 @@ from .said_fields import said
 
 # On a CPU a batch gains nothing but for small images.
 BATCH_SIZES = {"cpu": 2, "cuda": 8}
-# Of layers, channels, classes and all else in MODEL that is a whole number.
-_MAX_COUNT = 1 << 16
+# Of whole numbers in a stored config: what is counted to, as layers are, and what floats can hold.
+_LARGEST = {"MODEL": 1 << 16, "INPUT": 1 << 53, "TEST": 1 << 53}
 # Numbers and tensors that a network may have beyond twice what its file has.
 _FREE_NUMBERS = 1 << 25
 _FREE_TENSORS = 1 << 12
@@ -118,22 +118,22 @@ def _config_of(
             f"--config-file, and the classes by --class-names.{hint}"
         )
     cfg = load_stored_config(stored, weights, overrides)
-    _require_counts(cfg.MODEL, "MODEL", weights)
+    for section, most in _LARGEST.items():
+        _require_counts(cfg[section], section, weights, most)
     return cfg
 
 
-def _require_counts(value: object, key: str, weights: str) -> None:
-    """Make sure that nothing is counted to numbers that no network has, as layers are."""
+def _require_counts(value: object, key: str, weights: str, most: int) -> None:
+    """Make sure that no whole number, or one in a list, is larger."""
     if isinstance(value, dict):
         for name, part in value.items():
-            _require_counts(part, f"{key}.{name}", weights)
+            _require_counts(part, f"{key}.{name}", weights, most)
     elif isinstance(value, (list, tuple)):
         for part in value:
-            _require_counts(part, key, weights)
-    elif type(value) is int and abs(value) > _MAX_COUNT:
+            _require_counts(part, key, weights, most)
+    elif type(value) is int and abs(value) > most:
         raise ValueError(
-            f"The config of '{weights}' has {key} {shown(value)}, which must be {_MAX_COUNT} "
-            "at the most."
+            f"The config of '{weights}' has {key} {shown(value)}, which must be {most} at the most."
         )
 
 

@@ -118,7 +118,7 @@ def test_other_names_keep_the_thresholds(save):
         ({"class_names": ["cat", "dog"]}, r"2 class names \(cat, dog\).* 3 classes"),
         ({"class_names": ["cat", "dog", 3]}, "class_names must be 1 to 65536 texts"),
         ({"class_names": ["cat", "dog", "x" * 201]}, "class_names .*200 letters"),
-        ({"category_ids": [1, 2]}, "category_ids must be 3, as the classes are, not 2"),
+        ({"category_ids": [1, 2]}, "category_ids must be 3, as the classes, not 2"),
         ({"category_ids": [1, 2, 2]}, "category_ids must be different whole numbers"),
         ({"category_ids": [1, 2, True]}, "category_ids must be different whole numbers"),
         ({"category_ids": {1: 1, 2: 2, 3: 3}}, "category_ids must be different whole numbers"),
