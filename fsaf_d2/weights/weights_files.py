@@ -208,11 +208,22 @@ def _require_plain(loaded: dict) -> None:
 
     Arrays in dicts and lists become NumPy's own.
     """
-    plain = (int, float, complex, str, bytes, bytearray, np.generic, torch.dtype, torch.device)
+    plain = (
+        int,
+        float,
+        complex,
+        str,
+        bytes,
+        bytearray,
+        np.generic,
+        torch.dtype,
+        torch.device,
+        Array,
+    )
     seen, left = set(), [loaded]
     while left:
         value = left.pop()
-        if value is None or isinstance(value, (*plain, Array)) or id(value) in seen:
+        if value is None or isinstance(value, plain) or id(value) in seen:
             continue
         seen.add(id(value))
         if isinstance(value, torch.Tensor):
