@@ -108,6 +108,7 @@ def load_exported(
         size_divisibility=sidecar.size_divisibility,
         input_format=sidecar.input_format,
         max_pixels=max_pixels,
+        size_keys="short_side and max_side",
         batch_size=batch_size,
     )
 
