@@ -39,7 +39,7 @@ from fsaf_d2.training import (
     first_to_fail,
     launch,
     load_weights,
-    owned,
+    owned_output,
     prepare,
     require_ranges,
     saved_classes,
@@ -68,7 +68,7 @@ def read_config(args: argparse.Namespace, until_end: contextlib.ExitStack | None
     cfg = load_config(args.config_file, args.opts)
     require_ranges(cfg, eval_only=args.eval_only)
     if until_end:
-        until_end.enter_context(owned(cfg.OUTPUT_DIR))
+        until_end.enter_context(owned_output(cfg.OUTPUT_DIR))
     take_own_data(cfg, args)
     prepare(
         cfg,

@@ -17,6 +17,8 @@ from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 from torch import distributed as dist
 
+from ..ownership import owned
+
 
 class TorchrunProcess(NamedTuple):
     """What torchrun says to each process that it starts; a machine is one torchrun command."""
@@ -37,6 +39,14 @@ def torchrun_process() -> TorchrunProcess | None:
     if not all(os.environ.get(name) for name in [*names, "MASTER_ADDR", "MASTER_PORT"]):
         return None
     return TorchrunProcess(*(int(os.environ[name]) for name in names))
+
+
+def owned_output(
+    folder: str | os.PathLike[str], key: str = "OUTPUT_DIR"
+) -> contextlib.AbstractContextManager[None]:
+    """:func:`.owned` by a run: of torchrun's processes the first owns the folder."""
+    process = torchrun_process()
+    return contextlib.nullcontext() if process and process.rank > 0 else owned(folder, key)
 
 
 def launch(

@@ -24,6 +24,7 @@ from ..reading.image_headers import (
     FORMATS,
     MAX_FRAMES,
     MAX_PIXELS,
+    excess,
     num_frames,
     orientation,
     without_pillows_limit,
@@ -196,9 +197,8 @@ def _examine(file: BinaryIO, num_bytes: int, max_pixels: int, decode: bool) -> I
         turn = _orientation(header)
         size = header.size[::-1] if turn >= 5 else header.size
         image_file = ImageFile(num_bytes, size, turn, frames=num_frames(header))
-        if math.prod(size) > max_pixels:
-            value = f"{_by(size)} pixels, more than {max_pixels}"
-            return image_file._replace(kind="huge image", value=value)
+        if reason := excess(size, max_pixels):
+            return image_file._replace(kind="huge image", value=reason)
         is_whole = _is_whole(header, file, num_bytes)
         bits = _deep(header)
         if decode or not is_whole:

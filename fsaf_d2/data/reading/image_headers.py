@@ -15,6 +15,8 @@ from .image_folder import ImageFolder
 EXIF_ORIENTATION = 274
 # Of an image, 400 MB in memory; INPUT.MAX_PIXELS.
 MAX_PIXELS = 2**27
+# Of a side: decoders keep a pointer for each row, and take half a minute for 2^27 rows of one pixel.
+MAX_SIDE = 2**20
 # So many frames are counted.
 MAX_FRAMES = 100
 # Grey of more than 8 bits: Pillow cuts it off at 255, so that most of it becomes white.
@@ -33,12 +35,8 @@ def require_size(file: BinaryIO, max_pixels: int) -> bool:
         OSError: it has more, or is no image.
     """
     with without_pillows_limit, Image.open(file, formats=FORMATS) as header:
-        if math.prod(header.size) > max_pixels:
-            width, height = header.size
-            raise OSError(
-                f"it has {width} x {height} pixels, more than the {max_pixels} that "
-                "INPUT.MAX_PIXELS allows"
-            )
+        if reason := excess(header.size, max_pixels):
+            raise OSError(f"it has {reason}")
         if header.mode in DEEP_MODES:
             raise OSError(
                 f"its grey has more than 8 bits (Pillow's mode {header.mode}), for which there is "
@@ -51,6 +49,14 @@ def require_size(file: BinaryIO, max_pixels: int) -> bool:
         except Exception:
             # Pillow raises errors of many types for broken metadata.
             return False
+
+
+def excess(size: tuple[int, int], max_pixels: int) -> str:
+    """What is too much in an image of this width and height to be decoded, "" if nothing."""
+    pixels = f"{size[0]} x {size[1]} pixels"
+    if math.prod(size) > max_pixels:
+        return f"{pixels}, more than the {max_pixels} that INPUT.MAX_PIXELS allows"
+    return f"{pixels}, but a side has {MAX_SIDE} at the most" if max(size) > MAX_SIDE else ""
 
 
 def image_size(folder: ImageFolder, name: str) -> tuple[int, int]:
