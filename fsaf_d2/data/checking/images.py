@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 from ..reading.image_headers import (
     DEEP_MODES,
-    FORMATS,
     MAX_FRAMES,
     MAX_PIXELS,
     excess,
     num_frames,
+    open_image,
     orientation,
     without_pillows_limit,
 )
@@ -192,8 +192,7 @@ def _unreadable(file: BinaryIO, num_bytes: int, error: Exception) -> ImageFile:
 
 
 def _examine(file: BinaryIO, num_bytes: int, max_pixels: int, decode: bool) -> ImageFile:
-    header = Image.open(file, formats=FORMATS)
-    with header:
+    with open_image(file) as header:
         turn = _orientation(header)
         size = header.size[::-1] if turn >= 5 else header.size
         image_file = ImageFile(num_bytes, size, turn, frames=num_frames(header))

@@ -15,14 +15,42 @@ from .image_folder import ImageFolder
 EXIF_ORIENTATION = 274
 # Of an image, 400 MB in memory; INPUT.MAX_PIXELS.
 MAX_PIXELS = 2**27
-# Of a side: decoders keep a pointer for each row, and take half a minute for 2^27 rows of one pixel.
+# Of a side: decoders keep a pointer for each row, and take half a minute for 2^27 rows of 1 pixel.
 MAX_SIDE = 2**20
+# Of a file: Pillow takes a part of a header at a time, however many millions there are.
+MAX_READS = 10**6
 # So many frames are counted.
 MAX_FRAMES = 100
 # Grey of more than 8 bits: Pillow cuts it off at 255, so that most of it becomes white.
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 # Pillow knows more, some of which it has other programs read (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000")
+
+
+class _FewReads:
+    """A file that is read so often as images need, and no more."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._left = MAX_READS
+
+    def read(self, size: int = -1) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise OSError(f"it has more than {MAX_READS} parts")
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._file, name)
+
+
+def open_image(file: BinaryIO) -> Image.Image:
+    """Open an image by Pillow, in one of ``FORMATS``, of which the header is read.
+
+    Raises:
+        Exception: of any type, as Pillow raises for what is no image or is broken.
+    """
+    return Image.open(_FewReads(file), formats=FORMATS)
 
 
 def require_size(file: BinaryIO, max_pixels: int) -> bool:
@@ -34,7 +62,7 @@ def require_size(file: BinaryIO, max_pixels: int) -> bool:
     Raises:
         OSError: it has more, or is no image.
     """
-    with without_pillows_limit, Image.open(file, formats=FORMATS) as header:
+    with without_pillows_limit, open_image(file) as header:
         if reason := excess(header.size, max_pixels):
             raise OSError(f"it has {reason}")
         if header.mode in DEEP_MODES:
@@ -75,7 +103,7 @@ def image_size(folder: ImageFolder, name: str) -> tuple[int, int]:
         # Pixels are not decoded: how many are too many is said by whoever does.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as header:
+            with open(path, "rb") as file, open_image(file) as header:
                 width, height = header.size
                 turned = orientation(header) >= 5
     except Exception as error:
@@ -120,9 +148,10 @@ def num_frames(header: Image.Image) -> int:
 def frames_of(path: str) -> int:
     """:func:`num_frames` of a file, 1 where it cannot be read."""
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as header:
+        with warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore")
-            return num_frames(header)
+            with open_image(file) as header:
+                return num_frames(header)
     except Exception:
         # Pillow raises errors of many types for broken files.
         return 1
