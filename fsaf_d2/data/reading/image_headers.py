@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import struct
 import threading
 import warnings
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from PIL import Image
@@ -18,7 +21,12 @@ MAX_PIXELS = 2**27
 # Of a side: decoders keep a pointer for each row, and take half a minute for 2^27 rows of 1 pixel.
 MAX_SIDE = 2**20
 # Of a file: Pillow takes a part of a header at a time, however many millions there are.
-MAX_READS = 10**6
+MAX_READS = 300_000
+# Of a page of TIFF: where each row is a strip of its own, its height.
+MAX_PARTS = 2**18
+MAX_TAGS = 2**16
+# Offsets and lengths of strips and of tiles.
+_PARTS = (273, 279, 324, 325)
 # So many frames are counted.
 MAX_FRAMES = 100
 # Grey of more than 8 bits: Pillow cuts it off at 255, so that most of it becomes white.
@@ -50,7 +58,38 @@ def open_image(file: BinaryIO) -> Image.Image:
     Raises:
         Exception: of any type, as Pillow raises for what is no image or is broken.
     """
+    start = file.tell()
+    most = max(_tiff_pages(file), default=0)
+    file.seek(start)
+    if most > MAX_PARTS:
+        raise OSError(f"it has {most} strips or tiles, more than the {MAX_PARTS} that are read")
     return Image.open(_FewReads(file), formats=FORMATS)
+
+
+def _tiff_pages(file: BinaryIO) -> Iterator[int]:
+    """Of how many strips or tiles each page of a TIFF file is, up to MAX_FRAMES pages.
+
+    Pillow takes time without end for a file of many, even if it has nothing but heads.
+    """
+    head = file.read(16)
+    if head[:2] not in (b"II", b"MM") or not {42, 43} & {*head[2:4]}:
+        return
+    # Of BigTIFF.
+    is_big, order = head[2] == 43, "<" if head[:2] == b"II" else ">"
+    kinds = ("Q", "Q", "HHQ8x") if is_big else ("H", "I", "HHI4x")
+    number, place, entry = (order + kind for kind in kinds)
+    seen: list[int] = []
+    with contextlib.suppress(struct.error, OverflowError, ValueError):
+        offset = struct.unpack_from(place, head, 8 if is_big else 4)[0]
+        while offset and offset not in seen and len(seen) < MAX_FRAMES:
+            seen.append(offset)
+            file.seek(offset)
+            count = struct.unpack(number, file.read(struct.calcsize(number)))[0]
+            if count > MAX_TAGS:
+                return
+            tags = file.read(count * struct.calcsize(entry))
+            offset = struct.unpack(place, file.read(struct.calcsize(place)))[0]
+            yield max((x[2] for x in struct.iter_unpack(entry, tags) if x[0] in _PARTS), default=0)
 
 
 def require_size(file: BinaryIO, max_pixels: int) -> bool:
@@ -130,13 +169,11 @@ def num_frames(header: Image.Image) -> int:
             return 1
         if header.format != "TIFF":
             return min(header.n_frames, MAX_FRAMES)
-        # Pillow takes time without end for a file that has nothing but the heads of pages.
-        for number in range(1, MAX_FRAMES):
-            try:
-                header.seek(number)
-            except EOFError:
-                return number
-        return MAX_FRAMES
+        before = header.fp.tell()
+        header.fp.seek(0)
+        count = sum(1 for _ in _tiff_pages(header.fp))
+        header.fp.seek(before)
+        return count
     except Exception:
         # Pillow raises errors of many types for broken files.
         return 1
