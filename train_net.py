@@ -39,6 +39,7 @@ from fsaf_d2.training import (
     first_to_fail,
     launch,
     load_weights,
+    naming_lost_workers,
     owned_output,
     prepare,
     require_ranges,
@@ -143,17 +144,18 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
             trainer.checkpointer.trust = args.trust_weights
             trainer.resume_or_load(resume=args.resume)
     if args.eval_only:
-        if augmented:
-            results = compare_augmented(Trainer, cfg, augmented)
-        else:
-            results = Trainer.test(cfg, model)
+        with one_sentence((OSError,)), naming_lost_workers():
+            if augmented:
+                results = compare_augmented(Trainer, cfg, augmented)
+            else:
+                results = Trainer.test(cfg, model)
         if comm.is_main_process():
             keep_report(cfg.OUTPUT_DIR)
             for line in model_zoo.compare(weights_file(cfg, args), results, cfg.DATASETS.TEST):
                 print(line)
         return results
     # What else may go wrong is a fault of the program, and shows where.
-    with one_sentence((OSError, FloatingPointError)):
+    with one_sentence((OSError, FloatingPointError)), naming_lost_workers():
         return trainer.train()
 
 

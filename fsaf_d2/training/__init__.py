@@ -2,7 +2,7 @@
 
 from ..weights.checkpointer import SafeCheckpointer, load_weights
 from .augmented_evaluation import compare_augmented
-from .launch import first_to_fail, launch, owned_output
+from .launch import first_to_fail, launch, naming_lost_workers, owned_output
 from .setup import prepare, require_ranges, saved_classes, use_own_data
 from .trainer import Trainer
 
@@ -13,6 +13,7 @@ __all__ = [
     "first_to_fail",
     "launch",
     "load_weights",
+    "naming_lost_workers",
     "owned_output",
     "prepare",
     "require_ranges",

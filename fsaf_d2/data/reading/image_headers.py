@@ -21,7 +21,7 @@ MAX_PIXELS = 2**27
 # Of a side: decoders keep a pointer for each row, and take half a minute for 2^27 rows of 1 pixel.
 MAX_SIDE = 2**20
 # Of a file: Pillow takes a part of a header at a time, however many millions there are.
-MAX_READS = 300_000
+MAX_READS = 200_000
 # Of a page of TIFF: where each row is a strip of its own, its height.
 MAX_PARTS = 2**18
 MAX_TAGS = 2**16
