@@ -20,7 +20,6 @@ from torch import distributed as dist
 
 from ..ownership import owned
 
-
 _LOST_WORKER = re.compile(
     r"DataLoader worker .*(killed by signal|exited unexpectedly)"
     r"|unable to \w+ (shared memory|file)|out of shared memory|No space left on device"

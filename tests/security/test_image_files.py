@@ -100,9 +100,43 @@ def many_tiles(count: int, pages: int = 1) -> bytes:
     return content + bytes(4 * count)
 
 
+def many_scans(count: int) -> bytes:
+    """A progressive JPEG that passes so often over 32 megapixels."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(buffer, "JPEG", progressive=True)
+    content = bytearray(buffer.getvalue())
+    place = content.index(b"\xff\xc2")
+    content[place + 5 : place + 9] = struct.pack(">HH", 4000, 8000)
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x01\x3f\x01" + bytes(4)
+    return bytes(content[:-2]) + scan * count + b"\xff\xd9"
+
+
+def long_comment(count: int) -> bytes:
+    """A GIF with a comment of so many parts, which Pillow puts together one by one."""
+    content = image("GIF")
+    place = 13 + 3 * 2 ** ((content[10] & 7) + 1)
+    return content[:place] + b"!\xfe" + (b"\xff" + bytes(255)) * count + b"\0" + content[place:]
+
+
+def test_scans_are_counted_in_the_image_alone(tmp_path):
+    file = tmp_path / "scans.jpg"
+    file.write_bytes(many_scans(3000))
+    with pytest.raises(OSError, match=r"scans\.jpg'.* more than 100 progressive scans"):
+        read_image(str(file), "BGR")
+    found = read_image_file(str(file), decode=True)
+    assert found.kind and "more than 100 progressive scans" in found.value
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(
+        buffer, "JPEG", progressive=True, exif=b"Exif" + b"\xff\xda" * 200
+    )
+    file.write_bytes(buffer.getvalue() + b"\xff\xda" * 200)
+    assert read_image(str(file), "BGR").shape == (16, 16, 3)
+
+
 FLOODS = {
-    "PNG": (lambda: many_chunks(100_000), "more than 200000 parts"),
-    "JPEG": (lambda: many_markers(200_000), "more than 200000 parts"),
+    "GIF": (lambda: long_comment(100_000), "more than 20000 parts"),
+    "PNG": (lambda: many_chunks(100_000), "more than 20000 parts"),
+    "JPEG": (lambda: many_markers(200_000), "more than 20000 parts"),
     "TIFF": (lambda: many_tiles(300_000), "300000 strips or tiles, more than the 262144"),
     "TIFF's pages": (lambda: many_tiles(300_000, 9), "300000 strips or tiles"),
 }

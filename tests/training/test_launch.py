@@ -105,8 +105,8 @@ def test_nobody_waits_for_a_process_that_has_failed(environment, monkeypatch):
 @pytest.mark.parametrize(
     "said",
     [
-        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's "
-        "workers are out of shared memory. Please try to raise your shared memory limit.",
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader"
+        "'s workers are out of shared memory. Please try to raise your shared memory limit.",
         "DataLoader worker (pid(s) 7, 9) exited unexpectedly",
         "Caught RuntimeError in DataLoader worker process 0.\nTraceback\n  File x\nRuntimeError: "
         "unable to write to file </torch_7_1>: No space left on device (28)",

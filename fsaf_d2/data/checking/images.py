@@ -27,6 +27,7 @@ from ..reading.image_headers import (
     num_frames,
     open_image,
     orientation,
+    require_few_scans,
     without_pillows_limit,
 )
 from ..reading.near_names import NearNames, near_text
@@ -202,6 +203,7 @@ def _examine(file: BinaryIO, num_bytes: int, max_pixels: int, decode: bool) -> I
         bits = _deep(header)
         if decode or not is_whole:
             try:
+                require_few_scans(header, file)
                 header.load()
             except Exception as error:
                 kind = "damaged image" if is_whole else "truncated image"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import struct
 import threading
 import warnings
@@ -22,6 +23,11 @@ MAX_PIXELS = 2**27
 MAX_SIDE = 2**20
 # Of a file: Pillow takes a part of a header at a time, however many millions there are.
 MAX_READS = 200_000
+# Of a header: it puts comments of GIF together in a time that is the square of their parts.
+MAX_HEADER_READS = 20_000
+# Of a progressive JPEG, of which each passes through all pixels; cameras and tools write about ten.
+MAX_SCANS = 100
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
 # Of a page of TIFF: where each row is a strip of its own, its height.
 MAX_PARTS = 2**18
 MAX_TAGS = 2**16
@@ -40,12 +46,12 @@ class _FewReads:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._left = MAX_READS
+        self.most = self.left = MAX_HEADER_READS
 
     def read(self, size: int = -1) -> bytes:
-        self._left -= 1
-        if self._left < 0:
-            raise OSError(f"it has more than {MAX_READS} parts")
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(f"it has more than {self.most} parts")
         return self._file.read(size)
 
     def __getattr__(self, name: str) -> object:
@@ -63,7 +69,33 @@ def open_image(file: BinaryIO) -> Image.Image:
     file.seek(start)
     if most > MAX_PARTS:
         raise OSError(f"it has {most} strips or tiles, more than the {MAX_PARTS} that are read")
-    return Image.open(_FewReads(file), formats=FORMATS)
+    reader = _FewReads(file)
+    image = Image.open(reader, formats=FORMATS)
+    reader.most = reader.left = MAX_READS
+    return image
+
+
+def require_few_scans(header: Image.Image, file: BinaryIO) -> None:
+    """Make sure that a file, if it is a progressive JPEG, has no more than MAX_SCANS scans.
+
+    Raises:
+        OSError: it has more.
+    """
+    if not header.info.get("progressive"):
+        return
+    before = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(before)
+    place = scans = 0
+    while found := _MARKER.search(data, place):
+        kind, place = data[found.end() - 1], found.end()
+        if kind == 0xD9:
+            return
+        scans += kind == 0xDA
+        if scans > MAX_SCANS:
+            raise OSError(f"it has more than {MAX_SCANS} progressive scans")
+        place += int.from_bytes(data[place : place + 2], "big")
 
 
 def _tiff_pages(file: BinaryIO) -> Iterator[int]:
@@ -109,6 +141,7 @@ def require_size(file: BinaryIO, max_pixels: int) -> bool:
                 f"its grey has more than 8 bits (Pillow's mode {header.mode}), for which there is "
                 "more than one way to 8: convert it as the images of the training were"
             )
+        require_few_scans(header, file)
         if header.format != "JPEG" or header.mode not in ("RGB", "L"):
             return False
         try:
