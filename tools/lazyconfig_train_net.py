@@ -18,18 +18,19 @@ import torch
 from detectron2.engine import default_argument_parser
 
 from fsaf_d2.texts import show_whatever_is_said
-from fsaf_d2.training import launch
+from fsaf_d2.training import launch, naming_lost_workers, owned_output
 from fsaf_d2.training.lazy import ConfigError, load_lazy_config, run
 from fsaf_d2.training.lazy_config import WORDS
 from fsaf_d2.training.run_settings import in_words
-from fsaf_d2.training.setup import owned, require_gpus
+from fsaf_d2.training.setup import require_gpus
 
 
 def main(args: argparse.Namespace) -> dict | None:
     """Run one process."""
     show_whatever_is_said()
     try:
-        return run(load_lazy_config(args.config_file, args.opts), args)
+        with naming_lost_workers():
+            return run(load_lazy_config(args.config_file, args.opts), args)
     except (OSError, ConfigError, FloatingPointError) as error:
         # Files that are not there, wrong arguments, a loss that is not finite; all else shows where
         # it went wrong.
@@ -48,7 +49,7 @@ if __name__ == "__main__":
         print("No GPU found: running on the CPU.")
     with contextlib.ExitStack() as until_end:
         try:
-            until_end.enter_context(owned(config.train.output_dir, "train.output_dir"))
+            until_end.enter_context(owned_output(config.train.output_dir, "train.output_dir"))
         except ValueError as error:
             sys.exit(f"lazyconfig_train_net.py: error: {error}")
         launch(

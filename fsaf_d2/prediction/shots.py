@@ -14,7 +14,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ..data.reading.image_headers import frames_of
+from ..data.reading.image_headers import excess, frames_of
 from ..regular_files import require_regular
 from .detector import Detector, Prepared
 from .inputs import InputFile
@@ -172,11 +172,8 @@ def _require_size(capture: cv2.VideoCapture, max_pixels: int) -> None:
     width, height = (
         int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
     )
-    if width * height > max_pixels:
-        raise OSError(
-            f"it has {width} x {height} pixels, more than the {max_pixels} that INPUT.MAX_PIXELS "
-            "allows."
-        )
+    if reason := excess((width, height), max_pixels):
+        raise OSError(f"it has {reason}.")
 
 
 def _described(error: Exception) -> str:

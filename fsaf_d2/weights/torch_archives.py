@@ -47,7 +47,7 @@ def read_archive(file: BinaryIO) -> Archive:
         Refused: it is not, or could be understood in two ways.
         zipfile.BadZipFile: it is broken.
     """
-    count = _check_end(file)
+    count = require_one_end(file)
     with zipfile.ZipFile(file) as archive:
         entries, end = archive.infolist(), archive.start_dir
         if len(entries) != count:
@@ -76,7 +76,7 @@ def read_archive(file: BinaryIO) -> Archive:
     return Archive(content, sizes, copy)
 
 
-def _check_end(file: BinaryIO) -> int:
+def require_one_end(file: BinaryIO) -> int:
     """Make sure that there is one directory, which all readers find; returns its entries."""
     wrong = Refused("its directory is not where torch writes it, or there are two.")
     size = file.seek(0, io.SEEK_END)

@@ -21,11 +21,13 @@ from tqdm import tqdm
 from ...regular_files import open_regular
 from ..reading.image_headers import (
     DEEP_MODES,
-    FORMATS,
     MAX_FRAMES,
     MAX_PIXELS,
+    excess,
     num_frames,
+    open_image,
     orientation,
+    require_few_scans,
     without_pillows_limit,
 )
 from ..reading.near_names import NearNames, near_text
@@ -189,18 +191,17 @@ def _unreadable(file: BinaryIO, num_bytes: int, error: Exception) -> ImageFile:
 
 
 def _examine(file: BinaryIO, num_bytes: int, max_pixels: int, decode: bool) -> ImageFile:
-    header = Image.open(file, formats=FORMATS)
-    with header:
+    with open_image(file) as header:
         turn = _orientation(header)
         size = header.size[::-1] if turn >= 5 else header.size
         image_file = ImageFile(num_bytes, size, turn, frames=num_frames(header))
-        if math.prod(size) > max_pixels:
-            value = f"{_by(size)} pixels, more than {max_pixels}"
-            return image_file._replace(kind="huge image", value=value)
+        if reason := excess(size, max_pixels):
+            return image_file._replace(kind="huge image", value=reason)
         is_whole = _is_whole(header, file, num_bytes)
         bits = _deep(header)
         if decode or not is_whole:
             try:
+                require_few_scans(header, file)
                 header.load()
             except Exception as error:
                 kind = "damaged image" if is_whole else "truncated image"

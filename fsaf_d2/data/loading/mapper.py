@@ -23,7 +23,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import UnidentifiedImageError
 
 from ...regular_files import open_regular
-from ..reading.image_headers import MAX_PIXELS, require_size, without_pillows_limit
+from ..reading.image_headers import MAX_PIXELS, open_image, require_size, without_pillows_limit
 from .color_jitter import color_jitter
 from .resizing import RESIZE_METHODS, shortest_edge
 
@@ -187,9 +187,10 @@ def read_image(file_name: str, image_format: str, max_pixels: int = MAX_PIXELS) 
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
             if image is not None:
                 return image if image_format == "BGR" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        # detectron2 makes BGR a reversed view, which Pillow and NumPy are slow to copy later.
-        with without_pillows_limit:
-            image = utils.read_image(file_name, "RGB")
+        # As detectron2's read_image. It makes BGR a reversed view, which is slow to copy later.
+        with without_pillows_limit, open_image(io.BytesIO(data)) as opened:
+            upright = utils._apply_exif_orientation(opened)
+            image = utils.convert_PIL_to_numpy(upright, "RGB")
         return cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image_format == "BGR" else image
 
 
