@@ -21,6 +21,7 @@ from fsaf_d2.texts import show_whatever_is_said
 from fsaf_d2.training import EXPECTED, launch
 from fsaf_d2.training.lazy import ConfigError, load_lazy_config, run
 from fsaf_d2.training.lazy_config import WORDS
+from fsaf_d2.training.lazy_ranges import lines_of_lazy_warm_up, require_lazy_ranges
 from fsaf_d2.training.run_settings import in_words
 from fsaf_d2.training.setup import owned, require_gpus
 
@@ -42,10 +43,13 @@ if __name__ == "__main__":
     try:
         require_gpus(arguments.num_gpus)
         config = load_lazy_config(arguments.config_file, arguments.opts)
+        require_lazy_ranges(config, eval_only=arguments.eval_only)
     except (ValueError, OSError) as error:
         sys.exit(f"lazyconfig_train_net.py: error: {error}")
     if config.train.device == "cpu" and not torch.cuda.is_available():
         print("No GPU found: running on the CPU.")
+    for line in [] if arguments.eval_only else lines_of_lazy_warm_up(config):
+        print(line)
     with contextlib.ExitStack() as until_end:
         try:
             until_end.enter_context(owned(config.train.output_dir, "train.output_dir"))
