@@ -151,20 +151,13 @@ class GuardedRun:
             OSError: images cannot be read, or ``OUTPUT_DIR`` cannot be written to.
             SystemExit: with code 75, after SIGTERM or SIGINT; the run is saved.
         """
-        while True:
-            try:
-                with no_traceback_on_the_terminal():
-                    super().train()
-                break
-            except RollBack as error:
-                self._roll_back(error.__cause__)
-            except EndOfTraining:
-                break
-            except OSError as error:
-                raise_if_unwritable(self.settings.output_dir, error)
-                raise
-            finally:
-                self.data_loader.close()
+        try:
+            self._train_to_the_end()
+        except OSError as error:
+            raise_if_unwritable(self.settings.output_dir, error)
+            raise
+        finally:
+            self.data_loader.close()
         settings, steps = self.settings, min(self.iter + 1, self.max_iter)
         advice = write_advice(settings, steps=steps, num_images=self.data_loader.num_images)
         if settings.datasets and comm.is_main_process():
@@ -172,6 +165,16 @@ class GuardedRun:
         if advice:
             _logger.info(settings.in_its_words(advice))
         return self._last_eval_results or None
+
+    def _train_to_the_end(self) -> None:
+        while True:
+            try:
+                with no_traceback_on_the_terminal():
+                    return super().train()
+            except RollBack as error:
+                self._roll_back(error.__cause__)
+            except EndOfTraining:
+                return None
 
     def after_train(self) -> None:
         """Run the hooks; a run that was complete when it was resumed ends at the same step."""
