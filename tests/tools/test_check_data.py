@@ -139,6 +139,9 @@ def test_the_same_name_and_boxes_with_other_contents(two_sets):
     code, found = leaks(folder, write_source(folder, val.data, "val.json"))
     assert code == 0 and list(found) == ["same name in validation"]
     assert [x["file"] for x in found["same name in validation"]] == ["p3.png"]
+    # So is another number of boxes.
+    val.data["annotations"].pop()
+    assert leaks(folder, write_source(folder, val.data, "val.json")) == (0, {})
 
 
 @pytest.mark.parametrize("name", ["own.json", "copy.json"])
