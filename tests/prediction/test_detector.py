@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Instances
 from PIL import Image
 from predictions import MORE, photo
 
@@ -50,14 +49,6 @@ def test_a_network_for_rgb_gets_rgb(save):
     image = photo()
     assert torch.equal(bgr.prepare(image).resized, rgb.prepare(image[:, :, ::-1].copy()).resized)
     assert torch.equal(bgr.prepare(image).resized.flip(0), rgb.prepare(image).resized)
-
-
-def test_a_score_equal_to_the_threshold_counts(detector):
-    found = Instances((9, 9), scores=detector.thresholds.clone(), pred_classes=torch.arange(3))
-    assert len(detector.choose(found)) == 3
-    assert len(detector.choose(found, found.scores.max().item())) == 1
-    found.scores -= 1e-6
-    assert len(detector.choose(found)) == 0
 
 
 def test_detections_reach_their_class_threshold(detector):
