@@ -33,6 +33,7 @@ from fsaf_d2.data.reading.sources import open_source
 from fsaf_d2.evaluation import keep_report
 from fsaf_d2.texts import show_whatever_is_said
 from fsaf_d2.training import (
+    EXPECTED,
     SafeCheckpointer,
     Trainer,
     compare_augmented,
@@ -155,7 +156,11 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
                 print(line)
         return results
     # What else may go wrong is a fault of the program, and shows where.
+<<<<<<< HEAD
     with one_sentence((OSError, FloatingPointError)), naming_lost_workers():
+=======
+    with one_sentence(EXPECTED):
+>>>>>>> properties
         return trainer.train()
 
 

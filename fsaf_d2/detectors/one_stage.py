@@ -6,6 +6,7 @@ of the network's input.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -190,18 +191,27 @@ class OneStageDetector(DetectorContract, nn.Module):
     def _terms(
         self, predictions: Mapping[str, tuple], grid: Grid, batched_inputs: list[dict]
     ) -> dict[str, dict[str, LossTerm]]:
-        """The losses of each branch, in float32 whatever the predictions are."""
+        """The losses of each branch, in float32; NaN where a box of an object is not finite."""
         for x in batched_inputs:
             if "instances" not in x:
                 name = x.get("file_name", "an image")
                 raise ValueError(f"{name} has no 'instances' to train with; model.eval() detects.")
         objects = Objects.of([x["instances"] for x in batched_inputs])
+        is_finite = bool(torch.isfinite(objects.boxes).all())
+        if not is_finite:
+            # Some assignments would only lose such an object; the step has to be seen.
+            objects = objects._replace(boxes=objects.boxes.nan_to_num(0, 0, 0))
         terms = {
             name: branch.losses(_in_float32(predictions[name]), objects, grid)
             for name, branch in self.branches.items()
         }
         for name, branch in self.branches.items():
             require_named_terms(name, terms[name], branch.loss_names)
+            if not is_finite:
+                terms[name] = {
+                    key: term._replace(total=term.total * math.nan)
+                    for key, term in terms[name].items()
+                }
         return terms
 
     def _divided(self, terms: Mapping[str, dict[str, LossTerm]]) -> dict[str, Tensor]:

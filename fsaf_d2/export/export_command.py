@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from ..prediction.exported import load_exported
 from ..prediction.inputs import find_inputs
 from ..prediction.loading import load_detector
 from ..texts import show_whatever_is_said
+from ..weights.atomic_writing import require_another_file
 from .comparison import compare
 from .writing import ENDINGS, write_program, write_sidecar
 
@@ -34,8 +34,7 @@ def _run(args: argparse.Namespace) -> None:
     output = Path(args.output or Path(args.weights).with_suffix(ENDINGS[args.format]).name)
     if output.is_dir():
         raise ValueError(f"--output '{output}' is a folder: name a file.")
-    if output.exists() and os.path.exists(args.weights) and output.samefile(args.weights):
-        raise ValueError(f"--output '{output}' is the file of the weights: name another.")
+    require_another_file(output, args.weights, "--output")
     images = [file.path for file in find_inputs(args.check).images] if args.check else []
     if args.check and not images:
         raise ValueError("There is no image in what --check names.")

@@ -2,11 +2,13 @@
 
 from ..weights.checkpointer import SafeCheckpointer, load_weights
 from .augmented_evaluation import compare_augmented
+from .expected_errors import EXPECTED
 from .launch import first_to_fail, launch, naming_lost_workers, owned_output
 from .setup import prepare, require_ranges, saved_classes, use_own_data
 from .trainer import Trainer
 
 __all__ = [
+    "EXPECTED",
     "SafeCheckpointer",
     "Trainer",
     "compare_augmented",

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from ..config import differences
+from ..data.loading.stream import WaitBrokenOff
 from ..detectors.contract import Traits, contract_of
 from ..evaluation import keep_report
 from ..weights.atomic_writing import raise_if_unwritable
@@ -21,9 +22,11 @@ from .advice import write_advice
 from .checkpoints import RunCheckpointer, versions
 from .ema import MovingAverage
 from .examination import EvaluationSet, Examination, for_tensorboard
+from .expected_errors import no_traceback_on_the_terminal
 from .hooks.builder import hooks_of_run
 from .hooks.early_stop import EndOfTraining
 from .hooks.level_lens_hook import LevelLens
+from .hooks.saving import StopOnSignal
 from .metrics import metric_names
 from .non_finite import NonFinite, NonFiniteGuard, RollBack
 from .random_state import random_state, set_random_state
@@ -43,12 +46,13 @@ class GuardedRun:
     """Is mixed into a trainer of detectron2's, before it, whatever kind of config describes it.
 
     The trainer has ``settings``, ``checkpointer``, ``scheduler`` and, behind ``_trainer``, what
-    runs a step; its ``data_loader`` has ``last_batch``, ``num_images`` and a state. It calls
-    :meth:`build_guard` once all that is built.
+    runs a step; its ``data_loader`` has ``last_batch``, ``num_images``, a state, ``break_off`` and
+    ``close``. It calls :meth:`build_guard` once all that is built.
     """
 
     settings: RunSettings
     checkpointer: RunCheckpointer
+    stop_on_signal: StopOnSignal
 
     def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
         """What is looked at in evaluations beside their metrics, by the names of data sets."""
@@ -147,17 +151,13 @@ class GuardedRun:
             OSError: images cannot be read, or ``OUTPUT_DIR`` cannot be written to.
             SystemExit: with code 75, after SIGTERM or SIGINT; the run is saved.
         """
-        while True:
-            try:
-                super().train()
-                break
-            except RollBack as error:
-                self._roll_back(error.__cause__)
-            except EndOfTraining:
-                break
-            except OSError as error:
-                raise_if_unwritable(self.settings.output_dir, error)
-                raise
+        try:
+            self._train_to_the_end()
+        except OSError as error:
+            raise_if_unwritable(self.settings.output_dir, error)
+            raise
+        finally:
+            self.data_loader.close()
         settings, steps = self.settings, min(self.iter + 1, self.max_iter)
         advice = write_advice(settings, steps=steps, num_images=self.data_loader.num_images)
         if settings.datasets and comm.is_main_process():
@@ -165,6 +165,16 @@ class GuardedRun:
         if advice:
             _logger.info(settings.in_its_words(advice))
         return self._last_eval_results or None
+
+    def _train_to_the_end(self) -> None:
+        while True:
+            try:
+                with no_traceback_on_the_terminal():
+                    return super().train()
+            except RollBack as error:
+                self._roll_back(error.__cause__)
+            except EndOfTraining:
+                return None
 
     def after_train(self) -> None:
         """Run the hooks; a run that was complete when it was resumed ends at the same step."""
@@ -174,9 +184,12 @@ class GuardedRun:
     def run_step(self) -> None:
         """Run a step, and keep what is not finite out of the weights."""
         self._trainer.iter = self.iter
-        updated = self._guard.run(
-            self._trainer.run_step, lambda: self.data_loader.last_batch, self.iter
-        )
+        try:
+            updated = self._guard.run(
+                self._trainer.run_step, lambda: self.data_loader.last_batch, self.iter
+            )
+        except WaitBrokenOff:
+            self.stop_on_signal.end_before_step()
         if updated and self.checkpointer.average:
             self.checkpointer.average.update()
 

@@ -145,7 +145,11 @@ class NonFiniteGuard:
                 "error": str(error),
                 "config": self._config,
                 "learning_rates": rates,
-                "model": {name: x.cpu() for name, x in self._model.state_dict().items()},
+                "model": {
+                    # Copies on the CPU too, as the diagnosis changes the buffers.
+                    name: x.to("cpu", copy=True)
+                    for name, x in self._model.state_dict().items()
+                },
                 **before,
             }
             # What is sampled, such as proposals, is to be the same.

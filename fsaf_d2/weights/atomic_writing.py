@@ -47,6 +47,19 @@ def write_atomically(file: Path, data: dict) -> None:
             part.unlink(missing_ok=True)
 
 
+def require_another_file(output: Path, weights: str | os.PathLike[str], option: str) -> None:
+    """Make sure that what is written does not take the place of the weights it is made from.
+
+    Args:
+        option: what names the output.
+
+    Raises:
+        ValueError: both are one file, or one leads to the other by links.
+    """
+    if output.exists() and os.path.exists(weights) and output.samefile(weights):
+        raise ValueError(f"{option} '{output}' is the file of the weights: name another.")
+
+
 def find_damage(file: Path) -> str | None:
     """Say what is wrong with a file of torch's, by its checksums; None if it is whole."""
     try:

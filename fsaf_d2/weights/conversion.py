@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from .atomic_writing import write_atomically
+from .atomic_writing import require_another_file, write_atomically
 from .layouts import LAYOUTS, to_own_layout
 from .load_report import why_needless
 from .weights_files import WeightsFileError, load_file
@@ -20,16 +20,18 @@ def convert_file(
 
     Args:
         source: the file as it is published.
-        target: the file to write; one that exists is replaced.
+        target: the file to write, not the source; one that exists is replaced.
         trust: read the source by pickle without limits, which runs any code in it.
 
     Returns:
         lines: what was converted, each tensor, and the keys that a config needs for it.
 
     Raises:
+        ValueError: both are one file.
         WeightsFileError: the source is broken, could run code or is in no layout that is known.
         OSError: one of the files cannot be read or written.
     """
+    require_another_file(Path(target), source, "The target")
     if trust:
         print(f"--trust-weights: code in '{source}' is run, whatever it does.", flush=True)
     found = to_own_layout(load_file(source, trust=trust)["model"])

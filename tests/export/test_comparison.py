@@ -10,15 +10,16 @@ BOX = [10.0, 20.0, 30.0, 60.0]
 
 
 def detections(rows) -> Instances:
-    """Of (score, shift of the box, class)."""
+    """Of (score, shift of the box, class), and level and branch where these are not 0."""
+    rows = [(*row, 0, 0)[:5] for row in rows]
     result = Instances((100, 100))
     result.pred_boxes = Boxes(
-        torch.tensor([[x + shift for x in BOX] for _, shift, _ in rows]).reshape(-1, 4)
+        torch.tensor([[x + shift for x in BOX] for _, shift, *_ in rows]).reshape(-1, 4)
     )
-    result.scores = torch.tensor([score for score, _, _ in rows])
-    result.pred_classes = torch.tensor([kind for _, _, kind in rows], dtype=torch.int64)
-    result.pred_levels = torch.zeros(len(rows), dtype=torch.int64)
-    result.pred_branches = torch.zeros(len(rows), dtype=torch.bool)
+    result.scores = torch.tensor([score for score, *_ in rows])
+    result.pred_classes = torch.tensor([kind for _, _, kind, *_ in rows], dtype=torch.int64)
+    result.pred_levels = torch.tensor([level for *_, level, _ in rows], dtype=torch.int64)
+    result.pred_branches = torch.tensor([bool(branch) for *_, branch in rows])
     return result
 
 
@@ -45,6 +46,8 @@ def test_rounding_is_no_difference():
         [(0.9, 0.006, 1), *ROWS[1:]],
         [(0.9003, 0.0, 1), *ROWS[1:]],
         [(0.9, 0.0, 0), *ROWS[1:]],
+        [(0.9, 0.0, 1, 2, 0), *ROWS[1:]],
+        [(0.9, 0.0, 1, 0, 1), *ROWS[1:]],
         ROWS[1:],
         [*ROWS, (0.2, 40.0, 1)],
         [(0.9, 10.0, 0), (0.6, 0.0, 1), ROWS[2]],

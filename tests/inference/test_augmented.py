@@ -116,6 +116,20 @@ def test_views_are_made_from_the_file(model, monkeypatch, tmp_path):
     assert output["instances"].pred_boxes.tensor.tolist() == [[12, 30, 48, 60]]
 
 
+def test_files_of_too_many_pixels_are_not_decoded(model, monkeypatch, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), bright_image())
+    monkeypatch.setattr(model, "forward", SeesWhatIsBright())
+    inputs = {"file_name": str(tmp_path / "a.png")}
+    for limit in (90 * 120, 90 * 120 - 1):
+        views = AugmentedDetector(tiny_cfg("INPUT.MAX_PIXELS", str(limit)), model)
+        if limit == 90 * 120:
+            assert len(detect(views, inputs)[0]["instances"]) == 2
+            continue
+        words = rf"a\.png' cannot .* 120 x 90 pixels, more than the {limit} that INPUT\.MAX_PIXELS"
+        with pytest.raises(OSError, match=words):
+            detect(views, inputs)
+
+
 def test_no_more_than_the_limit(model):
     views = augmented(model, min_sizes=(96, 128, 160), flip=True)
     (output,) = detect(views, image_of(photo(128, 160)))

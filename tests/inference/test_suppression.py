@@ -89,14 +89,15 @@ def test_per_level_suppression_keeps_levels_branches_and_classes_apart():
 
 
 def test_per_level_suppression_is_exact_far_from_the_origin():
-    # IoU 0.502 and 0.498: rounding a shift of the groups to 1/16 px would turn these about.
+    # IoU 0.502 and 0.498: rounding a shift of the groups to 1/16 px, or 2 px, would turn these
+    # about.
     parts = []
     for level in range(5):
         for branch in (0, 1):
             boxes = [
-                (1300, 1300, 1310, 1310),
-                (1300, 1300, 1310, 1305.02),
-                (1300, 1300, 1310, 1304.98),
+                (1301, 1301, 1311, 1311),
+                (1301, 1301, 1311, 1306.02),
+                (1301, 1301, 1311, 1305.98),
             ]
             parts.append(part([boxes[0], boxes[1]], [0.9, 0.8], level, branch, classes=[79, 79]))
             parts.append(part([boxes[0], boxes[2]], [0.9, 0.8], level, branch, classes=[78, 78]))
@@ -158,6 +159,35 @@ def test_images_are_merged_jointly_as_one_by_one(nms_per_level, side):
     assert len(each[0].scores) == 0 and len(each[1].scores) > 10
     for one, other in zip(each, jointly):
         assert all(torch.equal(x, y) for x, y in zip(one, other))
+
+
+@pytest.mark.parametrize("nms_per_level", [False, True])
+def test_all_candidates_are_looked_at_where_the_best_leave_too_few(nms_per_level):
+    """The best 1500 of an image lie upon each other; only behind them there are other boxes."""
+    boxes = torch.tensor(BOX, dtype=torch.float32).repeat(2, 2000, 1)
+    boxes[1, 1500:] += 20 * torch.arange(1, 501)[:, None]
+    fields = torch.zeros(2, 2000, dtype=torch.int64)
+    scores = torch.linspace(0.9, 0.1, 2000).repeat(2, 1)
+    candidates = Candidates(boxes, scores, fields, fields, fields)
+    (_, each), (first, jointly) = both_ways(Suppression(0.5, 100, nms_per_level), candidates)
+    assert len(first.scores) == 1 and len(jointly.scores) == 100
+    assert torch.equal(jointly.boxes[1:], boxes[1, 1500:1599])
+    assert all(torch.equal(x, y) for x, y in zip(each, jointly))
+
+
+def test_many_classes_on_a_large_image_lose_no_digits():
+    """IoU 0.502 and 0.498, which float32 cannot tell where classes are shifted far apart."""
+    corner, count = 30_000.0, 1200
+    boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 5.02], [0, 0, 10, 10], [0, 0, 10, 4.98]])
+    boxes = (boxes + corner).repeat(count // 2, 1)[None]
+    # As far as boxes reach, classes are shifted apart.
+    boxes[0, 0] = torch.tensor([0, 0, 10, 10])
+    classes = torch.arange(count).repeat_interleave(2)[None]
+    scores, zeros = torch.tensor([0.9, 0.8]).repeat(1, count), torch.zeros_like(classes)
+    candidates = Candidates(boxes, scores, classes, zeros, zeros)
+    (found,) = of_each_image(Suppression(0.5, 3 * count)._merge_jointly(candidates))
+    counts = found.classes.bincount(minlength=count)
+    assert counts[0] == 2 and counts[2:].view(-1, 2).unique(dim=0).tolist() == [[1, 2]]
 
 
 def test_batches_are_resized_as_detectron2_resizes_each_image():

@@ -65,6 +65,8 @@ def test_what_stays_in_the_folder_passes(folder, name):
 def test_the_folder_may_be_a_link(folder):
     (folder / "elsewhere").symlink_to(folder / "images")
     check(folder, WHOLE, "elsewhere")
+    with pytest.raises(AnnotationFileError, match=r"image 9 has the file name"):
+        check(folder, with_name("../secret.jpg"), "elsewhere")
 
 
 NAMES = {
@@ -168,11 +170,16 @@ def test_bytes_that_are_no_text_are_refused(folder):
 
 
 def test_images_without_annotations_pass(folder):
-    check(folder, changed(("annotations",), KeyError))
+    data = changed(("annotations",), KeyError)
+    assert "annotations" not in data
+    check(folder, data)
 
 
 def test_repeated_ids_pass_where_detectron2_lets_them(folder):
-    (folder / "minival.json").write_text(json.dumps(changed(("annotations", 1, "id"), 1)))
+    data = changed(("annotations", 1, "id"), 1)
+    with pytest.raises(AnnotationFileError, match=r"own\.json'"):
+        check(folder, data)
+    (folder / "minival.json").write_text(json.dumps(data))
     check_annotations(folder / "minival.json", folder / "images")
 
 

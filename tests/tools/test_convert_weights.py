@@ -48,6 +48,17 @@ def test_what_it_writes_loads_as_the_original_does(run, tmp_path, caplog):
     assert "MODEL.FSAF.POINT_OFFSET is 0.5, but" in caplog.text
 
 
+def test_the_source_is_not_written_over(run, tmp_path):
+    source = tmp_path / "source.pth"
+    torch.save({"state_dict": mmdet_fsaf.random_weights(50, num_classes=3)}, source)
+    before = source.read_bytes()
+    (tmp_path / "link.pth").symlink_to(source)
+    for target in (source, tmp_path / "link.pth"):
+        with pytest.raises(SystemExit, match=r"'.*\.pth' is the file of the weights: name another"):
+            run(source, target)
+    assert source.read_bytes() == before
+
+
 def test_what_needs_no_conversion_is_refused(run, tmp_path):
     torch.save({"model": {"a.weight": torch.zeros(1)}}, tmp_path / "net.pth")
     with pytest.raises(SystemExit, match=r"net\.pth' is in no layout .* mmdetection's FSAF"):

@@ -157,9 +157,15 @@ def test_mistakes_end_in_one_sentence(call, tmp_path, weights, exported):
     code, _, errors = call("--format", "onnx", "--output", tmp_path)
     assert code == 1 and f"--output '{tmp_path}' is a folder" in errors
     before = weights.read_bytes()
-    code, _, errors = call("--format", "onnx", "--output", weights)
-    assert code == 1 and "is the file of the weights" in errors
-    assert weights.read_bytes() == before
+    (tmp_path / "link.onnx").symlink_to(weights)
+    (tmp_path / "hard.onnx").hardlink_to(weights)
+    for output in (weights, "link.onnx", "hard.onnx"):
+        code, _, errors = call("--format", "onnx", "--output", output)
+        assert code == 1 and "is the file of the weights" in errors
+        assert weights.read_bytes() == before
+    assert (tmp_path / "link.onnx").is_symlink()
+    for name in ("link.onnx", "hard.onnx"):
+        (tmp_path / name).unlink()
     code, _, errors = call("--format", "onnx", "--check", "nowhere.jpg")
     assert code == 1 and "'nowhere.jpg' does not exist" in errors
     shutil.copytree(exported, tmp_path, dirs_exist_ok=True)

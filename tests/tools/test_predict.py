@@ -289,6 +289,16 @@ def test_results_are_not_replaced_in_silence(call, tmp_path):
     assert (tmp_path / "out" / "predictions.csv").read_bytes() != before
 
 
+def test_an_output_that_leads_to_the_weights_is_refused(call, tmp_path, weights):
+    write_images(tmp_path / "in", 1)
+    before = weights.read_bytes()
+    (tmp_path / "out").symlink_to(weights)
+    for words in ([], ["--overwrite"]):
+        code, _, errors = call("--input", "in", "--output", "out", *words)
+        assert code == 1 and "'out' is a file: name a folder" in errors
+    assert (tmp_path / "out").is_symlink() and weights.read_bytes() == before
+
+
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
 def test_drawn_images_are_no_input_of_the_same_folder(call, tmp_path, overwrite):
     write_images(tmp_path / "in", 1)

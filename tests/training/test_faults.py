@@ -61,6 +61,7 @@ def run(words: list[str], data_root: Path) -> tuple[int, str]:
 
 def outcome(result: subprocess.CompletedProcess) -> tuple[int, str]:
     """Exit code, and the sentence at the end if there is one."""
+    assert "Traceback" not in result.stdout
     last = result.stderr.rstrip().rpartition("\n")[2]
     return result.returncode, last if "error: " in last else result.stderr
 

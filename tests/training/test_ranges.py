@@ -51,6 +51,8 @@ def test_all_that_are_wrong_are_said_at_once_with_their_places():
 def test_an_evaluation_does_not_ask_for_what_training_needs():
     cfg = load_config("", ["SOLVER.IMS_PER_BATCH", "0"])
     require_ranges(cfg, eval_only=True)
+    with pytest.raises(ValueError, match=r"SOLVER\.IMS_PER_BATCH"):
+        require_ranges(cfg)
     require_ranges(load_config(""))
     require_ranges(tiny_cfg())
 

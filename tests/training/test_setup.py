@@ -83,8 +83,11 @@ def test_torchrun_with_more_processes_than_gpus(cfg, torchrun, monkeypatch):
 def test_torchrun_may_use_the_cpu_of_a_machine_with_gpus(cfg, torchrun, monkeypatch):
     torchrun(0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="4 processes on this machine, but 1 GPUs"):
+        prepare(cfg, eval_only=False)
     cfg.MODEL.DEVICE = "cpu"
     prepare(cfg, eval_only=False)
+    assert cfg.MODEL.DEVICE == "cpu"
 
 
 def test_a_batch_that_the_processes_cannot_share(cfg, torchrun, monkeypatch):
@@ -151,9 +154,15 @@ def test_to_evaluate_the_last_checkpoint_there_must_be_one(cfg, tmp_path, capsys
     assert "untrained" not in capsys.readouterr().out
 
 
-def test_addresses_are_left_to_detectron2(cfg):
-    cfg.MODEL.WEIGHTS = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
+@pytest.mark.parametrize("scheme", ["detectron2://", "https://"])
+def test_addresses_are_left_to_detectron2(cfg, scheme):
+    path = "ImageNetPretrained/MSRA/R-50.pkl"
+    cfg.MODEL.WEIGHTS = path
+    with pytest.raises(FileNotFoundError, match=path):
+        prepare(cfg, eval_only=True)
+    cfg.MODEL.WEIGHTS = scheme + path
     prepare(cfg, eval_only=True)
+    assert cfg.MODEL.WEIGHTS.startswith(scheme)
 
 
 def test_an_untrained_evaluation_says_so(cfg, capsys):

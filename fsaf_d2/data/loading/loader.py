@@ -7,9 +7,7 @@ same batches that it would have had.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import random
 from collections.abc import Callable, Iterator
 from itertools import islice
 
@@ -17,17 +15,18 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, get_detection_dataset_dicts
-from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.data.samplers import (
     RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
     TrainingSampler,
 )
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from ..reading.annotation_files import let_go
+from .mapped_samples import MappedSamples, Unreadable
 from .mapper import build_mapper
+from .stream import BatchStream, WaitBrokenOff
 
 _logger = logging.getLogger("detectron2.fsaf_d2.data")
 
@@ -76,7 +75,8 @@ class TrainingLoader:
         self._grouping = aspect_ratio_grouping
         self._max_unreadable = max_unreadable
         self._state = {"seed": seed, "batches": 0, "unreadable": 0}
-        self._stream: Iterator[list[dict]] | None = None
+        self._stream: BatchStream | None = None
+        self._is_broken_off = False
         self.last_batch: list[dict] = []
 
     def __iter__(self) -> TrainingLoader:
@@ -89,30 +89,15 @@ class TrainingLoader:
         Raises:
             UnreadableData: more images than allowed cannot be read.
             OSError: a worker has died.
+            WaitBrokenOff: :meth:`break_off` was called, meanwhile or before.
         """
-        if self._stream is None:
-            self._stream = self._batches()
-        return next(self._stream)
-
-    def _batches(self) -> Iterator[list[dict]]:
-        batches = _Batches(
-            self._build_sampler(self._state["seed"]),
-            self._sizes if self._grouping else None,
-            self._batch_size,
-            first=self._state["batches"],
-        )
-        loader = DataLoader(
-            _Samples(self._dataset, self._mapper, self._state["seed"]),
-            batch_sampler=batches,
-            num_workers=self._num_workers,
-            collate_fn=list,
-            # Its own, so that to begin anew takes no number from the global one.
-            generator=torch.Generator(),
-        )
-        stream = iter(loader)
         while True:
+            if self._stream is None:
+                self._stream = self._begin()
+            if self._is_broken_off:
+                raise WaitBrokenOff
             try:
-                batch = next(stream)
+                batch = next(self._stream)
             except RuntimeError as error:
                 if "DataLoader worker" not in str(error):
                     raise
@@ -121,12 +106,41 @@ class TrainingLoader:
                     "memory was short: lower DATALOADER.NUM_WORKERS, and go on with --resume."
                 ) from error
             self._state["batches"] += 1
-            self.last_batch = [sample for sample in batch if not isinstance(sample, _Unreadable)]
-            self._count([x for x in batch if isinstance(x, _Unreadable)])
+            self.last_batch = [sample for sample in batch if not isinstance(sample, Unreadable)]
+            self._count([x for x in batch if isinstance(x, Unreadable)])
             if self.last_batch:
-                yield self.last_batch
+                return self.last_batch
 
-    def _count(self, unreadable: list[_Unreadable]) -> None:
+    def _begin(self) -> BatchStream:
+        batches = _Batches(
+            self._build_sampler(self._state["seed"]),
+            self._sizes if self._grouping else None,
+            self._batch_size,
+            first=self._state["batches"],
+        )
+        loader = DataLoader(
+            MappedSamples(self._dataset, self._mapper, self._state["seed"]),
+            batch_sampler=batches,
+            num_workers=self._num_workers,
+            collate_fn=list,
+            # Its own, so that to begin anew takes no number from the global one.
+            generator=torch.Generator(),
+        )
+        return BatchStream(loader)
+
+    def break_off(self) -> None:
+        """Have whoever waits for a batch wait no more: for the handler of a signal."""
+        self._is_broken_off = True
+        if self._stream is not None:
+            self._stream.break_off()
+
+    def close(self) -> None:
+        """End the workers; the next batch has them start anew."""
+        if self._stream is not None:
+            self._stream.close()
+        self._stream, self._is_broken_off = None, False
+
+    def _count(self, unreadable: list[Unreadable]) -> None:
         for sample in unreadable:
             self._state["unreadable"] += 1
             count, limit = self._state["unreadable"], self._max_unreadable
@@ -155,7 +169,7 @@ class TrainingLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where another loader of the same data was."""
         self._state = {name: int(state[name]) for name in self._state}
-        self._stream = None
+        self.close()
 
 
 def build_training_loader(cfg: CfgNode) -> TrainingLoader:
@@ -271,45 +285,3 @@ class _Batches(Sampler):
             if len(group) == self._batch_size:
                 yield list(group)
                 group.clear()
-
-
-class _Unreadable(str):
-    """In place of a sample: why it is missing."""
-
-
-class _Samples(Dataset):
-    """Maps (place in the run, index) to a sample, with random numbers of the place's own."""
-
-    def __init__(self, dataset: Dataset, mapper: Callable[[dict], dict], seed: int) -> None:
-        self._dataset = dataset
-        self._mapper = mapper
-        self._seed = seed
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, place_and_index: tuple[int, int]) -> dict | _Unreadable:
-        place, index = place_and_index
-        with _random_numbers(self._seed, place):
-            try:
-                return self._mapper(self._dataset[index])
-            except FileNotFoundError as error:
-                return _Unreadable(f"Image '{error.filename}' is not there.")
-            except (OSError, SizeMismatchError) as error:
-                return _Unreadable(error)
-
-
-@contextlib.contextmanager
-def _random_numbers(seed: int, place: int) -> Iterator[None]:
-    """Seed the global generators for the body alone."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    own_seed = int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
-    random.seed(own_seed)
-    np.random.seed(own_seed)
-    torch.default_generator.manual_seed(own_seed)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])

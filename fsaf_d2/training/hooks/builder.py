@@ -62,6 +62,7 @@ def hooks_of_run(
         known_metrics=known_metrics,
         save_final=saving.save_final,
     )
+    stop = run.stop_on_signal = StopOnSignal(saving.save_now, run.data_loader.break_off)
     return [
         *(hook for hook in own if not isinstance(hook, _REPLACED)),
         DetectorStep(contract_of(checkpointer.model)),
@@ -72,6 +73,6 @@ def hooks_of_run(
         evaluation,
         *writers,
         KeepReport(settings.eval_period, settings.output_dir),
-        StopOnSignal(saving.save_now),
+        stop,
         EarlyStop(evaluation, saving.save_final),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Callable
 from types import FrameType
@@ -61,16 +62,26 @@ class SaveCheckpoints(HookBase):
 class StopOnSignal(HookBase):
     """Ends a run that gets SIGTERM or SIGINT behind its step: saved, with exit code 75.
 
-    A second SIGINT ends it at once.
+    Of a run in one process the step that waits for data is not waited for: what the one before has
+    left is saved. Before the first step there is nothing to save, and the exit code is that of the
+    signal, 128 and its number. A second SIGINT ends a run at once.
     """
 
-    def __init__(self, save: Callable[[], None]) -> None:
+    def __init__(self, save: Callable[[], None], break_off: Callable[[], None]) -> None:
+        """
+        Args:
+            save: a checkpoint behind the present step.
+            break_off: raises :class:`WaitBrokenOff` in whoever waits for data, now or later.
+        """
         self._save = save
+        self._break_off = break_off
+        self._process = os.getpid()
         self._received: int | None = None
         self._former: dict[int, object] = {}
 
     def before_train(self) -> None:
         """Listen."""
+        self._process = os.getpid()
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._former[number] = signal.signal(number, self._note)
@@ -78,9 +89,17 @@ class StopOnSignal(HookBase):
             _logger.warning("Training is not in the main thread: SIGTERM and SIGINT do not save.")
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A worker, to which a terminal sends SIGINT too: it is ended by the run.
+            return
         if self._received == signal.SIGINT == number:
             raise KeyboardInterrupt
         self._received = number
+        # A scheduler may have sent it to the workers too. Torch would raise what ends them wherever
+        # this process is, in a step or in the saving.
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        if comm.get_world_size() == 1:
+            self._break_off()
 
     def after_step(self) -> None:
         """End the run if a signal has come, to any of the processes."""
@@ -90,12 +109,23 @@ class StopOnSignal(HookBase):
                 return
             received = any(comm.all_gather(received))
         if received and self.trainer.iter + 1 < self.trainer.max_iter:
-            self._save()
-            _logger.info(
-                f"Stopped by a signal behind step {self.trainer.iter + 1}, which is saved: "
-                "go on with --resume."
-            )
-            raise SystemExit(EXIT_RESUMABLE)
+            self._end()
+
+    def end_before_step(self) -> None:
+        """End the run, whose present step has not begun as it has no data."""
+        if self.trainer.iter == 0:
+            _logger.info("Stopped by a signal before the first step: there is nothing to save.")
+            raise SystemExit(128 + self._received)
+        self.trainer.storage.iter = self.trainer.iter = self.trainer.iter - 1
+        self._end()
+
+    def _end(self) -> None:
+        self._save()
+        _logger.info(
+            f"Stopped by a signal behind step {self.trainer.iter + 1}, which is saved: "
+            "go on with --resume."
+        )
+        raise SystemExit(EXIT_RESUMABLE)
 
     def after_train(self) -> None:
         """Listen no more."""

@@ -1,13 +1,17 @@
+import gc
 import os
 import random
 import signal
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
 import torch
+from detectron2.utils import comm
 
 from fsaf_d2 import load_config
 from fsaf_d2.data.loading.loader import TrainingLoader, UnreadableData, choose_records
+from fsaf_d2.data.loading.stream import WaitBrokenOff
 
 LOADERS: list[TrainingLoader] = []
 
@@ -38,8 +42,7 @@ def ended():
     """Workers end with the test, not when garbage is collected, which then waits for them."""
     yield
     while LOADERS:
-        one = LOADERS.pop()
-        one.load_state_dict(one.state_dict())
+        LOADERS.pop().close()
 
 
 def loader(*, count=7, batch_size=2, seed=3, extra=None, **kwargs) -> TrainingLoader:
@@ -140,9 +143,65 @@ def test_so_many_unreadable_ones_are_left_out(workers, caplog):
         take(batches, 7)
 
 
+def test_unreadable_images_are_counted_across_a_resume():
+    options = {"extra": {"broken": [4]}, "max_unreadable": 2, "aspect_ratio_grouping": False}
+    one = loader(**options)
+    take(one, 5)
+    assert one.state_dict()["unreadable"] == 1
+    other = loader(**options)
+    other.load_state_dict(one.state_dict())
+    # All seven images come twice in seven batches.
+    with pytest.raises(UnreadableData, match=r"\(2 may be, 2 are\)"):
+        take(other, 7)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_processes_augment_with_random_numbers_of_their_own(monkeypatch, workers):
+    drawn = []
+    monkeypatch.setattr(comm, "get_world_size", lambda: 3)
+    for rank in range(3):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        # All have the same images here, so that random numbers alone can differ.
+        drawn += [numbers for batch in take(loader(num_workers=workers), 6) for _, numbers in batch]
+    for numbers in zip(*drawn, strict=True):
+        assert len(set(numbers)) == len(drawn) == 36
+
+
 def test_a_batch_of_nothing_is_passed_over():
     batches = loader(extra={"broken": range(6)}, batch_size=1, max_unreadable=99)
     assert [i for batch in take(batches, 3) for i, _ in batch] == [6, 6, 6]
+
+
+def test_workers_end_with_the_loader_or_when_they_are_told():
+    gc.disable()
+    try:
+        one, other = loader(num_workers=2), loader(num_workers=2)
+        expected = take(loader(), 5)
+        assert take(one, 3) == take(other, 3) == expected[:3]
+        assert len(active_children()) == 4
+        one.close()
+        assert len(active_children()) == 2
+        # It goes on where it was.
+        assert take(one, 2) == expected[3:]
+        LOADERS.clear()
+        del one, other
+        assert not active_children()
+    finally:
+        gc.enable()
+
+
+def test_a_loader_that_was_told_not_to_wait_gives_nothing_till_it_is_closed():
+    for one in (loader(), loader()):
+        expected = take(loader(), 3)
+        started = one is not LOADERS[0]
+        if started:
+            take(one, 1)
+        one.break_off()
+        with pytest.raises(WaitBrokenOff):
+            next(one)
+        assert one.state_dict()["batches"] == started
+        one.close()
+        assert take(one, 2) == expected[started : 2 + started]
 
 
 def test_a_worker_that_dies_is_told():

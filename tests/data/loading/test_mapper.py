@@ -1,6 +1,7 @@
 """Images and boxes equal detectron2's, within one grey level."""
 
 import io
+from multiprocessing import active_children
 
 import cv2
 import numpy as np
@@ -287,6 +288,9 @@ def test_the_loaders_use_it_and_name_a_broken_image(tmp_path, request, workers):
                 next(iter(loader))
     finally:
         DatasetCatalog.remove(name)
+        # Torch's worker with an error is waited for five seconds when garbage is collected.
+        for worker in active_children():
+            worker.terminate()
 
 
 @pytest.mark.parametrize("size", [(60, 90), (300, 450)])
