@@ -12,6 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from .config_defaults import add_fsaf_config
 from .config_keys import flat, meant_key, record, unread
 from .plain_yaml import plain_yaml
+from .regular_files import open_regular
 
 # Of a config that lies in a checkpoint: what builds a detector and says how it reads images.
 _SECTIONS_TO_PREDICT = ("MODEL", "INPUT", "TEST")
@@ -151,7 +152,7 @@ def _unpaired(overrides: Sequence[str]) -> str:
 
 def _merge_file(cfg: CfgNode, config_file: str) -> list[tuple[str, list[str]]]:
     """Merge a file and those that it names; the keys of each, of a base before its leaf."""
-    if not os.path.isfile(config_file):
+    if not os.path.exists(config_file):
         folder, name = os.path.split(config_file)
         others = os.listdir(folder or os.curdir) if os.path.isdir(folder or os.curdir) else []
         near = difflib.get_close_matches(name, others, n=1)
@@ -179,6 +180,8 @@ def _merge_file(cfg: CfgNode, config_file: str) -> list[tuple[str, list[str]]]:
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{here} is not YAML:\n{error}") from error
+    except OSError as error:
+        raise ValueError(f"{here} cannot be read: {error}.") from error
     except (TypeError, AttributeError) as error:
         raise ValueError(
             f"{here} must be a mapping of keys to values, as must the file that it names as _BASE_."
@@ -192,7 +195,7 @@ def _read_plain(config_file: str, above: tuple[str, ...] = ()) -> list[tuple[str
     name = os.path.realpath(config_file)
     if name in above:
         raise ValueError(f"it is its own _BASE_, by way of '{config_file}'.")
-    with open(config_file, encoding="utf-8") as file:
+    with open_regular(config_file, "r", encoding="utf-8") as file:
         content = plain_yaml(file.read(), config_file)
     bases = content.get("_BASE_", []) if isinstance(content, dict) else []
     if not isinstance(bases, (str, list)):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.checking.checks import check_annotations
+from ..regular_files import open_regular
 from .figure_tables import write_csv
 from .ground_truth import Detections, GroundTruth, read_ground_truth
 from .plots import plot_confusion, plot_precision_recall
@@ -117,7 +118,7 @@ def read_predictions(path: str | os.PathLike[str], truth: GroundTruth) -> Detect
     """
     here = f"'{os.fspath(path)}'"
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open_regular(path, "r", encoding="utf-8-sig") as file:
             entries = json.load(file)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{here} is not JSON ({type(error).__name__}: {error}).") from error

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from ..data.reading.image_headers import frames_of
+from ..regular_files import require_regular
 from .detector import Detector, Prepared
 from .inputs import InputFile
 
@@ -139,6 +140,7 @@ def frame_rate(capture: cv2.VideoCapture) -> float:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[cv2.VideoCapture]:
+    require_regular(path)
     # An absolute path cannot be taken for an address or the name of a device.
     with _OPENING, _environment(_OPTIONS):
         capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)

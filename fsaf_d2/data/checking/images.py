@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from detectron2.config import CfgNode
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from ...regular_files import open_regular
 from ..reading.image_headers import (
     DEEP_MODES,
     FORMATS,
@@ -164,15 +164,13 @@ def _read_image_files(paths: list[str], max_pixels: int, decode: bool) -> Iterat
 def read_image_file(path: str, max_pixels: int = MAX_PIXELS, decode: bool = False) -> ImageFile:
     """Look at an image file, by its header and its end."""
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            return ImageFile(kind="not an image", value="it is no file")
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
+            num_bytes = os.fstat(file.fileno()).st_size
             try:
-                return _examine(file, status.st_size, max_pixels, decode)
+                return _examine(file, num_bytes, max_pixels, decode)
             except Exception as error:
                 # Pillow raises errors of many types for broken files.
-                return _unreadable(file, status.st_size, error)
+                return _unreadable(file, num_bytes, error)
     except FileNotFoundError:
         return ImageFile(kind="missing image", value=path)
     except (OSError, ValueError) as error:

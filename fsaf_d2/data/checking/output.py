@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from tabulate import tabulate
 
+from ...regular_files import open_regular
 from ...texts import as_line
 from ..reading.formats.foreign_files import decode_text
 from ..reading.formats.source import Finding
@@ -180,7 +181,7 @@ def to_file(fixed: Fixed) -> dict:
     source = fixed.check.source
     if not source.annotation_file.lower().endswith(".json"):
         return source.data
-    with open(source.annotation_file, "rb") as file:
+    with open_regular(source.annotation_file) as file:
         return {**json.loads(decode_text(file.read())), **source.data}
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import os
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from detectron2.data import transforms as T
 from detectron2.utils.file_io import PathManager
 from PIL import UnidentifiedImageError
 
+from ...regular_files import open_regular
 from ..reading.image_headers import MAX_PIXELS, require_size, without_pillows_limit
 from .color_jitter import color_jitter
 from .resizing import RESIZE_METHODS, shortest_edge
@@ -98,7 +101,7 @@ class LimitedMapper(DatasetMapper):
                 grey; the message names it.
         """
         file_name = dataset_dict["file_name"]
-        with _naming(file_name), PathManager.open(file_name, "rb") as file:
+        with _naming(file_name), _opened(file_name) as file:
             require_size(file, self.max_pixels)
         with without_pillows_limit, _naming_change(file_name):
             return super().__call__(dataset_dict)
@@ -177,7 +180,7 @@ def read_image(file_name: str, image_format: str, max_pixels: int = MAX_PIXELS) 
             grey; the message names it.
     """
     with _naming(file_name):
-        with PathManager.open(file_name, "rb") as file:
+        with _opened(file_name) as file:
             data = file.read()
         is_simple = require_size(io.BytesIO(data), max_pixels) and data.endswith(_JPEG_END)
         if is_simple and cv2 is not None:
@@ -190,6 +193,13 @@ def read_image(file_name: str, image_format: str, max_pixels: int = MAX_PIXELS) 
         with without_pillows_limit:
             image = utils.read_image(file_name, "RGB")
         return cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image_format == "BGR" else image
+
+
+def _opened(file_name: str) -> BinaryIO:
+    """Open a file here, which must be one, or an address that detectron2's PathManager knows."""
+    if os.path.exists(file_name):
+        return open_regular(file_name)
+    return PathManager.open(file_name, "rb")
 
 
 @contextlib.contextmanager

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from detectron2.data import MetadataCatalog
 
+from ...regular_files import open_regular
+
 # All held files together have so many bytes at the most; in memory they are some ten times larger.
 MAX_BYTES = 1 << 26
 # Parts of a file that are small, and are held on.
@@ -38,7 +40,7 @@ def read_json(path: str | os.PathLike[str], *, encoding: str = "utf-8") -> objec
         RecursionError: it is nested too deeply.
     """
     key = _key(path, encoding)
-    with open(path, encoding=encoding) as file:
+    with open_regular(path, "r", encoding=encoding) as file:
         stamp = _stamp(os.fstat(file.fileno()))
         held = _held.pop(key, None)
         if held is None or held.stamp != stamp or held.data is None:

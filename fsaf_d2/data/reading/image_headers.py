@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from ...regular_files import open_regular
 from .image_folder import ImageFolder
 
 EXIF_ORIENTATION = 274
@@ -63,13 +64,13 @@ def image_size(folder: ImageFolder, name: str) -> tuple[int, int]:
     if not folder.holds(name):
         raise ValueError("it leads out of its folder, and is refused")
     path = os.path.join(folder.root, name)
-    if not os.path.isfile(path):
+    if not os.path.exists(path):
         raise FileNotFoundError("there is no such file")
     try:
         # Pixels are not decoded: how many are too many is said by whoever does.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as header:
+            with open_regular(path) as file, Image.open(file, formats=FORMATS) as header:
                 width, height = header.size
                 turned = orientation(header) >= 5
     except Exception as error:
@@ -114,9 +115,10 @@ def num_frames(header: Image.Image) -> int:
 def frames_of(path: str) -> int:
     """:func:`num_frames` of a file, 1 where it cannot be read."""
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as header:
+        with warnings.catch_warnings(), open_regular(path) as file:
             warnings.simplefilter("ignore")
-            return num_frames(header)
+            with Image.open(file, formats=FORMATS) as header:
+                return num_frames(header)
     except Exception:
         # Pillow raises errors of many types for broken files.
         return 1

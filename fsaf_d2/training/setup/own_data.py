@@ -14,6 +14,7 @@ from ...config import plain_yaml
 from ...config_keys import COMMAND_LINE, derive, given
 from ...data.checking.own_writing import write_evaluation_data, write_own_data
 from ...data.reading.own import EVAL, TRAIN, VAL, own_file, set_own_data
+from ...regular_files import open_regular
 from ...weights.weights_files import load_file
 from ..launch import first_process_first, torchrun_process
 
@@ -82,7 +83,7 @@ def derive_eval_period(cfg: CfgNode) -> list[str]:
     key = "TEST.EVAL_PERIOD"
     if tuple(cfg.DATASETS.TRAIN) != (TRAIN,) or not cfg.DATASETS.TEST or given(cfg, key):
         return []
-    with open(own_file(cfg, TRAIN), encoding="utf-8") as file:
+    with open_regular(own_file(cfg, TRAIN), "r", encoding="utf-8") as file:
         num_images = len(json.load(file)["images"])
     period = max(math.ceil(num_images / cfg.SOLVER.IMS_PER_BATCH), cfg.SOLVER.MAX_ITER // 10)
     before = cfg.TEST.EVAL_PERIOD
@@ -139,7 +140,7 @@ def _is_run_on_own_data(cfg: CfgNode) -> bool:
     """Whether the config that the run of the output folder has written says so."""
     file = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
     try:
-        with open(file, encoding="utf-8") as text:
+        with open_regular(file, "r", encoding="utf-8") as text:
             config = plain_yaml(text.read(), file)
         return list(config["DATASETS"]["TRAIN"]) == [TRAIN] and os.path.isfile(own_file(cfg, TRAIN))
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
