@@ -271,7 +271,7 @@ def _words(value: object) -> str:
 def _config(file: Path) -> dict:
     if not file.is_file():
         return {}
-    return plain_yaml(_text(file), str(file)) or {}
+    return plain_yaml(_text(file), f"'{file}'") or {}
 
 
 def _value(config: dict, key: str) -> object:

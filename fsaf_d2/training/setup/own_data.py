@@ -7,13 +7,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 
-import yaml
 from detectron2.config import CfgNode
 
-from ...config import plain_yaml
 from ...config_keys import COMMAND_LINE, derive, given
 from ...data.checking.own_writing import write_evaluation_data, write_own_data
 from ...data.reading.own import EVAL, TRAIN, VAL, own_file, set_own_data
+from ...plain_yaml import plain_yaml
 from ...regular_files import open_regular
 from ...weights.weights_files import load_file
 from ..launch import first_process_first, torchrun_process
@@ -141,7 +140,7 @@ def _is_run_on_own_data(cfg: CfgNode) -> bool:
     file = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
     try:
         with open_regular(file, "r", encoding="utf-8") as text:
-            config = plain_yaml(text.read(), file)
+            config = plain_yaml(text.read(), f"'{file}'")
         return list(config["DATASETS"]["TRAIN"]) == [TRAIN] and os.path.isfile(own_file(cfg, TRAIN))
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -11,9 +11,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-import yaml
-
-from ....config import plain_yaml
+from ....plain_yaml import MAX_YAML, YamlError, plain_yaml
 from ..image_folder import ImageFolder
 from ..image_names import is_hidden
 from .foreign_files import decode_text, find_entry, list_files, read_lines, read_text
@@ -23,7 +21,6 @@ from .yolo_lists import resolve_list
 
 # Names of the classes, one in each line.
 NAMES_FILES = ("classes.txt", "obj.names", "classes.names")
-_MAX_YAML = 1 << 20
 
 
 class Classes(NamedTuple):
@@ -59,16 +56,15 @@ def read_settings(path: str) -> dict[str, object]:
     """
     folder, name = os.path.split(path)
     try:
-        text = decode_text(read_text(ImageFolder(folder), name, _MAX_YAML))
-        # Refuses tags and what unfolds.
-        content = plain_yaml(text, path)
-        texts = yaml.load(text, yaml.BaseLoader)
-    except (ValueError, OSError, yaml.YAMLError, RecursionError) as error:
+        text = decode_text(read_text(ImageFolder(folder), name, MAX_YAML))
+        settings = plain_yaml(text, f"'{path}'", as_texts=True)
+    except YamlError as error:
+        raise SourceError(str(error)) from error
+    except (ValueError, OSError) as error:
         raise SourceError(f"'{path}' cannot be read: {error}.") from error
-    if not isinstance(content, dict):
+    if not isinstance(settings, dict):
         raise SourceError(f"'{path}' must be a mapping of keys to values.")
-    empty = {str(key) for key, value in content.items() if value is None}
-    return {key: None if key in empty else value for key, value in texts.items()}
+    return settings
 
 
 def load_names(path: str, settings: dict[str, object]) -> list[str]:
@@ -255,7 +251,7 @@ def _names_files(folder: str) -> dict[str, list[str]]:
 
 def _lines(path: str, folder: ImageFolder, name: str) -> list[str]:
     try:
-        lines = read_lines(folder, name, _MAX_YAML)
+        lines = read_lines(folder, name, MAX_YAML)
     except (ValueError, OSError) as error:
         raise SourceError(f"'{path}' cannot be read: {error}.") from error
     names = "\n".join(line.strip() for line in lines).rstrip("\n").split("\n")
