@@ -173,6 +173,9 @@ def _merge_file(cfg: CfgNode, config_file: str) -> list[tuple[str, list[str]]]:
 
 def _merge_content(cfg: CfgNode, content: dict, config_file: str) -> None:
     """As :meth:`CfgNode.merge_from_file` does with what a file holds."""
+    for section in ("MODEL", "TEST"):
+        if not isinstance(content.get(section, {}), dict):
+            raise ValueError(f"{section} must be a mapping of keys to values.")
     loaded = CfgNode(content)
     version = loaded.get("VERSION")
     version = guess_version(loaded, config_file) if version is None else version

@@ -89,7 +89,8 @@ class ConfigFiles:
         given = content.pop(BASE, [])
         bases = given if isinstance(given, list) else [given]
         for base in bases:
-            if not isinstance(base, str) or not 0 < len(base) <= MAX_NAME:
+            is_name = isinstance(base, str) and 0 < len(base) <= MAX_NAME and base.isprintable()
+            if not is_name:
                 raise ValueError(
                     f"{self._here(file)}: its {BASE} must be the name of a file, not {base!r:.99}."
                 )

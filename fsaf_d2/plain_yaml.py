@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 
 import yaml
 
+from .texts import as_line
+
 # Of a text in bytes; whole configs have some 20,000.
 MAX_YAML = 1 << 20
-# Values, each of them with SCALAR letters beside its own, once aliases have been unfolded.
+# Once aliases have been unfolded; a value counts as so many letters beside its own.
 MAX_LETTERS = 1 << 20
-SCALAR = 8
-MAX_DEPTH = 100
+OF_VALUE = 32
+MAX_DEPTH = 50
 # Of a whole number; of one with a fraction all signs are counted.
 MAX_DIGITS = 20
 MAX_SIGNS = 64
@@ -19,7 +22,7 @@ MAX_SIGNS = 64
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = {_TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map")}
 _KINDS = {yaml.SequenceNode: _TAG + "seq", yaml.MappingNode: _TAG + "map"}
-_WHOLE = ("0b", 2), ("0x", 16), ("0", 8)
+_WHOLE = {2: re.compile("0b([01]+)"), 16: re.compile("0x([0-9a-f]+)"), 8: re.compile("0([0-7]+)")}
 
 
 class YamlError(ValueError):
@@ -85,7 +88,7 @@ class _Loader(yaml.SafeLoader):
         before, self._depth = self._letters, self._depth + 1
         if self._depth > MAX_DEPTH:
             raise _RefusedError(f"it is nested more than {MAX_DEPTH} deep", event)
-        self._count(SCALAR + len(getattr(event, "value", "")), event)
+        self._count(OF_VALUE + len(getattr(event, "value", "")), event)
         node = super().compose_node(parent, index)
         if event.anchor is not None:
             self._of_anchor[event.anchor] = self._letters - before
@@ -96,7 +99,10 @@ class _Loader(yaml.SafeLoader):
         self._letters += letters
         if self._letters > MAX_LETTERS:
             how = "unfolds its YAML aliases (*name) to" if self._of_anchor else "has"
-            raise _RefusedError(f"it {how} more than {MAX_LETTERS // SCALAR} values", event)
+            raise _RefusedError(
+                f"it {how} more than {MAX_LETTERS} letters, {OF_VALUE} for each value among them",
+                event,
+            )
 
 
 class _Values:
@@ -165,13 +171,13 @@ def _scalar(node: yaml.ScalarNode) -> object:
 
 
 def _whole(text: str) -> int:
-    digits = text.lstrip("+-")
-    base, digits = next(
-        ((base, digits[len(x) :]) for x, base in _WHOLE if digits.startswith(x)), (10, digits)
-    )
+    digits, base = text.lstrip("+-"), 10
     if len(digits) > MAX_DIGITS:
         raise ValueError
-    return int(digits or "0", base) * (-1 if text.startswith("-") else 1)
+    for other, pattern in _WHOLE.items():
+        if found := pattern.fullmatch(digits):
+            digits, base = found[1], other
+    return int(digits, base) * (-1 if text.startswith("-") else 1)
 
 
 def _fraction(text: str) -> float:
@@ -192,6 +198,9 @@ def _name(node: yaml.Node) -> str:
 def _problem(error: Exception) -> str:
     """What PyYAML found, in a line."""
     mark = getattr(error, "problem_mark", None)
-    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return f"{' '.join(str(reason).split()):.200}{where}"
+    if not isinstance(error, yaml.YAMLError):
+        return "an escape or a number in it stands for nothing"
+    reasons = [getattr(error, name, None) for name in ("context", "problem", "reason")]
+    said = as_line(", ".join(str(x) for x in reasons if x))
+    return f"{said:.200}{where}"

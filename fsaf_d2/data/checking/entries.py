@@ -254,6 +254,8 @@ def _identified(
         is_first = is_integer(key) and key not in ids
         if not is_integer(key):
             value = f"entry {index} of '{section}' has no 'id' that is a whole number"
+            if isinstance(key, (int, float)):
+                value += f" of at most 63 bits, but {key!r:.40}"
             entries.flaws.append(entries.of_file("entry without id", value, section, index))
         elif is_first:
             ids.add(key)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+# Letters that file systems take; looking up a longer one's folders may take minutes.
+MAX_NAME = 4096
+
 
 class ImageFolder:
     """An image folder whose links are looked up once, not for each of 100,000 images."""
@@ -16,7 +19,7 @@ class ImageFolder:
     def holds(self, name: str) -> bool:
         """Whether this file name leads to a place in the folder, there or not."""
         # detectron2 fetches addresses, which a name is where the folder is ''.
-        if "\0" in name or "://" in name:
+        if "\0" in name or "://" in name or len(name) > MAX_NAME:
             return False
         try:
             os.fsencode(name)

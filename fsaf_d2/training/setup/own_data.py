@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from detectron2.config import CfgNode
 from ...config_keys import COMMAND_LINE, derive, given
 from ...data.checking.own_writing import write_evaluation_data, write_own_data
 from ...data.reading.own import EVAL, TRAIN, VAL, own_file, set_own_data
+from ...plain_json import load_json
 from ...plain_yaml import plain_yaml
 from ...regular_files import open_regular
 from ...weights.weights_files import load_file
@@ -82,8 +82,7 @@ def derive_eval_period(cfg: CfgNode) -> list[str]:
     key = "TEST.EVAL_PERIOD"
     if tuple(cfg.DATASETS.TRAIN) != (TRAIN,) or not cfg.DATASETS.TEST or given(cfg, key):
         return []
-    with open_regular(own_file(cfg, TRAIN), "r", encoding="utf-8") as file:
-        num_images = len(json.load(file)["images"])
+    num_images = len(load_json(own_file(cfg, TRAIN))["images"])
     period = max(math.ceil(num_images / cfg.SOLVER.IMS_PER_BATCH), cfg.SOLVER.MAX_ITER // 10)
     before = cfg.TEST.EVAL_PERIOD
     derive(cfg, key, period)

@@ -54,13 +54,17 @@ def find(folder: str) -> list[Candidate]:
     return []
 
 
-def find_in_yaml(path: str) -> list[Candidate]:
-    """The splits of a YAML file; none if it is about something else."""
+def find_in_yaml(path: str, *, is_meant: bool = False) -> list[Candidate]:
+    """The splits of a YAML file; none if it is about something else.
+
+    Raises:
+        SourceError: it cannot be read, but is meant, or is by its name.
+    """
     try:
         settings = read_settings(path)
     except SourceError:
         # There are YAML files of many programs; these are meant.
-        if os.path.basename(path).lower().startswith(("data.", "dataset.")):
+        if is_meant or os.path.basename(path).lower().startswith(("data.", "dataset.")):
             raise
         return []
     return [

@@ -12,13 +12,16 @@ import os
 from typing import NamedTuple
 
 from ....plain_yaml import MAX_YAML, YamlError, plain_yaml
-from ..image_folder import ImageFolder
+from ..image_folder import MAX_NAME, ImageFolder
 from ..image_names import is_hidden
+from ..plain_numbers import whole
 from .foreign_files import decode_text, find_entry, list_files, read_lines, read_text
 from .source import Finding, SourceError, is_split_folder
 from .yolo_lines import Format, stated_format
 from .yolo_lists import resolve_list
 
+# Folders and lists that a split may name.
+MAX_PLACES = 1000
 # Names of the classes, one in each line.
 NAMES_FILES = ("classes.txt", "obj.names", "classes.names")
 
@@ -77,7 +80,7 @@ def load_names(path: str, settings: dict[str, object]) -> list[str]:
     names = settings.get("names")
     if isinstance(names, dict):
         try:
-            numbered = {int(key): name for key, name in names.items()}
+            numbered = {whole(key): name for key, name in names.items()}
         except ValueError:
             numbered = {}
         if sorted(numbered) != list(range(len(names))):
@@ -101,14 +104,25 @@ def split_parts(path: str, settings: dict[str, object], key: str) -> Parts:
     """
     values = settings.get(key)
     values = [values] if isinstance(values, str) else values
-    if not (isinstance(values, list) and values and all(isinstance(x, str) for x in values)):
-        raise SourceError(f"'{path}': '{key}' must be a folder, or a list of folders.")
-    base = str(settings.get("path") or "")
+    if not (isinstance(values, list) and values and all(map(_is_name, values))):
+        raise SourceError(f"'{path}': '{key:.99}' must be a folder, or a list of folders.")
+    values = list(dict.fromkeys(values))
+    if len(values) > MAX_PLACES:
+        raise SourceError(
+            f"'{path}': '{key:.99}' names {len(values)} folders, more than the {MAX_PLACES} that "
+            "are read: put the images into fewer."
+        )
+    base = settings.get("path") or ""
+    if base and not _is_name(base):
+        raise SourceError(f"'{path}': 'path' must be a folder.")
     own = os.path.dirname(path) or os.curdir
-    found = Parts([], [], [], set())
+    found, known = Parts([], [], [], set()), set()
     for value in values:
         place = _place(path, base, f"{key}: {value}", value)
         if os.path.isdir(place):
+            if os.path.realpath(place) in known:
+                continue
+            known.add(os.path.realpath(place))
             found.parts.append(Part(place, _own_labels(own, place)))
             continue
         listed = resolve_list(own, base, place)
@@ -121,6 +135,10 @@ def split_parts(path: str, settings: dict[str, object], key: str) -> Parts:
         first = f" {found.findings[0].value}" if found.findings else ""
         raise SourceError(f"'{path}': '{key}' lists no image that is there.{first}")
     return found
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_NAME
 
 
 def _own_labels(own: str, images: str) -> str:
