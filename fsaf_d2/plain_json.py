@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator
+from typing import IO
 
 from .regular_files import open_regular
-
-
-def parse_json(text: str | bytes) -> object:
-    """Parse JSON, in which a key may stand once in its object.
-
-    Raises:
-        ValueError: it is no JSON, is nested too deeply, or has a key twice or a whole number of
-            thousands of digits.
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_object)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    except MemoryError as error:
-        raise ValueError("it is larger than the memory") from error
 
 
 def load_json(path: str | os.PathLike[str], *, encoding: str = "utf-8-sig") -> object:
@@ -32,7 +20,38 @@ def load_json(path: str | os.PathLike[str], *, encoding: str = "utf-8-sig") -> o
         ValueError: as :func:`parse_json`, or it is no text in this encoding.
     """
     with open_regular(path, "r", encoding=encoding) as file:
-        return parse_json(file.read())
+        return parse_stream(file)
+
+
+def parse_stream(stream: IO) -> object:
+    """Parse what is left of an open file.
+
+    Raises:
+        OSError, ValueError: as :func:`load_json`.
+    """
+    with _one_error():
+        return json.load(stream, object_pairs_hook=_object)
+
+
+def parse_json(text: str | bytes) -> object:
+    """Parse JSON, in which a key may stand once in its object.
+
+    Raises:
+        ValueError: it is no JSON, is nested too deeply, or has a key twice or a whole number of
+            thousands of digits.
+    """
+    with _one_error():
+        return json.loads(text, object_pairs_hook=_object)
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    try:
+        yield
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except MemoryError as error:
+        raise ValueError("it is larger than the memory") from error
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from detectron2.data import MetadataCatalog
 
-from ...plain_json import parse_json
+from ...plain_json import parse_stream
 from ...regular_files import open_regular
 
 # All held files together have so many bytes at the most; in memory they are some ten times larger.
@@ -36,14 +36,14 @@ def read_json(path: str | os.PathLike[str], *, encoding: str = "utf-8") -> objec
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no JSON, see :func:`fsaf_d2.plain_json.parse_json`.
+        ValueError: it is no JSON, see :func:`fsaf_d2.plain_json.load_json`.
     """
     key = _key(path, encoding)
     with open_regular(path, "r", encoding=encoding) as file:
         stamp = _stamp(os.fstat(file.fileno()))
         held = _held.pop(key, None)
         if held is None or held.stamp != stamp or held.data is None:
-            data = parse_json(file.read())
+            data = parse_stream(file)
             held = _Held(stamp, _head(data), data)
     _hold(key, held)
     return held.data
