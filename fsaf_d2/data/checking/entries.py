@@ -266,5 +266,5 @@ def _identified(
                 flaw = flaw._replace(finding=flaw.finding._replace(annotation_id=key))
             entries.flaws.append(flaw)
         # What an annotation labels does not depend on its own id.
-        if is_first or (section == "annotations" and isinstance(entry, dict)):
+        if is_first or (section == "annotations" and isinstance(entry, dict) and entry):
             yield index, entry

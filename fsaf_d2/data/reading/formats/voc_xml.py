@@ -17,6 +17,8 @@ _ENCODINGS = re.compile(
     re.IGNORECASE,
 )
 MAX_DEPTH = 50
+# Of one image; an object has some ten.
+MAX_ELEMENTS = 500_000
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -75,16 +77,18 @@ def _parse(content: bytes) -> ElementTree.Element:
 
 
 class _Shallow(ElementTree.TreeBuilder):
-    """Builds a tree that is not nested deeply."""
+    """Builds a tree of bounded depth and number of elements."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._depth = 0
+        self._depth = self._count = 0
 
     def start(self, tag: str, attrs: dict[str, str]) -> ElementTree.Element:
-        self._depth += 1
+        self._depth, self._count = self._depth + 1, self._count + 1
         if self._depth > MAX_DEPTH:
             raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+        if self._count > MAX_ELEMENTS:
+            raise ValueError(f"it has more than {MAX_ELEMENTS} elements")
         return super().start(tag, attrs)
 
     def end(self, tag: str) -> ElementTree.Element:

@@ -25,6 +25,9 @@ from .yolo_yaml import (
     split_parts,
 )
 
+# Of one YAML file, which may call them as it likes.
+MAX_SPLITS = 20
+
 
 def find(folder: str) -> list[Candidate]:
     """What YAML files of a folder name, else ``images/`` with ``labels/``, or texts by images."""
@@ -67,6 +70,9 @@ def find_in_yaml(path: str, *, is_meant: bool = False) -> list[Candidate]:
         if is_meant or os.path.basename(path).lower().startswith(("data.", "dataset.")):
             raise
         return []
+    keys = [x for x in settings if split_of(x) and "names" in settings and settings[x]]
+    if len(keys) > MAX_SPLITS:
+        raise SourceError(f"'{path}' names {len(keys)} splits, more than {MAX_SPLITS}.")
     return [
         Candidate(
             "yolo",
@@ -75,8 +81,7 @@ def find_in_yaml(path: str, *, is_meant: bool = False) -> list[Candidate]:
             functools.partial(read_yaml, path, key),
             _places_of_split(path, settings, key),
         )
-        for key in settings
-        if split_of(key) and "names" in settings and settings[key]
+        for key in keys
     ]
 
 

@@ -22,6 +22,9 @@ from .source import Finding
 from .yolo_lines import LABEL_FORMATS, Format, Votes, group_of, raw_box, readings
 from .yolo_yaml import NAMES_FILES
 
+# Objects of an image, and numbers of an object.
+MAX_LINES = 100_000
+MAX_NUMBERS = 20_000
 # Those between numbers; Python's split knows many more.
 _SPACES = re.compile("[ \t]+")
 _REMEDY = (
@@ -124,6 +127,8 @@ class LabelReader:
         path = os.path.join(labels.root, label)
         try:
             lines = read_lines(labels, label)
+            if len(lines) > MAX_LINES:
+                raise ValueError(f"it has {len(lines)} lines, more than {MAX_LINES}")
         except (ValueError, OSError) as error:
             self._find("unreadable annotation file", path, str(error), "Mend or remove the file.")
             return
@@ -137,6 +142,8 @@ class LabelReader:
                 self._find("unreadable object", f"{path}:{number}", value, _REMEDY)
 
     def _line(self, words: list[str], image: dict, place: str) -> None:
+        if len(words) > MAX_NUMBERS:
+            raise ValueError(f"{len(words)} numbers, more than {MAX_NUMBERS}")
         category, *numbers = map(decimal, words)
         found = readings(numbers, self._stated)
         if not (category.is_integer() and is_in_range(int(category))):

@@ -12,7 +12,7 @@ import os
 from typing import NamedTuple
 
 from ....plain_yaml import MAX_YAML, YamlError, plain_yaml
-from ..image_folder import MAX_NAME, ImageFolder
+from ..image_folder import ImageFolder, is_short
 from ..image_names import is_hidden
 from ..plain_numbers import whole
 from .foreign_files import decode_text, find_entry, list_files, read_lines, read_text
@@ -138,7 +138,7 @@ def split_parts(path: str, settings: dict[str, object], key: str) -> Parts:
 
 
 def _is_name(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= MAX_NAME
+    return isinstance(value, str) and value != "" and is_short(value)
 
 
 def _own_labels(own: str, images: str) -> str:
