@@ -114,8 +114,8 @@ class _Values:
     def value(self, node: yaml.Node | None) -> object:
         """The value of a whole document."""
         if self._as_texts and isinstance(node, yaml.MappingNode):
-            nulls = {k.value for k, v in node.value if v.tag == _TAG + "null"}
             found = self._value(node)
+            nulls = {key.value for key, child in node.value if child.tag == _TAG + "null"}
             return {key: None if key in nulls else value for key, value in found.items()}
         return None if node is None else self._value(node)
 

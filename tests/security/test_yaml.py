@@ -36,6 +36,7 @@ ODD = {
     "key twice": "a: 1\na: 2",
     "key twice inside": "a: {b: 1, 'b': 2}",
     "key a list": "? [a]\n: 1",
+    "key an open list": "? - a",
     "holds itself": "a: &a [*a]",
     "merges itself": "a: &a {<<: *a}",
     "merges a number": "<<: 3",
@@ -79,7 +80,7 @@ def test_long_yaml_is_refused(tmp_path):
         load_config(tmp_path / "config.yaml")
     with pytest.raises(ValueError, match=r"data\.yaml' cannot be read: it is larger than"):
         open_source(tmp_path / "data.yaml")
-    with pytest.raises(ValueError, match="a.pth' is refused: it is longer than"):
+    with pytest.raises(ValueError, match=r"a\.pth' is refused: it is longer than"):
         load_stored_config("#" * (MAX_YAML + 1), "a.pth")
 
 
