@@ -156,11 +156,7 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
                 print(line)
         return results
     # What else may go wrong is a fault of the program, and shows where.
-<<<<<<< HEAD
-    with one_sentence((OSError, FloatingPointError)), naming_lost_workers():
-=======
-    with one_sentence(EXPECTED):
->>>>>>> properties
+    with one_sentence(EXPECTED), naming_lost_workers():
         return trainer.train()
 
 

@@ -304,7 +304,7 @@ def empty_file(data, images):
     (images / "p1.png").write_bytes(b"")
 
 
-@breaks("not an image", "it is no file", _without(image=2))
+@breaks("not an image", "is a folder, not a file", _without(image=2))
 def folder_for_an_image(data, images):
     (images / "p1.png").unlink()
     (images / "p1.png").mkdir()

@@ -18,11 +18,7 @@ import torch
 from detectron2.engine import default_argument_parser
 
 from fsaf_d2.texts import show_whatever_is_said
-<<<<<<< HEAD
-from fsaf_d2.training import launch, naming_lost_workers, owned_output
-=======
-from fsaf_d2.training import EXPECTED, launch
->>>>>>> properties
+from fsaf_d2.training import EXPECTED, launch, naming_lost_workers, owned_output
 from fsaf_d2.training.lazy import ConfigError, load_lazy_config, run
 from fsaf_d2.training.lazy_config import WORDS
 from fsaf_d2.training.lazy_ranges import lines_of_lazy_warm_up, require_lazy_ranges
@@ -34,14 +30,9 @@ def main(args: argparse.Namespace) -> dict | None:
     """Run one process."""
     show_whatever_is_said()
     try:
-<<<<<<< HEAD
         with naming_lost_workers():
             return run(load_lazy_config(args.config_file, args.opts), args)
-    except (OSError, ConfigError, FloatingPointError) as error:
-=======
-        return run(load_lazy_config(args.config_file, args.opts), args)
     except (*EXPECTED, ConfigError) as error:
->>>>>>> properties
         # Files that are not there, wrong arguments, a loss that is not finite; all else shows where
         # it went wrong.
         sys.exit(f"lazyconfig_train_net.py: error: {in_words(str(error), WORDS)}")

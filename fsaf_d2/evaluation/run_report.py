@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import logging
 import math
 import os
@@ -18,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from ..data.loading.mapper import read_image
 from ..data.reading.image_headers import MAX_PIXELS
+from ..plain_json import load_json
 from ..plain_yaml import plain_yaml
 from ..regular_files import open_regular
 from ..texts import write_text
@@ -130,7 +130,7 @@ def _figure(value: float | None, digits: int = 1) -> str:
 
 def _evaluation(file: Path) -> dict:
     """What the report shows of one evaluation."""
-    data = json.loads(_text(file))
+    data = load_json(file)
     data["images"] = {
         "precision and recall": _image(file.parent / "pr_curves.png"),
         "confusion": _image(file.parent / "confusion.png"),
@@ -246,7 +246,7 @@ def _number_of_steps(metrics_file: Path) -> int:
 
 def _check(file: Path) -> dict:
     """What the report shows of the check of a data set."""
-    data = json.loads(_text(file))
+    data = load_json(file)
     name = file.stem.removeprefix("check_")
     shown: dict = {"name": name, "findings": data["findings"], "statistics": {}, "plot": None}
     if statistics := data.get("statistics"):
@@ -271,7 +271,7 @@ def _words(value: object) -> str:
 def _config(file: Path) -> dict:
     if not file.is_file():
         return {}
-    return plain_yaml(_text(file), str(file)) or {}
+    return plain_yaml(_text(file), f"'{file}'") or {}
 
 
 def _value(config: dict, key: str) -> object:

@@ -65,7 +65,7 @@ def test_configs(tmp_path, kind, base):
     make(kind, tmp_path / ("base.yaml" if base else "config.yaml"))
     if base:
         (tmp_path / "config.yaml").write_text(base)
-    with pytest.raises(ValueError, match=rf"config\.yaml' .*\.yaml' is {KINDS[kind]}, not a file"):
+    with pytest.raises(ValueError, match=rf"config\.yaml'.*\.yaml' is {KINDS[kind]}, not a file"):
         load_config(tmp_path / "config.yaml")
 
 

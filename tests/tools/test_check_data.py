@@ -1,6 +1,7 @@
 """tools/check_data.py: what it says, its exit code, and what --fix makes, for each kind of flaw."""
 
 import json
+import os
 import re
 
 import programs
@@ -240,8 +241,11 @@ def test_histograms_are_written(tmp_path, capsys, monkeypatch):
     write_images(tmp_path / "images", sound_data())
     source = write_source(tmp_path, sound_data(), "train.json")
     monkeypatch.chdir(tmp_path)
+    before = sorted(os.listdir())
     assert check_data.main([source.path]) == 0
-    assert (tmp_path / "output/data_train.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(os.listdir()) == before
+    assert check_data.main([source.path, "--json", str(tmp_path / "out/f.json")]) == 0
+    assert (tmp_path / "out/data_train.png").read_bytes().startswith(b"\x89PNG")
     options = ["--json", str(tmp_path / "report/f.json"), "--plot", str(tmp_path / "plot.png")]
     assert check_data.main([source.path, *options]) == 0
     assert (tmp_path / "plot.png").is_file()

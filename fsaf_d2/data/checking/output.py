@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterator
 
 from tabulate import tabulate
 
+from ...plain_json import parse_json
 from ...regular_files import open_regular
 from ...texts import as_line
 from ..reading.formats.foreign_files import decode_text
@@ -182,7 +182,7 @@ def to_file(fixed: Fixed) -> dict:
     if not source.annotation_file.lower().endswith(".json"):
         return source.data
     with open_regular(source.annotation_file) as file:
-        return {**json.loads(decode_text(file.read())), **source.data}
+        return {**parse_json(decode_text(file.read())), **source.data}
 
 
 def one_line(findings: list[Finding]) -> str:

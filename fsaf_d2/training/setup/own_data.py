@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 
-import yaml
 from detectron2.config import CfgNode
 
-from ...config import plain_yaml
 from ...config_keys import COMMAND_LINE, derive, given
 from ...data.checking.own_writing import write_evaluation_data, write_own_data
 from ...data.reading.own import EVAL, TRAIN, VAL, own_file, set_own_data
+from ...plain_json import load_json
+from ...plain_yaml import plain_yaml
 from ...prediction.said_fields import CHECKPOINT
 from ...regular_files import open_regular
 from ...weights.weights_files import load_file
@@ -84,8 +83,7 @@ def derive_eval_period(cfg: CfgNode) -> list[str]:
     key = "TEST.EVAL_PERIOD"
     if tuple(cfg.DATASETS.TRAIN) != (TRAIN,) or not cfg.DATASETS.TEST or given(cfg, key):
         return []
-    with open_regular(own_file(cfg, TRAIN), "r", encoding="utf-8") as file:
-        num_images = len(json.load(file)["images"])
+    num_images = len(load_json(own_file(cfg, TRAIN))["images"])
     period = max(math.ceil(num_images / cfg.SOLVER.IMS_PER_BATCH), cfg.SOLVER.MAX_ITER // 10)
     before = cfg.TEST.EVAL_PERIOD
     derive(cfg, key, period)
@@ -142,7 +140,7 @@ def _is_run_on_own_data(cfg: CfgNode) -> bool:
     file = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
     try:
         with open_regular(file, "r", encoding="utf-8") as text:
-            config = plain_yaml(text.read(), file)
+            config = plain_yaml(text.read(), f"'{file}'")
         return list(config["DATASETS"]["TRAIN"]) == [TRAIN] and os.path.isfile(own_file(cfg, TRAIN))
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False

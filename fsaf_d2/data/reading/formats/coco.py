@@ -127,7 +127,7 @@ def _load(path: str) -> dict:
         with open_regular(path) as file:
             encoding = encoding_of(file.read(2))
         data = read_json(path, encoding=encoding)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise SourceError(f"'{path}' is not JSON ({type(error).__name__}: {error}).") from error
     if not isinstance(data, dict):
         raise SourceError(
