@@ -52,6 +52,10 @@ def _one_error() -> Iterator[None]:
         raise ValueError("it is nested too deeply") from error
     except MemoryError as error:
         raise ValueError("it is larger than the memory") from error
+    except ValueError as error:
+        if "set_int_max_str_digits" not in str(error):
+            raise
+        raise ValueError("it has a whole number of thousands of digits") from error
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:

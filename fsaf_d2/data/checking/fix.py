@@ -222,12 +222,11 @@ class _Mender:
     def _read_strings(self, entry: dict, _: Flaw) -> bool:
         try:
             box = [tidy(decimal(x.strip())) if isinstance(x, str) else x for x in entry["bbox"]]
-            if not all(is_number(x) and abs(x) < LARGEST for x in box):
-                return False
-        except (ValueError, OverflowError):
+        except ValueError:
             return False
-        entry["bbox"] = box
-        return True
+        is_box = all(is_number(x) and abs(x) < LARGEST for x in box)
+        entry["bbox"] = box if is_box else entry["bbox"]
+        return is_box
 
     def _derive_box(self, entry: dict, _: Flaw) -> bool:
         box = segmentation_box(entry)
