@@ -81,10 +81,10 @@ def test_a_config_that_is_no_text_is_named(tmp_path, config):
         ("MODEL.RESNETS.WIDTH_PER_GROUP", "60000", "more numbers than|allocate"),
         (
             "MODEL.ANCHOR_GENERATOR.SIZES",
-            f"[[{10**400}]]",
-            r"MODEL\.ANCHOR_GENERATOR\.SIZES 10+\.\.\.",
+            f"[[{10**19}]]",
+            r"MODEL\.ANCHOR_GENERATOR\.SIZES 10+, which must be",
         ),
-        ("INPUT.MIN_SIZE_TEST", f"{10**400}", r"INPUT\.MIN_SIZE_TEST 10+\.\.\.0+, which must be"),
+        ("INPUT.MIN_SIZE_TEST", f"{10**19}", r"INPUT\.MIN_SIZE_TEST 10+, which must be"),
         ("TEST.DETECTIONS_PER_IMAGE", f"-{2**60}", r"TEST\.DETECTIONS_PER_IMAGE -11529"),
         ("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[[" + "1.0," * 6000 + "]]", "more numbers than"),
     ],
