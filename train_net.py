@@ -40,7 +40,8 @@ from fsaf_d2.training import (
     first_to_fail,
     launch,
     load_weights,
-    owned,
+    naming_lost_workers,
+    owned_output,
     prepare,
     require_ranges,
     saved_classes,
@@ -70,7 +71,7 @@ def read_config(args: argparse.Namespace, until_end: contextlib.ExitStack | None
     cfg = load_config(args.config_file, args.opts)
     require_ranges(cfg, eval_only=args.eval_only)
     if until_end:
-        until_end.enter_context(owned(cfg.OUTPUT_DIR))
+        until_end.enter_context(owned_output(cfg.OUTPUT_DIR))
     take_own_data(cfg, args)
     prepare(
         cfg,
@@ -145,17 +146,18 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
             trainer.checkpointer.trust = args.trust_weights
             trainer.resume_or_load(resume=args.resume)
     if args.eval_only:
-        if augmented:
-            results = compare_augmented(Trainer, cfg, augmented)
-        else:
-            results = Trainer.test(cfg, model)
+        with one_sentence((OSError,)), naming_lost_workers():
+            if augmented:
+                results = compare_augmented(Trainer, cfg, augmented)
+            else:
+                results = Trainer.test(cfg, model)
         if comm.is_main_process():
             keep_report(cfg.OUTPUT_DIR)
             for line in model_zoo.compare(weights_file(cfg, args), results, cfg.DATASETS.TEST):
                 print(line)
         return results
     # What else may go wrong is a fault of the program, and shows where.
-    with one_sentence(EXPECTED):
+    with one_sentence(EXPECTED), naming_lost_workers():
         return trainer.train()
 
 

@@ -6,17 +6,24 @@ import difflib
 import os
 from collections.abc import Sequence
 
-import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode, downgrade_config, get_cfg, upgrade_config
+from detectron2.config.compat import guess_version
 
 from .config_defaults import add_fsaf_config
+from .config_files import ConfigFiles
 from .config_keys import flat, meant_key, record, unread
-from .plain_yaml import plain_yaml
+from .plain_yaml import YamlError, plain_yaml
+from .texts import as_line
 
 # Of a config that lies in a checkpoint: what builds a detector and says how it reads images.
 _SECTIONS_TO_PREDICT = ("MODEL", "INPUT", "TEST")
 # For whoever runs the model to say, not for whoever trained it.
 _NOT_OF_A_CHECKPOINT = {"MODEL": ("WEIGHTS", "COMPILE"), "INPUT": ("MAX_PIXELS",)}
+# What yacs raises for keys and values; texts are parsed as literals, which may be nested deeply.
+_UNFIT = (
+    *(AssertionError, AttributeError, KeyError, TypeError, ValueError),
+    *(RecursionError, MemoryError),
+)
 
 
 def load_config(config_file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> CfgNode:
@@ -62,14 +69,9 @@ def load_stored_config(text: str, source: str, overrides: Sequence[str] = ()) ->
     add_fsaf_config(cfg)
     try:
         cfg.merge_from_other_cfg(CfgNode(_parts_to_predict(_read_stored(text, source))))
-    except yaml.constructor.ConstructorError as error:
-        raise ValueError(
-            f"{here} is refused: it is not plain YAML. Tags such as !!python could run code and "
-            f"are never read.\n{error}"
-        ) from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{here} is not YAML:\n{error}") from error
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except YamlError:
+        raise
+    except _UNFIT as error:
         message = _message(error, cfg).rstrip(".")
         end = "" if message.endswith("?") else "."
         raise ValueError(
@@ -77,14 +79,12 @@ def load_stored_config(text: str, source: str, overrides: Sequence[str] = ()) ->
             "of your own in its place; keys of a branch of your own need its file: "
             "DETECTOR_BRANCHES, docs/design.md."
         ) from error
-    except (RecursionError, MemoryError) as error:
-        raise ValueError(f"{here} is refused: it is nested too deeply.") from error
     _merge_overrides(cfg, overrides)
     return cfg
 
 
 def _read_stored(text: str, source: str) -> dict:
-    content = plain_yaml(text, source)
+    content = plain_yaml(text, f"The config in '{source}'")
     if not isinstance(content, dict):
         raise ValueError("it must be a mapping of keys to values.")
     if "_BASE_" in content:
@@ -131,7 +131,7 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         )
     try:
         cfg.merge_from_list(list(overrides))
-    except (AssertionError, KeyError, ValueError) as error:
+    except _UNFIT as error:
         raise ValueError(f"Bad override on the command line: {_message(error, cfg)}") from error
 
 
@@ -151,7 +151,7 @@ def _unpaired(overrides: Sequence[str]) -> str:
 
 def _merge_file(cfg: CfgNode, config_file: str) -> list[tuple[str, list[str]]]:
     """Merge a file and those that it names; the keys of each, of a base before its leaf."""
-    if not os.path.isfile(config_file):
+    if not os.path.exists(config_file):
         folder, name = os.path.split(config_file)
         others = os.listdir(folder or os.curdir) if os.path.isdir(folder or os.curdir) else []
         near = difflib.get_close_matches(name, others, n=1)
@@ -163,57 +163,39 @@ def _merge_file(cfg: CfgNode, config_file: str) -> list[tuple[str, list[str]]]:
             "tools/lazyconfig_train_net.py trains and evaluates such configs; all else takes YAML, "
             "which the same models have: configs/lazy/X.py is configs/X.yaml."
         )
-    here = f"Config file '{config_file}'"
+    files = ConfigFiles(config_file)
     try:
-        files = _read_plain(config_file)
-        cfg.merge_from_file(config_file, allow_unsafe=False)
-        return files
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{here} names a _BASE_ that does not exist: '{error.filename}'."
-        ) from error
-    except yaml.constructor.ConstructorError as error:
-        raise ValueError(
-            f"{here} is refused: it is not plain YAML. Tags such as !!python could run code and "
-            f"are never read; remove them.\n{error}"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{here} is not YAML:\n{error}") from error
-    except (TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{here} must be a mapping of keys to values, as must the file that it names as _BASE_."
-        ) from error
-    except (AssertionError, KeyError, ValueError) as error:
-        raise ValueError(f"{here}: {_message(error, cfg)}") from error
+        _merge_content(cfg, files.content, config_file)
+    except _UNFIT as error:
+        raise ValueError(f"Config file '{config_file}': {_message(error, cfg)}") from error
+    return files.keys
 
 
-def _read_plain(config_file: str, above: tuple[str, ...] = ()) -> list[tuple[str, list[str]]]:
-    """Refuse what would be fetched, unfold without end or go round in circles; the keys of all."""
-    name = os.path.realpath(config_file)
-    if name in above:
-        raise ValueError(f"it is its own _BASE_, by way of '{config_file}'.")
-    with open(config_file, encoding="utf-8") as file:
-        content = plain_yaml(file.read(), config_file)
-    bases = content.get("_BASE_", []) if isinstance(content, dict) else []
-    if not isinstance(bases, (str, list)):
-        raise ValueError(f"its _BASE_ must be the name of a file, not {bases!r}.")
-    files = []
-    for base in [bases] if isinstance(bases, str) else bases:
-        if not isinstance(base, str):
-            raise ValueError(f"its _BASE_ must be the name of a file, not {base!r}.")
-        if "://" in base:
-            raise ValueError(
-                f"'{base}' as _BASE_ is not fetched: fetch it yourself, and name the file."
-            )
-        base = os.path.join(os.path.dirname(config_file), os.path.expanduser(base))
-        files += _read_plain(base, (*above, name))
-    keys = [key for key, _ in flat(content)] if isinstance(content, dict) else []
-    return [*files, (f"'{config_file}'", keys)]
+def _merge_content(cfg: CfgNode, content: dict, config_file: str) -> None:
+    """As :meth:`CfgNode.merge_from_file` does with what a file holds."""
+    for section in ("MODEL", "TEST"):
+        if not isinstance(content.get(section, {}), dict):
+            raise ValueError(f"{section} must be a mapping of keys to values.")
+    loaded = CfgNode(content)
+    version = loaded.get("VERSION")
+    version = guess_version(loaded, config_file) if version is None else version
+    if type(version) is not int or not 1 <= version <= cfg.VERSION:
+        raise ValueError(f"VERSION must be a whole number from 1 to {cfg.VERSION}.")
+    if version == cfg.VERSION:
+        cfg.merge_from_other_cfg(loaded)
+        return
+    old = downgrade_config(cfg, to_version=version)
+    old.merge_from_other_cfg(loaded)
+    new = upgrade_config(old)
+    cfg.clear()
+    cfg.update(new)
 
 
 def _message(error: Exception, cfg: CfgNode) -> str:
     """What yacs says, with a remedy."""
-    message = str(error.args[0]) if error.args else type(error).__name__
+    if isinstance(error, (RecursionError, MemoryError)):
+        return "a text in it is nested too deeply to be a value."
+    message = as_line(f"{error.args[0]!s:.400}") if error.args else type(error).__name__
     if "Type mismatch" in message:
         return f"{message}. Values keep their type: 1.0 for a float, ('name',) for a tuple."
     unknown = message.rpartition("key: ")[2]
@@ -232,11 +214,11 @@ def differences(saved: str, present: str) -> list[str]:
     Raises:
         ValueError: a text is no plain YAML.
     """
+    texts = (plain_yaml(text, "The config in the checkpoint") or {} for text in (saved, present))
     try:
-        texts = (saved, present)
-        before, after = (dict(flat(plain_yaml(text, "config") or {})) for text in texts)
-    except (yaml.YAMLError, AttributeError) as error:
-        raise ValueError(f"The config in the checkpoint is no plain YAML ({error}).") from error
+        before, after = (dict(flat(x)) for x in texts)
+    except AttributeError as error:
+        raise ValueError("The config in the checkpoint is no mapping.") from error
     return [
         f"{key} {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
         for key in sorted(before.keys() | after.keys())

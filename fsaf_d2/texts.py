@@ -9,6 +9,7 @@ import csv
 import logging
 import os
 import re
+import reprlib
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -40,6 +41,11 @@ def _log_streams() -> Iterable[object]:
 def as_line(text: str) -> str:
     """A text with ? for what steers terminals, begins lines or is no letter at all."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def shown(value: object) -> str:
+    """What a message says of a value from a file: one short line, whatever it is."""
+    return f"{as_line(reprlib.repr(value)):.99}"
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

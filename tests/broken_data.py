@@ -304,7 +304,7 @@ def empty_file(data, images):
     (images / "p1.png").write_bytes(b"")
 
 
-@breaks("not an image", "it is no file", _without(image=2))
+@breaks("not an image", "is a folder, not a file", _without(image=2))
 def folder_for_an_image(data, images):
     (images / "p1.png").unlink()
     (images / "p1.png").mkdir()
@@ -321,7 +321,7 @@ def damaged_image(data, images):
     (images / "p1.png").write_bytes(b"\x89PNG\r\n\x1a\n....")
 
 
-@breaks("huge image", "20000 x 20000 pixels, more than 134217728")
+@breaks("huge image", "20000 x 20000 pixels, more than the 134217728")
 def huge_image(data, images):
     (images / "p1.png").write_bytes(_png((20000, 20000), 8, 0, b""))
     data["images"][1].update(width=20000, height=20000)

@@ -85,8 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--plot",
         metavar="PNG",
-        help="histograms of classes and sizes (default: data_NAME.png beside --json, else in "
-        "output/)",
+        help="write histograms of classes and sizes (default: beside --json, as data_NAME.png)",
     )
     parser.add_argument(
         "--config-file",
@@ -126,8 +125,9 @@ def _run(args: argparse.Namespace, cfg: CfgNode | None, sources: dict[str, Sourc
             reports[name]["coverage"] = coverage(check, cfg)
             print(coverage_text(reports[name]["coverage"]), end="\n\n")
         path = _plot_path(args, check, name)
-        plot_statistics(reports[name]["statistics"], path, title=check.source.path)
-        print(f"Histograms: {path}\n")
+        if path:
+            plot_statistics(reports[name]["statistics"], path, title=check.source.path)
+        print(f"Histograms: {path or '--plot PNG draws them'}\n")
     unmatched = _unmatched(train, val) if val else ""
     if args.json:
         validation = {"validation": reports["val"]} if val else {}
@@ -161,18 +161,20 @@ def _unmatched(train: Check, val: Check) -> str:
     return ""
 
 
-def _plot_path(args: argparse.Namespace, check: Check, name: str) -> Path:
+def _plot_path(args: argparse.Namespace, check: Check, name: str) -> Path | None:
+    """Where histograms are written; None where nobody has said so."""
     if args.plot:
         path = Path(args.plot)
         ending = "_val" if name == "val" else ""
         return path.with_name(f"{path.stem}{ending}{path.suffix or '.png'}")
-    folder = Path(args.json).parent if args.json else Path("output")
+    if not args.json:
+        return None
     own = Path(os.path.abspath(check.source.annotation_file))
     # Files and folders that formats name are called as what they are in.
     while own.stem.strip("_").split(".")[0].lower() in ("annotations", "labels", "data"):
         own = own.parent
     ending = "" if name == "train" or own.stem == "val" else "_val"
-    return folder / f"data_{own.stem}{ending}.png"
+    return Path(args.json).parent / f"data_{own.stem}{ending}.png"
 
 
 if __name__ == "__main__":

@@ -18,18 +18,20 @@ import torch
 from detectron2.engine import default_argument_parser
 
 from fsaf_d2.texts import show_whatever_is_said
-from fsaf_d2.training import EXPECTED, launch
+from fsaf_d2.training import EXPECTED, launch, naming_lost_workers, owned_output
 from fsaf_d2.training.lazy import ConfigError, load_lazy_config, run
 from fsaf_d2.training.lazy_config import WORDS
+from fsaf_d2.training.lazy_ranges import lines_of_lazy_warm_up, require_lazy_ranges
 from fsaf_d2.training.run_settings import in_words
-from fsaf_d2.training.setup import owned, require_gpus
+from fsaf_d2.training.setup import require_gpus
 
 
 def main(args: argparse.Namespace) -> dict | None:
     """Run one process."""
     show_whatever_is_said()
     try:
-        return run(load_lazy_config(args.config_file, args.opts), args)
+        with naming_lost_workers():
+            return run(load_lazy_config(args.config_file, args.opts), args)
     except (*EXPECTED, ConfigError) as error:
         # Files that are not there, wrong arguments, a loss that is not finite; all else shows where
         # it went wrong.
@@ -42,13 +44,16 @@ if __name__ == "__main__":
     try:
         require_gpus(arguments.num_gpus)
         config = load_lazy_config(arguments.config_file, arguments.opts)
+        require_lazy_ranges(config, eval_only=arguments.eval_only)
     except (ValueError, OSError) as error:
         sys.exit(f"lazyconfig_train_net.py: error: {error}")
     if config.train.device == "cpu" and not torch.cuda.is_available():
         print("No GPU found: running on the CPU.")
+    for line in [] if arguments.eval_only else lines_of_lazy_warm_up(config):
+        print(line)
     with contextlib.ExitStack() as until_end:
         try:
-            until_end.enter_context(owned(config.train.output_dir, "train.output_dir"))
+            until_end.enter_context(owned_output(config.train.output_dir, "train.output_dir"))
         except ValueError as error:
             sys.exit(f"lazyconfig_train_net.py: error: {error}")
         launch(

@@ -216,3 +216,17 @@ def require_positive(key: str, value: float) -> None:
 def require_weight(key: str, value: float) -> None:
     """Make sure that the weight of a loss is at least 0 and finite."""
     require(0 <= value < math.inf, key, "at least 0 and finite", value)
+
+
+def in_float32(predictions: tuple) -> tuple:
+    """What a branch predicts, as its losses are computed.
+
+    Raises:
+        ValueError: it is no NamedTuple.
+    """
+    if not hasattr(predictions, "_fields"):
+        raise ValueError(
+            "A branch's forward gives a NamedTuple of lists, a tensor a level in each, not a "
+            f"{type(predictions).__name__}."
+        )
+    return type(predictions)(*([x.float() for x in levels] for levels in predictions))

@@ -23,7 +23,13 @@ from ..heads.towers import ConvTowers
 from ..inference.candidates import NONE, Candidates, clip_to_images, resized, to_instances
 from ..inference.suppression import Suppression
 from ..necks.fpn import require_known_pyramid
-from .branch import Branch, kinds_of_branches, require_named_terms, traits_of_branches
+from .branch import (
+    Branch,
+    in_float32,
+    kinds_of_branches,
+    require_named_terms,
+    traits_of_branches,
+)
 from .contract import (
     ALL_BRANCHES,
     BRANCH_ENDING,
@@ -202,7 +208,7 @@ class OneStageDetector(DetectorContract, nn.Module):
             # Some assignments would only lose such an object; the step has to be seen.
             objects = objects._replace(boxes=objects.boxes.nan_to_num(0, 0, 0))
         terms = {
-            name: branch.losses(_in_float32(predictions[name]), objects, grid)
+            name: branch.losses(in_float32(predictions[name]), objects, grid)
             for name, branch in self.branches.items()
         }
         for name, branch in self.branches.items():
@@ -340,12 +346,3 @@ def _shapes_of(backbone: Backbone, cfg: CfgNode) -> list[ShapeSpec]:
                 "(those of HRNet's pyramid follow from MODEL.HRFPN.OUT_STRIDES)."
             )
     return [shapes[name] for name in names]
-
-
-def _in_float32(predictions: tuple) -> tuple:
-    if not hasattr(predictions, "_fields"):
-        raise ValueError(
-            "A branch's forward gives a NamedTuple of lists, a tensor a level in each, not a "
-            f"{type(predictions).__name__}."
-        )
-    return type(predictions)(*([x.float() for x in levels] for levels in predictions))

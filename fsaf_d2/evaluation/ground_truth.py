@@ -7,11 +7,12 @@ pixels of the image.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from ..plain_json import load_json
 
 # COCO's object sizes in square pixels; an area on a limit belongs to both sides.
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e5**2)}
@@ -112,8 +113,7 @@ def read_ground_truth(
         OSError: the file cannot be read.
         ValueError: it has no categories, other ones than ``classes``, or ids of more than 64 bits.
     """
-    with open(annotation_file, encoding="utf-8-sig") as file:
-        data = json.load(file)
+    data = load_json(annotation_file)
     names = {category["id"]: category["name"] for category in data["categories"]}
     if not names:
         raise ValueError(f"'{os.fspath(annotation_file)}' has no categories.")

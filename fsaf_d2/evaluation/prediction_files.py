@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.checking.checks import check_annotations
+from ..plain_json import load_json
 from .figure_tables import write_csv
 from .ground_truth import Detections, GroundTruth, read_ground_truth
 from .plots import plot_confusion, plot_precision_recall
@@ -117,9 +118,8 @@ def read_predictions(path: str | os.PathLike[str], truth: GroundTruth) -> Detect
     """
     here = f"'{os.fspath(path)}'"
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            entries = json.load(file)
-    except (ValueError, RecursionError) as error:
+        entries = load_json(path)
+    except ValueError as error:
         raise ValueError(f"{here} is not JSON ({type(error).__name__}: {error}).") from error
     if isinstance(entries, dict) and "annotations" in entries:
         raise ValueError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import logging
 import math
 import os
@@ -18,6 +17,9 @@ from PIL import Image, ImageDraw
 
 from ..data.loading.mapper import read_image
 from ..data.reading.image_headers import MAX_PIXELS
+from ..plain_json import load_json
+from ..plain_yaml import plain_yaml
+from ..regular_files import open_regular
 from ..texts import write_text
 from ..visualization.data_statistics import plot_statistics
 from ..visualization.training_curves import plot_training, read_metrics
@@ -128,7 +130,7 @@ def _figure(value: float | None, digits: int = 1) -> str:
 
 def _evaluation(file: Path) -> dict:
     """What the report shows of one evaluation."""
-    data = json.loads(file.read_text(encoding="utf-8"))
+    data = load_json(file)
     data["images"] = {
         "precision and recall": _image(file.parent / "pr_curves.png"),
         "confusion": _image(file.parent / "confusion.png"),
@@ -200,7 +202,7 @@ def _image(file: Path | None) -> str | None:
     """An image of the run's as an address that holds it; wide ones are made smaller."""
     if file is None or not file.is_file():
         return None
-    data = file.read_bytes()
+    data = _bytes(file)
     try:
         image = Image.open(io.BytesIO(data), formats=["PNG", "JPEG"])
         if image.width > WIDEST:
@@ -213,8 +215,13 @@ def _image(file: Path | None) -> str | None:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
+def _bytes(file: Path) -> bytes:
+    with open_regular(file) as stream:
+        return stream.read()
+
+
 def _text(file: Path) -> str:
-    return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    return _bytes(file).decode("utf-8").strip() if file.is_file() else ""
 
 
 def _last(folder: Path) -> Path | None:
@@ -239,7 +246,7 @@ def _number_of_steps(metrics_file: Path) -> int:
 
 def _check(file: Path) -> dict:
     """What the report shows of the check of a data set."""
-    data = json.loads(file.read_text(encoding="utf-8"))
+    data = load_json(file)
     name = file.stem.removeprefix("check_")
     shown: dict = {"name": name, "findings": data["findings"], "statistics": {}, "plot": None}
     if statistics := data.get("statistics"):
@@ -264,7 +271,7 @@ def _words(value: object) -> str:
 def _config(file: Path) -> dict:
     if not file.is_file():
         return {}
-    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    return plain_yaml(_text(file), f"'{file}'") or {}
 
 
 def _value(config: dict, key: str) -> object:

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from ..detectors.contract import contract_of
 from ..prediction.detector import Detector
-from ..prediction.exported import INPUTS, NEEDS_ONNX, OUTPUTS, Kind
-from ..prediction.sidecar import ENTRY, FORMAT, Sidecar, read_sidecar, sidecar_file
+from ..prediction.exported import Kind
+from ..prediction.onnx_process import NEEDS_ONNX
+from ..prediction.onnx_runner import INPUTS, OUTPUTS
+from ..prediction.said_fields import FORMAT
+from ..prediction.sidecar import ENTRY, Sidecar, read_sidecar, sidecar_file
 from .program import DetectionProgram
 
 ENDINGS = {"onnx": ".onnx", "torchscript": ".torchscript"}

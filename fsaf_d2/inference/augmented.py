@@ -51,7 +51,7 @@ class AugmentedDetector(nn.Module):
             flip: whether each view is also mirrored.
             input_format: "BGR" or "RGB", as the detector takes images.
             resize: by what they are resized, as ``INPUT.RESIZE``.
-            max_pixels: files of more pixels are not decoded.
+            max_pixels: files of more pixels are not decoded, and views of more not made.
 
         Raises:
             ValueError: the model is another detector, a size is not above 0, or the format is
@@ -76,7 +76,11 @@ class AugmentedDetector(nn.Module):
             raise ValueError(f"TEST.AUG.MAX_SIZE must be above 0, not {max_size}.")
         self.model, self.suppression = model, contract.suppression
         self.flip = flip
-        self.resizes = [shortest_edge(size, max_size, resize) for size in min_sizes]
+        limits = {
+            "max_pixels": max_pixels,
+            "keys": "one of TEST.AUG.MIN_SIZES and TEST.AUG.MAX_SIZE",
+        }
+        self.resizes = [shortest_edge(size, max_size, resize, **limits) for size in min_sizes]
         self.input_format, self.max_pixels = input_format, max_pixels
 
     @classmethod
@@ -110,6 +114,7 @@ class AugmentedDetector(nn.Module):
 
         Raises:
             OSError: an image cannot be read.
+            ValueError: a view of it would have no pixels, or too many.
         """
         return [self._detect(x) for x in batched_inputs]
 

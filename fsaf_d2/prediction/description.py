@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,11 +10,10 @@ from detectron2.data import MetadataCatalog
 
 from ..detectors.contract import traits_of
 from ..texts import as_line
+from .said_fields import CHECKPOINT, MAX_CLASSES, check_field, said
 
 # For classes of which no threshold is known.
 DEFAULT_THRESHOLD = 0.5
-# Of a name from a file; it ends up in labels and in names of folders.
-MAX_NAME_LENGTH = 200
 
 
 class Description(NamedTuple):
@@ -50,10 +48,10 @@ def describe(
         ValueError: the file contradicts itself or the config, or holds something else than it
             should; the message names it.
     """
-    traits, notes = traits_of(cfg), []
-    count = traits.num_classes
+    count, class_keys = _count(cfg, source)
+    notes = []
     known = next(filter(None, (_known(name, count) for name in data_sets)), {})
-    stored = list(content.get("class_names") or [])
+    stored = said(content, "class_names", source) or []
     names = list(class_names or stored or known.get("names", []))
     if not names:
         names = [str(index) for index in range(count)]
@@ -61,20 +59,13 @@ def describe(
             f"'{source}' does not name its classes: they are called 0 to {count - 1}. "
             "--class-names names them."
         )
-    _check_names([*stored, *names], source)
+    check_field(CHECKPOINT, "class_names", names, source)
     if len(names) != count:
         raise ValueError(
             f"'{source}' comes with {len(names)} class names ({_listed(names)}), but by its config "
-            f"(or --config-file) it has {count} classes ({', '.join(traits.class_keys)})."
+            f"(or --config-file) it has {count} classes ({class_keys})."
         )
-    ids = content.get("category_ids") or known.get("ids")
-    if not ids:
-        ids = list(range(1, count + 1))
-        notes.append(
-            f"'{source}' does not say the ids of its categories: in JSON they are 1 to {count}, in "
-            "the order of the classes."
-        )
-    _check_ids(ids, count, source)
+    ids = _ids(said(content, "category_ids", source) or known.get("ids"), count, source, notes)
     # Thresholds go by the file's own names, also where the user gives others.
     keys = stored if len(stored) == count else names
     thresholds, missing = _thresholds(content, keys, names, source)
@@ -83,11 +74,37 @@ def describe(
         notes.append(f"'{source}' has no score threshold{which}: {DEFAULT_THRESHOLD} is taken.")
     return Description(
         class_names=[as_line(name) for name in names],
-        category_ids=list(ids),
+        category_ids=ids,
         thresholds=thresholds,
         input_format=_input_format(content, cfg, source),
         notes=notes,
     )
+
+
+def _count(cfg: CfgNode, source: str) -> tuple[int, str]:
+    """The number of classes, and the keys that say it."""
+    traits = traits_of(cfg)
+    count, keys = traits.num_classes, ", ".join(traits.class_keys)
+    if not 1 <= count <= MAX_CLASSES:
+        raise ValueError(
+            f"The config of '{source}' has {count} classes ({keys}), which must be 1 to "
+            f"{MAX_CLASSES}."
+        )
+    return count, keys
+
+
+def _ids(ids: list[int] | None, count: int, source: str, notes: list[str]) -> list[int]:
+    if not ids:
+        notes.append(
+            f"'{source}' does not say the ids of its categories: in JSON they are 1 to {count}, in "
+            "the order of the classes."
+        )
+        return list(range(1, count + 1))
+    if len(ids) != count:
+        raise ValueError(
+            f"'{source}': category_ids must be {count}, as the classes, not {len(ids)}."
+        )
+    return list(ids)
 
 
 def _known(name: str, count: int) -> dict:
@@ -100,44 +117,23 @@ def _known(name: str, count: int) -> dict:
     return {"names": names, "ids": sorted(indices, key=indices.get)}
 
 
-def _check_names(names: list, source: str) -> None:
-    if not all(isinstance(name, str) and len(name) <= MAX_NAME_LENGTH for name in names):
-        raise ValueError(
-            f"class_names of '{source}' must be texts of {MAX_NAME_LENGTH} letters at the most."
-        )
-
-
-def _check_ids(ids: object, count: int, source: str) -> None:
-    plain = isinstance(ids, list) and all(type(value) is int for value in ids)
-    if not (plain and len(set(ids)) == len(ids) == count):
-        raise ValueError(f"category_ids of '{source}' must be {count} different whole numbers.")
-
-
 def _thresholds(
     content: dict, keys: list[str], names: list[str], source: str
 ) -> tuple[list[float], list[str]]:
     """The threshold of each class, and the names of those of which the file has none."""
-    thresholds = content.get("thresholds") or {}
-    _check_thresholds(thresholds, source)
+    thresholds = said(content, "thresholds", source) or {}
     missing = [name for key, name in zip(keys, names) if key not in thresholds]
     return [float(thresholds.get(key, DEFAULT_THRESHOLD)) for key in keys], missing
-
-
-def _check_thresholds(thresholds: object, source: str) -> None:
-    if not isinstance(thresholds, dict) or not all(
-        isinstance(value, (int, float)) and math.isfinite(value) for value in thresholds.values()
-    ):
-        raise ValueError(f"thresholds of '{source}' must be a number for each class name.")
 
 
 def _input_format(content: dict, cfg: CfgNode, source: str) -> str:
     chosen = cfg.INPUT.FORMAT
     if chosen not in ("BGR", "RGB"):
         raise ValueError(f"INPUT.FORMAT must be 'BGR' or 'RGB', not {chosen!r:.20}.")
-    stored = content.get("input_format", chosen)
+    stored = said(content, "input_format", source) or chosen
     if stored != chosen:
         raise ValueError(
-            f"'{source}' was trained with images in {stored!r:.20}, but INPUT.FORMAT is {chosen!r}."
+            f"'{source}' was trained with images in {stored!r}, but INPUT.FORMAT is {chosen!r}."
         )
     return chosen
 

@@ -51,7 +51,7 @@ class Detector:
         short_side, max_side: what images are resized to, in pixels.
         size_divisibility: to multiples of it the network pads images.
         batch_size: images that pass the network together at the most.
-        max_pixels: files of more pixels are not decoded.
+        max_pixels: files of more pixels are not decoded, and no more pass the network together.
         notes: sentences on what was assumed because the weights' file does not say it.
     """
 
@@ -70,6 +70,7 @@ class Detector:
         resize: str = "auto",
         input_format: Channels = "BGR",
         max_pixels: int = MAX_PIXELS,
+        size_keys: str = "INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST",
         batch_size: int = 4,
         notes: Sequence[str] = (),
     ) -> None:
@@ -83,7 +84,8 @@ class Detector:
             size_divisibility: to multiples of it the network pads images.
             resize: by what images are resized, as ``INPUT.RESIZE``.
             input_format: the network's channel order.
-            max_pixels: files of more pixels are not decoded.
+            max_pixels: files of more pixels are not decoded, and no more pass the network together.
+            size_keys: where the sides come from, for messages.
             batch_size: images that pass the network together at the most.
             notes: what was assumed.
         """
@@ -98,7 +100,9 @@ class Detector:
         self.short_side, self.max_side = short_side, max_side
         self.size_divisibility = max(size_divisibility, 1)
         self.resize = resize
-        self._resize = shortest_edge(short_side, max_side, resize)
+        self._resize = shortest_edge(
+            short_side, max_side, resize, max_pixels=max_pixels, keys=size_keys
+        )
         self.input_format = input_format
         self.max_pixels = max_pixels
 
@@ -124,7 +128,8 @@ class Detector:
 
         Raises:
             OSError: a file cannot be read, is no image or is too large; the message names it.
-            ValueError: an image is none of these, or an array is not as said above.
+            ValueError: an image is none of these, an array is not as said above, or the network
+                would get too many pixels.
         """
         if is_single(images):
             return self([images], channels=channels, min_score=min_score)[0]
@@ -159,7 +164,15 @@ class Detector:
             raise ValueError(
                 f"An image of {width} x {height} pixels cannot be resized for the network: {error}"
             ) from error
-        return Prepared(pixels, channels, to_planes(augmented.image))
+        prepared = Prepared(pixels, channels, to_planes(augmented.image))
+        padded = self.padded_shape(prepared)
+        if math.prod(padded) > self.max_pixels:
+            raise ValueError(
+                f"An image of {width} x {height} pixels has {padded[1]} x {padded[0]} once it is "
+                f"padded to multiples of {self.size_divisibility}, more than the "
+                f"{self.max_pixels} that INPUT.MAX_PIXELS allows."
+            )
+        return prepared
 
     def padded_shape(self, prepared: Prepared) -> tuple[int, ...]:
         """Height and width that the network pads an image to.
@@ -172,6 +185,10 @@ class Detector:
     @torch.no_grad()
     def detect(self, batch: Sequence[Prepared]) -> list[Instances]:
         """Pass images through the network together; all that is found, whatever its score."""
+        largest = max((math.prod(self.padded_shape(x)) for x in batch), default=1)
+        step = max(1, self.max_pixels // largest)
+        if step < len(batch):
+            return [*self.detect(batch[:step]), *self.detect(batch[step:])]
         inputs = [
             {"image": x.resized, "height": x.image.shape[0], "width": x.image.shape[1]}
             for x in batch

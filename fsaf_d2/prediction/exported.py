@@ -17,25 +17,31 @@ from torch import Tensor, nn
 
 from ..inference.candidates import NONE, Candidates, resized, to_instances
 from ..inference.suppression import Suppression
+from ..regular_files import open_regular
+from ..weights.pickle_checks import Refused
+from ..weights.torch_archives import require_one_end
 from .detector import Detector
+from .onnx_process import OnnxProgram
+from .onnx_runner import OUTPUTS, first_line
 from .sidecar import ENTRY, MAX_BYTES, Sidecar, read_sidecar, sidecar_file
 
 Kind = Literal["onnx", "torchscript"]
-INPUTS = ("images", "sizes")
-OUTPUTS = ("boxes", "scores", "classes", "levels", "branches")
 # (N, 3, H, W) and (N, 2) -> (N, D, 4) and four times (N, D).
 Program = Callable[[Tensor, Tensor], Sequence[Tensor]]
-NEEDS_ONNX = (
-    "{what} ONNX files needs the packages onnx and onnxruntime ({error}): pip install onnx "
-    "onnxruntime, or this project with its extra 'export'."
-)
+# Of an image that still has to be suppressed, which takes the square of it in time; so many more
+# than 10000 of each of 5 levels have no use.
+MAX_CANDIDATES = 50_000
+# Of a box's corners, in pixels.
+MAX_PLACE = 1e9
+# What a file is tried with before it is used, in pixels a side.
+TRIAL = 64
 
 
 def kind_of(path: str | os.PathLike[str]) -> Kind | None:
     """Which kind of exported detector a file is, by its contents; None for others, or for none."""
     if not os.path.isfile(path):
         return None
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         head = file.read(9)
         # The length of safetensors' header may begin so, too.
         if head[4:] == b"\0\0\0\0{":
@@ -44,9 +50,10 @@ def kind_of(path: str | os.PathLike[str]) -> Kind | None:
         if head[:1] == b"\x08" or str(path).endswith(".onnx"):
             return "onnx"
         try:
+            require_one_end(file)
             with zipfile.ZipFile(file) as archive:
                 names = archive.namelist()
-        except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        except (zipfile.BadZipFile, Refused, NotImplementedError, ValueError):
             return None
     return "torchscript" if any(name.endswith("/constants.pkl") for name in names) else None
 
@@ -69,7 +76,7 @@ def load_exported(
         kind: of the file, see :func:`kind_of`.
         batch_size: images that pass the network together at the most.
         max_pixels: files of more pixels are not decoded.
-        trust: run a TorchScript file, which is code.
+        trust: run a TorchScript file, which is code, and any operators of ONNX.
 
     Raises:
         ValueError: file or sidecar is broken or not of this project, or the file is code and
@@ -79,9 +86,32 @@ def load_exported(
     path = os.fspath(path)
     open_program = _open_onnx if kind == "onnx" else _open_torchscript
     program, copy = open_program(path, trust)
+    sidecar = _sidecar_of(path, copy)
+    model = ExportedModel(program, sidecar, path)
+    model([{"image": torch.zeros(3, TRIAL, TRIAL), "height": TRIAL, "width": TRIAL}])
+    return Detector(
+        model,
+        class_names=sidecar.class_names,
+        category_ids=sidecar.category_ids,
+        thresholds=sidecar.thresholds,
+        level_names=sidecar.level_names,
+        branch_names=sidecar.branch_names,
+        short_side=sidecar.short_side,
+        resize=sidecar.resize,
+        max_side=sidecar.max_side,
+        size_divisibility=sidecar.size_divisibility,
+        input_format=sidecar.input_format,
+        max_pixels=max_pixels,
+        size_keys="short_side and max_side",
+        batch_size=batch_size,
+    )
+
+
+def _sidecar_of(path: str, copy: str | bytes) -> Sidecar:
+    """What is said beside a file or, if nothing is, in it."""
     file = sidecar_file(path)
     if file.is_file():
-        with open(file, "rb") as stream:
+        with open_regular(file) as stream:
             text, source = stream.read(MAX_BYTES + 1), os.fspath(file)
         if len(text) > MAX_BYTES:
             raise ValueError(
@@ -94,22 +124,7 @@ def load_exported(
             f"'{path}' says nothing of its classes, and there is no '{file}' beside it: it was not "
             "made by tools/export.py, which writes both."
         )
-    sidecar = read_sidecar(text, source)
-    return Detector(
-        ExportedModel(program, sidecar, path),
-        class_names=sidecar.class_names,
-        category_ids=sidecar.category_ids,
-        thresholds=sidecar.thresholds,
-        level_names=sidecar.level_names,
-        branch_names=sidecar.branch_names,
-        short_side=sidecar.short_side,
-        resize=sidecar.resize,
-        max_side=sidecar.max_side,
-        size_divisibility=sidecar.size_divisibility,
-        input_format=sidecar.input_format,
-        max_pixels=max_pixels,
-        batch_size=batch_size,
-    )
+    return read_sidecar(text, source)
 
 
 class ExportedModel(nn.Module):
@@ -168,16 +183,22 @@ class ExportedModel(nn.Module):
             x.dtype in known for x, known in zip(outputs, types)
         ):
             raise ValueError(wrong)
+        most = sidecar.max_detections if sidecar.with_nms else MAX_CANDIDATES
+        if count > most:
+            raise ValueError(
+                f"'{self._source}' gives {count} detections of an image, but there are {most} at "
+                "the most. Export the detector again."
+            )
         boxes, scores, classes, levels, branches = outputs
-        there = scores > 0
-        right = torch.isfinite(boxes).all(dim=2) & (scores <= 1)
+        right = (boxes.abs() <= MAX_PLACE).all(dim=2) & (scores <= 1)
         for numbers, names in (
             (classes, sidecar.class_names),
             (levels, sidecar.level_names),
             (branches.long(), sidecar.branch_names),
         ):
             right &= (numbers >= 0) & (numbers < len(names))
-        if not right[there].all():
+        # NaN is no empty place.
+        if not right[~(scores <= 0)].all():
             raise ValueError(
                 f"'{self._source}' does not fit its sidecar: a box, score, class, level or branch "
                 "is out of range. Export the detector again."
@@ -186,66 +207,10 @@ class ExportedModel(nn.Module):
         return Candidates(boxes.float(), scores.float(), *numbers)
 
 
-def _open_onnx(path: str, _: bool) -> tuple[Program, str]:
+def _open_onnx(path: str, trust: bool) -> tuple[Program, str]:
     """The program in an ONNX file and the text that it has of itself."""
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(NEEDS_ONNX.format(what="Running", error=error)) from error
-    with open(path, "rb") as file:
-        data = file.read()
-    try:
-        model = onnx.load_model_from_string(data)
-    except Exception as error:
-        raise ValueError(f"'{path}' is no ONNX model ({_first_line(error)}).") from error
-    if _names_files(model):
-        raise ValueError(
-            f"'{path}' is refused: it has weights in other files, whose names may lead anywhere. "
-            "Those of tools/export.py have none."
-        )
-    texts = {entry.key: entry.value for entry in model.metadata_props}
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what is wrong is said by the error
-    try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ValueError(f"onnxruntime refuses '{path}' ({_first_line(error)}).") from error
-    _require_names(path, INPUTS, [x.name for x in session.get_inputs()])
-    names = [x.name for x in session.get_outputs()]
-    # Before version 0.2 the last one had another name.
-    last = [name for name in names if name not in OUTPUTS]
-    wanted = [*OUTPUTS[:-1], *last] if len(last) == 1 else list(OUTPUTS)
-    _require_names(path, wanted, names)
-
-    def run(images: Tensor, sizes: Tensor) -> list[np.ndarray]:
-        try:
-            return session.run(wanted, dict(zip(INPUTS, (images.numpy(), sizes.numpy()))))
-        except Exception as error:
-            raise ValueError(f"'{path}' cannot be run ({_first_line(error)}).") from error
-
-    return run, texts.get(ENTRY, "")
-
-
-def _names_files(message: object) -> bool:
-    """Whether a message of ONNX, or one in it, says that its numbers lie in another file."""
-    if getattr(message, "data_location", 0) == 1 or len(getattr(message, "external_data", ())):
-        return True
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            parts = [value] if hasattr(value, "ListFields") else value
-            if any(map(_names_files, parts)):
-                return True
-    return False
-
-
-def _require_names(path: str, expected: Sequence[str], found: Sequence[str]) -> None:
-    if sorted(expected) != sorted(found):
-        raise ValueError(
-            f"'{path}' was not made by tools/export.py: it has {', '.join(map(repr, found)):.199} "
-            f"in place of {', '.join(expected)}."
-        )
+    program = OnnxProgram(path, trust)
+    return program, program.text
 
 
 def _open_torchscript(path: str, trust: bool) -> tuple[Program, str]:
@@ -262,17 +227,13 @@ def _open_torchscript(path: str, trust: bool) -> tuple[Program, str]:
             warnings.simplefilter("ignore", DeprecationWarning)
             program = torch.jit.load(path, map_location="cpu", _extra_files=texts)
     except (RuntimeError, OSError, ValueError) as error:
-        raise ValueError(f"'{path}' is no TorchScript program ({_first_line(error)}).") from error
+        raise ValueError(f"'{path}' is no TorchScript program ({first_line(error)}).") from error
 
     def run(images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         try:
             return program(images, sizes)
         except (RuntimeError, TypeError) as error:
-            raise ValueError(f"'{path}' cannot be run ({_first_line(error)}).") from error
+            raise ValueError(f"'{path}' cannot be run ({first_line(error)}).") from error
 
     text = texts[ENTRY]
     return run, text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]:.300}"

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from ..data.loading.mapper import read_image
-from ..data.reading.image_headers import DEEP_MODES
+from ..data.reading.image_headers import DEEP_MODES, excess
 
 Channels = Literal["BGR", "RGB"]
 # What a single image can be; all else is taken for a list of them.
@@ -66,12 +66,8 @@ def to_array(image: GivenImage, channels: Channels, max_pixels: int) -> np.ndarr
 
 
 def _from_pillow(image: Image.Image, channels: Channels, max_pixels: int) -> np.ndarray:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise OSError(
-            f"An image has {width} x {height} pixels, more than the {max_pixels} that "
-            "INPUT.MAX_PIXELS allows."
-        )
+    if reason := excess(image.size, max_pixels):
+        raise OSError(f"An image has {reason}.")
     if image.mode in DEEP_MODES:
         raise ValueError(
             f"An image's grey has more than 8 bits (Pillow's mode {image.mode}), for which there "
@@ -79,5 +75,7 @@ def _from_pillow(image: Image.Image, channels: Channels, max_pixels: int) -> np.
         )
     pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     if 0 in pixels.shape:
-        raise ValueError(f"An image has {width} x {height} pixels: there is nothing in it.")
+        raise ValueError(
+            f"An image has {image.width} x {image.height} pixels: there is nothing in it."
+        )
     return cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if channels == "BGR" else pixels

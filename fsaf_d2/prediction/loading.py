@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
 from torch import nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from ..config import load_config, load_stored_config
 from ..data.reading.image_headers import MAX_PIXELS
 from ..detectors.building import build_detector
 from ..detectors.contract import traits_of
 from ..model_zoo import find
+from ..texts import shown
 from ..weights.checkpointer import SafeCheckpointer
 from ..weights.layouts import conflicts
 from ..weights.load_report import LoadReport, remedy
@@ -23,9 +30,15 @@ from ..weights.weights_files import load_file
 from .description import describe
 from .detector import Detector
 from .exported import kind_of, load_exported
+from .said_fields import said
 
 # On a CPU a batch gains nothing but for small images.
 BATCH_SIZES = {"cpu": 2, "cuda": 8}
+# Of whole numbers in a stored config: what is counted to, as layers are, and what floats can hold.
+_LARGEST = {"MODEL": 1 << 16, "INPUT": 1 << 53, "TEST": 1 << 53}
+# Numbers and tensors that a network may have beyond twice what its file has.
+_FREE_NUMBERS = 1 << 25
+_FREE_TENSORS = 1 << 12
 
 
 def load_detector(
@@ -73,7 +86,7 @@ def load_detector(
     # Of data sets in a stranger's config nothing is looked up.
     data_sets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if config_file else ()
     description = describe(content, cfg, weights, class_names=class_names, data_sets=data_sets)
-    model = _build(cfg, weights)
+    model = _build(cfg, weights, content["model"])
     notes = [*description.notes, *_load(model, content, weights, cfg)]
     traits, device_type = traits_of(cfg), torch.device(cfg.MODEL.DEVICE).type
     return Detector(
@@ -94,9 +107,9 @@ def _config_of(
     content: dict, weights: str, config_file: str | os.PathLike[str], overrides: Sequence[str]
 ) -> CfgNode:
     """The config of that file, if one is named, or else the one in the weights."""
-    stored = content.get("config")
     if config_file:
         return load_config(config_file, overrides)
+    stored = said(content, "config", weights)
     if stored is None:
         known = find(weights)
         hint = f" Its published form is run by {known[1].config}." if known else ""
@@ -104,9 +117,24 @@ def _config_of(
             f"'{weights}' does not hold the config that it was trained with: name its file by "
             f"--config-file, and the classes by --class-names.{hint}"
         )
-    if not isinstance(stored, str):
-        raise ValueError(f"The config in '{weights}' must be a text.")
-    return load_stored_config(stored, weights, overrides)
+    cfg = load_stored_config(stored, weights, overrides)
+    for section, most in _LARGEST.items():
+        _require_counts(cfg[section], section, weights, most)
+    return cfg
+
+
+def _require_counts(value: object, key: str, weights: str, most: int) -> None:
+    """Make sure that no whole number, or one in a list, is larger."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            _require_counts(part, f"{key}.{name}", weights, most)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            _require_counts(part, key, weights, most)
+    elif type(value) is int and abs(value) > most:
+        raise ValueError(
+            f"The config of '{weights}' has {key} {shown(value)}, which must be {most} at the most."
+        )
 
 
 def _set_up(cfg: CfgNode, device: str | None, overrides: Sequence[str]) -> None:
@@ -176,16 +204,44 @@ def _require_known(cfg: CfgNode, weights: str) -> None:
         )
 
 
-def _build(cfg: CfgNode, weights: str) -> nn.Module:
+def _build(cfg: CfgNode, weights: str, stored: dict) -> nn.Module:
+    numbers = sum(math.prod(x.shape) for x in stored.values())
     try:
         # A caller's inference mode would make weights that nothing can be computed of later.
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), _at_most(2 * numbers, 2 * len(stored)):
             model = build_detector(cfg)
     except Exception as error:
         raise ValueError(
             f"The config of '{weights}' builds no detector ({type(error).__name__}: {error})."
         ) from error
     return model
+
+
+@contextmanager
+def _at_most(numbers: int, tensors: int) -> Iterator[None]:
+    """Break off building a network that has much more than so many weights.
+
+    Some are let go again, as classifiers of backbones are.
+    """
+    left = {"numbers": numbers + _FREE_NUMBERS, "tensors": tensors + _FREE_TENSORS}
+
+    def count(_: nn.Module, name: str, tensor: torch.Tensor | None) -> None:
+        left["numbers"] -= 0 if tensor is None else tensor.numel()
+        left["tensors"] -= 1
+        for what, rest in left.items():
+            if rest < 0:
+                raise ValueError(f"at '{name}' it has more {what} than fit the file's weights")
+
+    # Of this thread alone they cannot be; they stand for as long as the network is built.
+    hooks = (
+        register_module_parameter_registration_hook(count),
+        register_module_buffer_registration_hook(count),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class _ContentLoader(SafeCheckpointer):

@@ -15,6 +15,7 @@ from typing import Protocol
 from detectron2.structures import Instances
 from tqdm import tqdm
 
+from ..ownership import owned
 from ..texts import as_line
 from .batches import by_shape, read_ahead
 from .detector import Detector
@@ -63,13 +64,32 @@ def predict(
         overwrite: whether files of an earlier run may be replaced.
 
     Raises:
-        ValueError: an argument is not as said above.
+        ValueError: an argument is not as said above, or another process writes to the folder.
         FileExistsError: the output folder holds predictions, and ``overwrite`` is not set.
         OSError: an output cannot be written.
     """
     folder = Path(output)
     require_safe_folder(folder, inputs, overwrite)
-    outputs = _open_outputs(folder, detector, save, crops)
+    unknown = [name for name in save if name not in OUTPUTS]
+    if unknown:
+        raise ValueError(f"There is no output {unknown[0]!r}, but {', '.join(OUTPUTS)}.")
+    cropped = None if crops is None else _indices(crops, detector.class_names)
+    with owned(folder, "--output"):
+        # Another may have written till now.
+        require_safe_folder(folder, inputs, overwrite)
+        return _predict(detector, inputs, folder, save, cropped, min_score, workers)
+
+
+def _predict(
+    detector: Detector,
+    inputs: Inputs,
+    folder: Path,
+    save: Sequence[str],
+    cropped: Sequence[int] | None,
+    min_score: float | None,
+    workers: int | None,
+) -> Summary:
+    outputs = _open_outputs(folder, detector, save, cropped)
     least = detector.thresholds.tolist() if min_score is None else repeat(min_score)
     summary = Summary(least_scores=dict(zip(detector.class_names, least)))
     try:
@@ -93,8 +113,9 @@ def require_safe_folder(folder: Path, inputs: Inputs, overwrite: bool) -> None:
         ValueError: an input lies where outputs will.
         FileExistsError: the folder holds predictions, or is a file.
     """
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"The output '{folder}' is a file: name a folder.")
+    if os.path.lexists(folder) and not folder.is_dir():
+        kind = "a file" if folder.exists() else "a link that leads nowhere"
+        raise FileExistsError(f"The output '{folder}' is {kind}: name a folder.")
     ours = [folder / name for name in _NAMES]
     resolved = [file.resolve() for file in ours]
     for file in (*inputs.images, *inputs.videos):
@@ -112,15 +133,11 @@ def require_safe_folder(folder: Path, inputs: Inputs, overwrite: bool) -> None:
 
 
 def _open_outputs(
-    folder: Path, detector: Detector, save: Sequence[str], crops: Sequence[str] | None
+    folder: Path, detector: Detector, save: Sequence[str], cropped: Sequence[int] | None
 ) -> list[Output]:
-    unknown = [name for name in save if name not in OUTPUTS]
-    if unknown:
-        raise ValueError(f"There is no output {unknown[0]!r}, but {', '.join(OUTPUTS)}.")
-    classes = None if crops is None else _indices(crops, detector.class_names)
     folder.mkdir(parents=True, exist_ok=True)
     outputs = [OUTPUTS[name](folder, detector) for name in dict.fromkeys(save)]
-    return outputs if classes is None else [*outputs, Crops(folder, detector, classes)]
+    return outputs if cropped is None else [*outputs, Crops(folder, detector, cropped)]
 
 
 def _indices(names: Sequence[str], class_names: Sequence[str]) -> list[int]:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ..data.reading.image_headers import frames_of
+from ..data.reading.image_headers import excess, frames_of
+from ..regular_files import require_regular
 from .detector import Detector, Prepared
 from .inputs import InputFile
 
@@ -139,6 +140,7 @@ def frame_rate(capture: cv2.VideoCapture) -> float:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[cv2.VideoCapture]:
+    require_regular(path)
     # An absolute path cannot be taken for an address or the name of a device.
     with _OPENING, _environment(_OPTIONS):
         capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
@@ -170,11 +172,8 @@ def _require_size(capture: cv2.VideoCapture, max_pixels: int) -> None:
     width, height = (
         int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
     )
-    if width * height > max_pixels:
-        raise OSError(
-            f"it has {width} x {height} pixels, more than the {max_pixels} that INPUT.MAX_PIXELS "
-            "allows."
-        )
+    if reason := excess((width, height), max_pixels):
+        raise OSError(f"it has {reason}.")
 
 
 def _described(error: Exception) -> str:

@@ -2,8 +2,8 @@
 
 from ..weights.checkpointer import SafeCheckpointer, load_weights
 from .augmented_evaluation import compare_augmented
-from .launch import first_to_fail, launch
-from .setup import owned, prepare, require_ranges, saved_classes, use_own_data
+from .launch import first_to_fail, launch, naming_lost_workers, owned_output
+from .setup import prepare, require_ranges, saved_classes, use_own_data
 from .terminal import EXPECTED, set_up
 from .trainer import Trainer
 
@@ -15,7 +15,8 @@ __all__ = [
     "first_to_fail",
     "launch",
     "load_weights",
-    "owned",
+    "naming_lost_workers",
+    "owned_output",
     "prepare",
     "require_ranges",
     "saved_classes",

@@ -156,29 +156,32 @@ class GuardedRun:
         """
         if comm.is_main_process():
             _show(opening_lines(self))
+        try:
+            self._train_to_the_end()
+        except OSError as error:
+            raise_if_unwritable(self.settings.output_dir, error)
+            raise
+        finally:
+            self.data_loader.close()
+        settings, steps = self.settings, min(self.iter + 1, self.max_iter)
+        advice = write_advice(settings, steps=steps, num_images=self.data_loader.num_images)
+        if comm.is_main_process():
+            if settings.datasets:
+                keep_report(settings.output_dir)
+            _show(closing_lines(self))
+        if advice:
+            _logger.info(settings.in_its_words(advice), extra=SHOWN)
+        return self._last_eval_results or None
+
+    def _train_to_the_end(self) -> None:
         while True:
             try:
                 with no_traceback_on_the_terminal():
-                    super().train()
-                break
+                    return super().train()
             except RollBack as error:
                 self._roll_back(error.__cause__)
             except EndOfTraining:
-                break
-            except OSError as error:
-                raise_if_unwritable(self.settings.output_dir, error)
-                raise
-            finally:
-                self.data_loader.close()
-        settings, steps = self.settings, min(self.iter + 1, self.max_iter)
-        advice = write_advice(settings, steps=steps, num_images=self.data_loader.num_images)
-        if settings.datasets and comm.is_main_process():
-            keep_report(settings.output_dir)
-        if advice:
-            _logger.info(settings.in_its_words(advice), extra=SHOWN)
-        if comm.is_main_process():
-            _show(closing_lines(self))
-        return self._last_eval_results or None
+                return None
 
     def best_checkpoint(self) -> str:
         """A sentence on the best checkpoint, if evaluations have chosen one; else ""."""

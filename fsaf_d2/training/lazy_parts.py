@@ -39,14 +39,15 @@ class TrainingData:
     """The loader of a Python config, which has no state, with what a run asks of one."""
 
     def __init__(self, part: DictConfig) -> None:
-        self._records: list[dict] | None = None
-        if "dataset" in part:
-            self._records = build_part(part.dataset)
-            self._loader = build_part(part, dataset=self._records)
-        else:
-            self._loader = build_part(part)
-        self._stream = BatchStream(self._loader)
+        self._part = part
+        self._records = build_part(part.dataset) if "dataset" in part else None
+        self._stream: BatchStream | None = self._begin()
         self.last_batch: list[dict] = []
+
+    def _begin(self) -> BatchStream:
+        # Anew each time: detectron2 0.6 gives nothing where its groups are iterated over again.
+        given = {} if self._records is None else {"dataset": self._records}
+        return BatchStream(build_part(self._part, **given))
 
     def __iter__(self) -> TrainingData:
         """There is one stream, wherever it is."""
@@ -54,17 +55,21 @@ class TrainingData:
 
     def __next__(self) -> list[dict]:
         """The next batch."""
+        if self._stream is None:
+            self._stream = self._begin()
         self.last_batch = next(self._stream)
         return self.last_batch
 
     def break_off(self) -> None:
         """As :meth:`.TrainingLoader.break_off`."""
-        self._stream.break_off()
+        if self._stream is not None:
+            self._stream.break_off()
 
     def close(self) -> None:
         """As :meth:`.TrainingLoader.close`."""
-        self._stream.close()
-        self._stream = BatchStream(self._loader)
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = None
 
     @property
     def num_images(self) -> int:

@@ -15,6 +15,8 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from .launch import is_of_lost_worker
+
 # Of data, disk and numbers; any other error is a fault of the program, and shows where.
 EXPECTED = (OSError, FloatingPointError)
 # Seconds from one line of detectron2's on an evaluation to the next.
@@ -108,4 +110,5 @@ def _without_colors(record: logging.LogRecord) -> bool:
 
 
 def _may_be_shown(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], EXPECTED))
+    error = record.exc_info and record.exc_info[1]
+    return not (isinstance(error, EXPECTED) or (error and is_of_lost_worker(error)))

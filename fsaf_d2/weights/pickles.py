@@ -1,44 +1,19 @@
-"""Pickles of strangers: looked through before they are read, and read as arrays alone."""
+"""Pickles of strangers, read as arrays alone once they were looked through."""
 
 from __future__ import annotations
 
 import collections
 import math
 import pickle
-import pickletools
 import re
 from collections.abc import Callable
-from typing import BinaryIO
 
 import numpy as np
 
+from .pickle_checks import Refused, refused_name
 
-class Refused(Exception):
-    """Why a file is refused, without its name."""
-
-
-def check_pickle(file: BinaryIO, size: int, admitted: re.Pattern[str] | None) -> None:
-    """Make sure that a pickle names nothing else, and claims no more memory than its size.
-
-    Args:
-        file: at the pickle's start; it is read to its end.
-        size: of the file, in bytes.
-        admitted: ``module name`` of what may be imported; None to leave that to the unpickler.
-    """
-    # What is longer than the rest of the file pickletools refuses itself.
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name in ("GLOBAL", "INST") and admitted and not admitted.fullmatch(argument):
-            raise _refused_name(*argument.split(" ", 1))
-        # The unpickler makes a table, or reads at once, as much as these say.
-        if opcode.name.endswith(("PUT", "FRAME")) and int(argument) > size:
-            raise Refused("it is cut off, or claims more memory than its size explains.")
-
-
-def _refused_name(module: str, name: str) -> Refused:
-    return Refused(
-        f"it imports {f'{module}.{name}'!r:.99}, which weights do not need and which may run code. "
-        "--trust-weights runs it, for files of people whom you trust."
-    )
+# NumPy's own limit is 64 or less.
+_MAX_DIMENSIONS = 64
 
 
 class ArrayUnpickler(pickle.Unpickler):
@@ -48,7 +23,7 @@ class ArrayUnpickler(pickle.Unpickler):
         try:
             return _PICKLE_NAMES[re.sub(r"^numpy\.core\b", "numpy._core", module), name]
         except KeyError:
-            raise _refused_name(module, name) from None
+            raise refused_name(module, name) from None
 
 
 class _Dtype:
@@ -77,7 +52,7 @@ class Array(np.ndarray):
 def _checked(shape: tuple, dtype: _Dtype, content: bytes | str, fortran_order: bool) -> tuple:
     # Python 2's bytes were texts.
     content = content.encode("latin1") if isinstance(content, str) else bytes(content)
-    if math.prod(shape) * dtype.dtype.itemsize != len(content):
+    if len(shape) > _MAX_DIMENSIONS or math.prod(shape) * dtype.dtype.itemsize != len(content):
         raise Refused(f"it claims an array of {shape!r:.99}, but has {len(content)} bytes of it.")
     return tuple(shape), dtype.dtype, bool(fortran_order), content
 
@@ -116,10 +91,8 @@ def _scalar(dtype: _Dtype, content: bytes | str) -> np.generic:
 
 
 @_Maker
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    if encoding not in ("latin1", "latin-1"):
-        raise Refused(f"it holds bytes in the encoding {encoding!r:.99}.")
-    return text.encode("latin1")
+def _encode(text: str, encoding: str = "utf-8") -> bytes:
+    return text.encode(encoding)
 
 
 @_Maker

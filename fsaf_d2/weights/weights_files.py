@@ -12,14 +12,15 @@ import mmap
 import os
 import pickle
 import re
-import stat
-import zipfile
 from typing import BinaryIO
 
 import numpy as np
 import torch
 
-from .pickles import Array, ArrayUnpickler, Refused, check_pickle
+from ..regular_files import open_regular
+from .pickle_checks import Refused, check_pickles
+from .pickles import Array, ArrayUnpickler
+from .torch_archives import MAX_DIRECTORY, read_archive
 
 _ZIP_START = b"PK\x03\x04"
 # Behind the two bytes that name the pickle protocol, what torch wrote before it wrote archives.
@@ -64,12 +65,10 @@ def load_file(path: str | os.PathLike[str], *, trust: bool = False, sha256: str 
     Raises:
         WeightsFileError: the file is not as its name says, or could do more than give weights; the
             message names it.
-        OSError: there is no such file, or it cannot be read.
+        OSError: there is no such file, it cannot be read, or it is a pipe or a device.
     """
     path = os.fspath(path)
-    with open(path, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise WeightsFileError(f"'{path}' is not an ordinary file.")
+    with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size == 0:
             raise WeightsFileError(f"'{path}' is empty.")
         try:
@@ -120,25 +119,40 @@ def _check_hash(path: str, file: BinaryIO, sha256: str) -> None:
 def _load(file: BinaryIO, trust: bool) -> dict:
     head = file.read(2 + len(_TORCH_MAGIC))
     file.seek(0)
-    # The length of the header, which is JSON and below 100 MB.
+    # The length of the header, which is JSON.
     if head[4:9] == b"\0\0\0\0{":
+        if int.from_bytes(head[:8], "little") > MAX_DIRECTORY:
+            raise Refused(f"its header has more than {MAX_DIRECTORY} bytes.")
         return {"model": _from_safetensors(file.name)}
     archive, old_torch = head.startswith(_ZIP_START), head[2:] == _TORCH_MAGIC
     if not trust:
-        if archive:
-            _check_archive(file)
-        else:
-            admitted, count = (_TORCH_NAMES, _TORCH_PICKLES) if old_torch else (None, 1)
-            # Reading past the end of a mapped file allocates nothing.
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                for _ in range(count):
-                    check_pickle(content, len(content), admitted)
-        file.seek(0)
+        file = _checked(file, archive, old_torch)
     if archive or old_torch:
         _warn_of_old_torch()
         return _from_torch(torch.load(file, map_location="cpu", weights_only=not trust), trust)
     unpickler = pickle.Unpickler if trust else ArrayUnpickler
     return _from_model_zoo(unpickler(file, encoding="latin1").load(), trust)
+
+
+def _checked(file: BinaryIO, is_archive: bool, is_old_torch: bool) -> BinaryIO:
+    """Look through a file; returns what may be read in its place."""
+    size = os.fstat(file.fileno()).st_size
+    if is_archive:
+        archive = read_archive(file)
+        wanted = check_pickles(io.BytesIO(archive.pickle), size, _TORCH_NAMES)
+        for key, claimed in wanted.items():
+            # torch below 2.10 reads on behind the end.
+            if claimed > archive.sizes.get(key, -1):
+                raise Refused(f"it claims {claimed} bytes of numbers in {key!r:.99}, but has less.")
+        return archive.file
+    admitted, count = (_TORCH_NAMES, _TORCH_PICKLES) if is_old_torch else (None, 1)
+    # Reading past the end of a mapped file allocates nothing.
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        claimed = sum(check_pickles(content, size, admitted, count).values())
+    if claimed > size:
+        raise Refused(f"it claims {claimed} bytes of numbers, but has {size}.")
+    file.seek(0)
+    return file
 
 
 def _from_safetensors(path: str) -> dict:
@@ -199,11 +213,22 @@ def _require_plain(loaded: dict) -> None:
 
     Arrays in dicts and lists become NumPy's own.
     """
-    plain = (int, float, complex, str, bytes, bytearray, np.generic, torch.dtype, torch.device)
+    plain = (
+        int,
+        float,
+        complex,
+        str,
+        bytes,
+        bytearray,
+        np.generic,
+        torch.dtype,
+        torch.device,
+        Array,
+    )
     seen, left = set(), [loaded]
     while left:
         value = left.pop()
-        if value is None or isinstance(value, (*plain, Array)) or id(value) in seen:
+        if value is None or isinstance(value, plain) or id(value) in seen:
             continue
         seen.add(id(value))
         if isinstance(value, torch.Tensor):
@@ -233,28 +258,3 @@ def _warn_of_old_torch() -> None:
             "(CVE-2026-24747, below 2.6 also CVE-2025-32434): load none of strangers before you "
             "have torch 2.10 or later."
         )
-
-
-def _check_archive(file: BinaryIO) -> None:
-    """Make sure that an archive is as torch writes them, before torch reads it."""
-    size = os.fstat(file.fileno()).st_size
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        names = [entry.filename for entry in entries]
-        for entry in entries:
-            if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-                raise Refused(
-                    f"its part {entry.filename!r:.99} is compressed or encrypted, as torch never "
-                    "writes it."
-                )
-            parts = re.split(r"[/\\]", entry.filename)
-            outside = ".." in parts or parts[0] == "" or ":" in parts[0]
-            if outside or stat.S_ISLNK(entry.external_attr >> 16):
-                raise Refused(f"its part {entry.filename!r:.99} is named as torch names none.")
-        if len(set(names)) < len(names) or sum(entry.file_size for entry in entries) > size:
-            raise Refused("parts of the archive lie in one another.")
-        pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
-        if len(pickles) != 1:
-            raise Refused("it is an archive, but not one of torch.")
-        content = archive.read(pickles[0])
-    check_pickle(io.BytesIO(content), len(content), _TORCH_NAMES)

@@ -287,13 +287,6 @@ def test_objects_may_come_in_any_order_of_images():
         torch.testing.assert_close(other[name].total, term.total)
 
 
-def test_a_box_that_is_not_finite_spoils_no_other():
-    model, nan = randomised(), float("nan")
-    truth = instances([(10, 10, 70, 60), (5, nan, 60, 90), (0, 0, float("inf"), 9)], [1, 2, 1])
-    losses = losses_of(model, predictions(), truth)
-    assert all(math.isfinite(loss) for loss in losses.values())
-
-
 def test_a_model_in_float64_has_the_same_losses():
     truth, model = random_instances(5), randomised()
     expected = losses_of(model, predictions(logit=0.0), truth)

@@ -214,5 +214,13 @@ def test_worst_misses_and_false_alarms_come_first(tmp_path):
     assert result.best_score == pytest.approx([0.9, 0.3, 0, 0])
     alarms = worst_false_alarms(truth, found, result, thresholds, 9)
     assert alarms.tolist() == [3, 4, 2]
+    # A score equal to the threshold counts.
+    thresholds[0] = found.scores[1]
+    assert worst_misses(truth, result.best_score, thresholds, 9).tolist() == [2, 3]
+    thresholds[0] = found.scores[3]
+    assert worst_false_alarms(truth, found, result, thresholds, 9).tolist() == [3, 4]
+    matrix = confusion_matrix(truth, found, np.array([found.scores[3], 0.9]))
+    assert matrix.sum(axis=1)[-1] == 1 and matrix[0, 0] == 1
+    thresholds[0] = 0.5
     assert worst_misses(truth, result.best_score, thresholds, 1).tolist() == [2]
     assert worst_false_alarms(truth, found, result, thresholds, 2).tolist() == [3, 4]

@@ -121,7 +121,8 @@ def test_files_of_too_many_pixels_are_not_decoded(model, monkeypatch, tmp_path):
     monkeypatch.setattr(model, "forward", SeesWhatIsBright())
     inputs = {"file_name": str(tmp_path / "a.png")}
     for limit in (90 * 120, 90 * 120 - 1):
-        views = AugmentedDetector(tiny_cfg("INPUT.MAX_PIXELS", str(limit)), model)
+        sides = ["TEST.AUG.MIN_SIZES", "(90,)", "TEST.AUG.MAX_SIZE", "120"]
+        views = AugmentedDetector(tiny_cfg("INPUT.MAX_PIXELS", str(limit), *sides), model)
         if limit == 90 * 120:
             assert len(detect(views, inputs)[0]["instances"]) == 2
             continue

@@ -47,6 +47,15 @@ def test_what_cannot_be_taken_ends_in_one_sentence(detector, image, words):
             detector(given)
 
 
+def test_an_image_of_as_many_pixels_as_allowed_is_taken(tmp_path):
+    image = Image.new("RGB", (20, 10))
+    image.save(tmp_path / "a.png")
+    for given in (image, tmp_path / "a.png"):
+        assert to_array(given, "BGR", 200).shape == (10, 20, 3)
+        with pytest.raises((OSError, ValueError), match="20 x 10 pixels, more than the 199"):
+            to_array(given, "BGR", 199)
+
+
 def test_large_images_of_pillows_are_refused():
     with pytest.raises(OSError, match="20 x 10 pixels, more than the 199"):
         to_array(Image.new("RGB", (20, 10)), "RGB", 199)

@@ -77,6 +77,15 @@ def test_json_is_a_data_set_and_a_list_of_results(detector, tmp_path):
     assert len(coco.loadRes(data["annotations"]).getAnnIds(imgIds=[1])) == 2
 
 
+def test_scores_and_boxes_keep_their_digits(detector, tmp_path):
+    one = instances([[20.126, 10, 60.25, 50]], [0.123456], [2], [0], [True])
+    written(JsonTable(tmp_path, detector), (shot(), one))
+    written(CsvTable(tmp_path, detector), (shot(), one))
+    (found,) = json.loads((tmp_path / "predictions.json").read_text())["annotations"]
+    assert (found["score"], found["bbox"][0], found["bbox"][2]) == (0.12346, 20.126, 40.124)
+    assert ",0.12346,20.13,10.00,60.25," in (tmp_path / "predictions.csv").read_text()
+
+
 def test_json_without_detections(detector, tmp_path):
     written(JsonTable(tmp_path, detector), (shot(), NONE))
     data = json.loads((tmp_path / "predictions.json").read_text())

@@ -1,4 +1,5 @@
 import resource
+import signal
 import socket
 
 import pytest
@@ -19,3 +20,17 @@ def little_memory():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
+
+
+@pytest.fixture
+def soon():
+    """Fail if the test takes more than 10 seconds, such as for a pipe that nobody writes to."""
+
+    def end(*args):
+        raise AssertionError("It took more than 10 seconds.")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

@@ -35,7 +35,7 @@ def test_tags_are_refused(tmp_path, kind, place):
     config = tmp_path / "config.yaml"
     (tmp_path / "base.yaml").write_text(f"SEED: {text}\n")
     config.write_text("_BASE_: base.yaml\n" if place == "base" else f"SEED: {text}\n")
-    with pytest.raises(ValueError, match=r"config\.yaml' is refused: it is not plain YAML"):
+    with pytest.raises(ValueError, match=r"config\.yaml'.* is refused: it is not plain YAML"):
         load_config(config)
     assert sorted(os.listdir(tmp_path)) == ["base.yaml", "config.yaml"]
 
@@ -75,7 +75,7 @@ def test_aliases_do_not_unfold(tmp_path, place):
     lines += [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}]" for i in range(1, 40)]
     (tmp_path / "base.yaml").write_text("\n".join(lines))
     (tmp_path / "config.yaml").write_text("_BASE_: base.yaml\n")
-    with pytest.raises(ValueError, match=r"base\.yaml' unfolds its YAML aliases"):
+    with pytest.raises(ValueError, match=r"base\.yaml'.* unfolds its YAML aliases"):
         load_config(tmp_path / ("base.yaml" if place == "file" else "config.yaml"))
 
 

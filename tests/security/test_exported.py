@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from predictions import photo
 
 from fsaf_d2 import load_detector
-from fsaf_d2.prediction.exported import kind_of
+from fsaf_d2.prediction.exported import MAX_CANDIDATES, ExportedModel, kind_of
+from fsaf_d2.prediction.onnx_runner import read_model
 from fsaf_d2.prediction.sidecar import MAX_BYTES, Sidecar, read_sidecar, sidecar_file
 
 GOOD = Sidecar(
@@ -158,6 +159,8 @@ def test_a_file_of_version_0_1(tmp_path):
         ("boxes", np.array([[[1, 2, INF, 40]]], np.float32)),
         ("scores", np.array([[1.5]], np.float32)),
         ("scores", np.array([[INF]], np.float32)),
+        ("scores", np.array([[NAN]], np.float32)),
+        ("boxes", np.array([[[1, 2, 3e9, 40]]], np.float32)),
         ("scores", np.array([[0.9, 0.8]], np.float32)),
         ("scores", np.array(0.9, np.float32)),
         ("boxes", np.zeros((1, 1, 5), np.float32)),
@@ -172,11 +175,27 @@ def test_a_file_of_version_0_1(tmp_path):
         ("branches", np.array([[0.5]], np.float32)),
     ],
 )
-def test_outputs_that_are_no_detections(tmp_path, name, value):
-    write_model(tmp_path / "m.onnx", {**good_outputs(), name: value})
-    detector = load_detector(tmp_path / "m.onnx")
+def test_outputs_that_are_no_detections(name, value):
     with pytest.raises(ValueError, match=r"m\.onnx' (gives other outputs|does not fit)"):
-        detector(photo(), min_score=0)
+        detections({**good_outputs(), name: value})
+
+
+def detections(outputs: dict[str, np.ndarray], says: Sidecar = GOOD):
+    """Of an image, by a file that gives these outputs."""
+    model = ExportedModel(lambda images, sizes: list(outputs.values()), says, "m.onnx")
+    (found,) = model([{"image": torch.zeros(3, 50, 60), "height": 50, "width": 60}])
+    return found["instances"]
+
+
+@pytest.mark.parametrize(("with_nms", "most"), [(True, 100), (False, MAX_CANDIDATES)])
+def test_more_detections_than_promised(with_nms, most):
+    says = GOOD._replace(with_nms=with_nms)
+    outputs = {name: np.repeat(value, most, 1) for name, value in good_outputs().items()}
+    outputs["scores"][:, 9:] = 0
+    assert len(detections(outputs, says)) == (9 if with_nms else 1)
+    outputs = {name: np.repeat(value, most + 1, 1) for name, value in good_outputs().items()}
+    with pytest.raises(ValueError, match=f"'m.onnx' gives {most + 1} detections .* {most} at"):
+        detections(outputs, says)
 
 
 def test_weights_in_other_files_are_refused(tmp_path):
@@ -185,7 +204,7 @@ def test_weights_in_other_files_are_refused(tmp_path):
     for location in ("secret.bin", "../secret.bin", os.fspath(tmp_path / "secret.bin")):
         write_model(tmp_path / "m.onnx", good_outputs(), external=location)
         with pytest.raises(ValueError, match=r"m\.onnx' is refused: it has weights in other files"):
-            load_detector(tmp_path / "m.onnx")
+            read_model(str(tmp_path / "m.onnx"))
 
 
 def test_weights_in_other_files_of_a_branch_are_refused(tmp_path):
@@ -199,7 +218,7 @@ def test_weights_in_other_files_of_a_branch_are_refused(tmp_path):
     model.graph.node.append(helper.make_node("If", ["x"], ["y"], then_branch=inner))
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ValueError, match="is refused: it has weights in other files"):
-        load_detector(tmp_path / "m.onnx")
+        read_model(str(tmp_path / "m.onnx"))
 
 
 def test_models_of_others_are_refused(tmp_path):
@@ -236,7 +255,7 @@ def test_cut_files_are_named(tmp_path, exported):
     for share in (0.1, 0.5, 0.99):
         (tmp_path / "m.onnx").write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(ValueError, match=r"m\.onnx'"):
-            load_detector(tmp_path / "m.onnx")
+            read_model(str(tmp_path / "m.onnx"))
 
 
 def test_the_sidecar_is_read_to_a_limit(tmp_path):

@@ -2,15 +2,19 @@
 
 import io
 import struct
+import time
 import zlib
 
 import numpy as np
 import pytest
 from models import tiny_cfg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from fsaf_d2.data.checking.images import read_image_file
 from fsaf_d2.data.loading import mapper as mapper_module
 from fsaf_d2.data.loading.mapper import build_mapper, read_image
+from fsaf_d2.data.reading import image_headers
+from fsaf_d2.data.reading.image_headers import frames_of, num_frames, open_image
 
 
 def image(file_format: str, size: tuple[int, int] = (40, 30)) -> bytes:
@@ -65,6 +69,121 @@ BOMBS = {
     "ppm": lambda: b"P6 60000 60000 255\n" + bytes(99),
     "tiff": tiff_bomb,
 }
+
+
+def many_chunks(count: int) -> bytes:
+    """A PNG with so many parts of nothing."""
+    content, part = image("PNG"), struct.pack(">I4sI", 0, b"abCd", zlib.crc32(b"abCd"))
+    return content[:33] + part * count + content[33:]
+
+
+def many_markers(count: int) -> bytes:
+    """A JPEG with so many parts of nothing."""
+    content = image("JPEG")
+    return content[:2] + b"\xff\xe1\x00\x02" * count + content[2:]
+
+
+def many_tiles(count: int, pages: int = 1) -> bytes:
+    """A TIFF whose pages share so many tiles of one pixel."""
+    tags = [
+        *((256, 3, 1, 600), (257, 3, 1, 600), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)),
+        *((277, 3, 1, 1), (322, 3, 1, 1), (323, 3, 1, 1)),
+    ]
+    length = 2 + 12 * (len(tags) + 2) + 4
+    data = 8 + pages * length
+    content = struct.pack("<2sHI", b"II", 42, 8)
+    for page in range(pages):
+        content += struct.pack("<H", len(tags) + 2)
+        for tag in (*tags, (324, 4, count, data), (325, 4, count, data)):
+            content += struct.pack("<HHII", *tag)
+        content += struct.pack("<I", 8 + (page + 1) * length if page + 1 < pages else 0)
+    return content + bytes(4 * count)
+
+
+def many_scans(count: int) -> bytes:
+    """A progressive JPEG that passes so often over 32 megapixels."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(buffer, "JPEG", progressive=True)
+    content = bytearray(buffer.getvalue())
+    place = content.index(b"\xff\xc2")
+    content[place + 5 : place + 9] = struct.pack(">HH", 4000, 8000)
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x01\x3f\x01" + bytes(4)
+    return bytes(content[:-2]) + scan * count + b"\xff\xd9"
+
+
+def long_comment(count: int) -> bytes:
+    """A GIF with a comment of so many parts, which Pillow puts together one by one."""
+    content = image("GIF")
+    place = 13 + 3 * 2 ** ((content[10] & 7) + 1)
+    return content[:place] + b"!\xfe" + (b"\xff" + bytes(255)) * count + b"\0" + content[place:]
+
+
+def test_scans_are_counted_in_the_image_alone(tmp_path):
+    file = tmp_path / "scans.jpg"
+    file.write_bytes(many_scans(3000))
+    with pytest.raises(OSError, match=r"scans\.jpg'.* more than 100 progressive scans"):
+        read_image(str(file), "BGR")
+    found = read_image_file(str(file), decode=True)
+    assert found.kind and "more than 100 progressive scans" in found.value
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(
+        buffer, "JPEG", progressive=True, exif=b"Exif" + b"\xff\xda" * 200
+    )
+    file.write_bytes(buffer.getvalue() + b"\xff\xda" * 200)
+    assert read_image(str(file), "BGR").shape == (16, 16, 3)
+
+
+FLOODS = {
+    "GIF": (lambda: long_comment(100_000), "more than 20000 parts"),
+    "PNG": (lambda: many_chunks(100_000), "more than 20000 parts"),
+    "JPEG": (lambda: many_markers(200_000), "more than 20000 parts"),
+    "TIFF": (lambda: many_tiles(300_000), "300000 strips or tiles, more than the 262144"),
+    "TIFF's pages": (lambda: many_tiles(300_000, 9), "300000 strips or tiles"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FLOODS)
+def test_files_of_millions_of_parts_are_refused(tmp_path, little_memory, kind):
+    file, (make, words) = tmp_path / "flood.jpg", FLOODS[kind]
+    file.write_bytes(make())
+    start = time.monotonic()
+    with pytest.raises(OSError, match=rf"flood\.jpg' cannot be read .*{words}"):
+        read_image(str(file), "BGR")
+    assert time.monotonic() - start < 10
+    found = read_image_file(str(file))
+    assert found.kind == "damaged image" and words in found.value
+    assert frames_of(str(file)) == 1
+
+
+def test_the_parts_of_all_pages_of_all_kinds_of_tiff_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_headers, "MAX_PARTS", 9)
+    for pages in (1, 3):
+        content = many_tiles(10, pages)
+        with pytest.raises(OSError, match="10 strips or tiles, more than the 9"):
+            open_image(io.BytesIO(content))
+        assert num_frames(open_image(io.BytesIO(many_tiles(9, pages)))) == pages
+    for start in (b"MM\0*", b"MM*\0", b"II\0*", b"MM\0+", b"II+\0", b"II"):
+        for content in (start, start + bytes(9), start + b"\xff" * 99):
+            with pytest.raises((UnidentifiedImageError, ValueError)):
+                open_image(io.BytesIO(content))
+    buffer = io.BytesIO()
+    Image.new("L", (30, 30)).save(buffer, "TIFF", big_tiff=True)
+    buffer.seek(0)
+    assert open_image(buffer).size == (30, 30)
+    monkeypatch.setattr(image_headers, "MAX_PARTS", 0)
+    with pytest.raises(OSError, match="1 strips or tiles, more than the 0"):
+        buffer.seek(0)
+        open_image(buffer)
+
+
+def test_images_of_one_long_row_are_refused(tmp_path, little_memory):
+    for size in ((1, 2**27), (2**27, 1), (2**20 + 1, 1)):
+        content = b"P5 %d %d 255\n" % size + bytes(9)
+        (tmp_path / "row.jpg").write_bytes(content)
+        with pytest.raises(OSError, match=r"row\.jpg'.* but a side has 1048576 at the most"):
+            read_image(str(tmp_path / "row.jpg"), "BGR")
+        assert read_image_file(str(tmp_path / "row.jpg")).kind == "huge image"
 
 
 @pytest.mark.parametrize("kind", BOMBS)

@@ -50,7 +50,7 @@ LAUGHS += [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}]" for i in range(1, 40
         ("", "must be a mapping"),
         ("a: [", "is not YAML"),
         ("a: \0", "is not YAML"),
-        ("[" * 1500, "nested too deeply"),
+        ("[" * 1500, "nested more than 50 deep"),
         ("MODEL: {WEIGHTS: x, DEVICE: '" + "(" * 9000 + "'}", None),
     ],
 )

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from weights_of_strangers import archive, old_torch, saved, zoo
 
 from fsaf_d2.training import SafeCheckpointer, load_weights
 from fsaf_d2.weights.weights_files import WeightsFileError, load_file
@@ -32,30 +33,6 @@ class Call:
 
     def __reduce__(self):
         return self.call
-
-
-def zoo(**weights) -> bytes:
-    return pickle.dumps({"model": weights, "__author__": "somebody"}, 4)
-
-
-def archive(content: bytes, extra: dict[str, bytes] | None = None, **options) -> bytes:
-    """An archive as torch writes it, with this pickle."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", **options) as file:
-        for name, data in {
-            "archive/data.pkl": content,
-            "archive/byteorder": b"little",
-            "archive/version": b"3\n",
-            **(extra or {}),
-        }.items():
-            file.writestr(name, data)
-    return buffer.getvalue()
-
-
-def saved(value: object, **options) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer, **options)
-    return buffer.getvalue()
 
 
 def code(marker: str) -> str:
@@ -115,12 +92,6 @@ PICKLES = {
     "reduce as a key": lambda marker: pickle.dumps({Call(os.mkdir, marker): 1}, 2),
     "partial": lambda marker: pickle.dumps(Call(functools.partial(os.mkdir, marker)), 2),
 }
-
-
-def old_torch(content: bytes) -> bytes:
-    """A checkpoint as torch wrote it before it wrote archives."""
-    parts = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
-    return b"".join(pickle.dumps(part, 2) for part in parts) + content + pickle.dumps([], 2)
 
 
 CONTAINERS = {
@@ -300,8 +271,12 @@ FILES = {
     "torchscript.pth": (torchscript, "refused"),
     "model.torchscript": (torchscript, "By its name it is an exported detector"),
     "model.onnx": (lambda: b"\x08\x08\x12\x07pytorch", "By its name it is an exported detector"),
-    "numpy.npy": (lambda: b"\x93NUMPY\x01\x00" + bytes(100), "no whole checkpoint"),
+    "numpy.npy": (lambda: b"\x93NUMPY\x01\x00" + bytes(100), "it is broken"),
     "huge_header.safetensors": (lambda: struct.pack("<Q", 2**62) + b"{}", "no whole"),
+    "long_header.safetensors": (
+        lambda: struct.pack("<Q", 2**22 + 1) + b"{" + b" " * 2**22,
+        "header has more than 4194304 bytes",
+    ),
     "compressed.pkl": (lambda: gzip.compress(zoo(weight=np.zeros(1))), "no whole"),
     "link.tar": (lambda: tar("storages"), "refused"),
     "up.tar": (lambda: tar("../../storages"), "no whole checkpoint"),
@@ -357,18 +332,20 @@ FILES = {
         lambda: b"\x80\x02c_codecs\nencode\n" + pickle.dumps((None, {"x": 1}), 2)[2:-1] + b"b.",
         "changes what reads it",
     ),
-    "persistent.pkl": (lambda: b"\x80\x02K\x01Q.", "no whole checkpoint"),
-    "extension.pkl": (lambda: b"\x80\x02\x82\x01.", "no whole checkpoint"),
-    "deep.pkl": (lambda: b"(" * 100_000 + b"t" * 100_000 + b".", "holds a tuple"),
+    "persistent.pkl": (lambda: b"\x80\x02K\x01Q.", "no storage of torch"),
+    "extension.pkl": (lambda: b"\x80\x02\x82\x01.", "uses EXT1"),
+    "deep.pkl": (lambda: b"(" * 100_000 + b"t" * 100_000 + b".", "nested 100 deep"),
     "bytearray.pth": (lambda: sized("builtins\nbytearray"), "bytearray"),
     "tensor_size.pth": (lambda: sized("torch\nFloatTensor"), "FloatTensor"),
     "storage_size.pth": (lambda: sized("torch.storage\nUntypedStorage"), "UntypedStorage"),
     "huge_storage.pth": (
         lambda: archive(storage_pickle(2**40), {"archive/data/0": bytes(4)}),
-        "no whole checkpoint",
+        "claims 4398046511104 bytes",
     ),
-    "huge_old_storage.pth": (lambda: old_tensor(b"cpuq\x06K\x01", HUGE), "no whole checkpoint"),
-    # Torch could show what the memory held before.
+    "huge_old_storage.pth": (
+        lambda: old_tensor(b"cpuq\x06K\x01", HUGE),
+        "claims 4398046511104 bytes",
+    ),
     # Torch could show what the memory held before.
     "grown.pth": (
         lambda: archive(tensor_pickle(ONE, MANY), {"archive/data/0": bytes(4)}),
@@ -395,7 +372,7 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path, little_memory, name):
 def test_folders_and_pipes_are_refused(tmp_path):
     with pytest.raises(OSError):
         load_file(tmp_path)
-    with pytest.raises(WeightsFileError, match="not an ordinary file"):
+    with pytest.raises(OSError, match="'/dev/zero' is a device, not a file"):
         load_file("/dev/zero")
 
 

@@ -1,6 +1,7 @@
 """tools/check_data.py: what it says, its exit code, and what --fix makes, for each kind of flaw."""
 
 import json
+import os
 import re
 
 import programs
@@ -139,6 +140,9 @@ def test_the_same_name_and_boxes_with_other_contents(two_sets):
     code, found = leaks(folder, write_source(folder, val.data, "val.json"))
     assert code == 0 and list(found) == ["same name in validation"]
     assert [x["file"] for x in found["same name in validation"]] == ["p3.png"]
+    # So is another number of boxes.
+    val.data["annotations"].pop()
+    assert leaks(folder, write_source(folder, val.data, "val.json")) == (0, {})
 
 
 @pytest.mark.parametrize("name", ["own.json", "copy.json"])
@@ -237,8 +241,11 @@ def test_histograms_are_written(tmp_path, capsys, monkeypatch):
     write_images(tmp_path / "images", sound_data())
     source = write_source(tmp_path, sound_data(), "train.json")
     monkeypatch.chdir(tmp_path)
+    before = sorted(os.listdir())
     assert check_data.main([source.path]) == 0
-    assert (tmp_path / "output/data_train.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(os.listdir()) == before
+    assert check_data.main([source.path, "--json", str(tmp_path / "out/f.json")]) == 0
+    assert (tmp_path / "out/data_train.png").read_bytes().startswith(b"\x89PNG")
     options = ["--json", str(tmp_path / "report/f.json"), "--plot", str(tmp_path / "plot.png")]
     assert check_data.main([source.path, *options]) == 0
     assert (tmp_path / "plot.png").is_file()
@@ -302,9 +309,10 @@ def test_images_that_the_reader_could_not_read_are_lost(folder, capsys):
     assert not (folder / "m.json").exists()
 
 
-def test_the_same_box_of_another_class_is_another_object(folder):
+@pytest.mark.parametrize("change", [{"category_id": 2}, {"iscrowd": 1}, {"image_id": 2}])
+def test_the_same_box_of_another_class_or_as_a_crowd_is_no_double(folder, change):
     data = sound_data()
-    data["annotations"].append({**data["annotations"][0], "id": 50, "category_id": 2})
+    data["annotations"].append({**data["annotations"][0], "id": 50, **change})
     code, report = run(folder, data, "--fix", str(folder / "mended.json"))
     assert code == 0 and report["findings"] == {}
     assert json.loads((folder / "mended.json").read_text()) == data
@@ -318,6 +326,19 @@ def test_an_image_with_crowds_alone_stays(folder):
     run(folder, data, "--fix", str(folder / "mended.json"))
     mended = json.loads((folder / "mended.json").read_text())
     assert len(mended["images"]) == 4 and len(mended["annotations"]) == 12
+
+
+def test_an_image_that_loses_its_objects_is_left_out_though_a_crowd_stays(folder):
+    data = sound_data(20)
+    write_images(folder / "images", data)
+    *objects, crowd = [x for x in data["annotations"] if x["image_id"] == 2]
+    crowd["iscrowd"] = 1
+    for annotation in objects:
+        annotation["bbox"][2] = 0
+    run(folder, data, "--fix", str(folder / "mended.json"))
+    mended = json.loads((folder / "mended.json").read_text())
+    assert 2 not in {x["id"] for x in mended["images"]} and len(mended["images"]) == 19
+    assert 2 not in {x["image_id"] for x in mended["annotations"]}
 
 
 @pytest.mark.parametrize("change", [lambda x: f"images\\{x}", str.upper, lambda x: f"./a/{x}"])
@@ -379,6 +400,13 @@ def test_exif_turns_swap_the_sides_from_5_on(folder, turn):
     expected = (20, 30) if turn >= 5 else (30, 20)
     assert read_image_file(str(folder / "images/p1.png")).size == expected
     assert image_size(ImageFolder(str(folder / "images")), "p1.png") == expected
+    data = sound_data()
+    data["images"][1].update(width=30, height=20)
+    data["annotations"] = [x for x in data["annotations"] if x["image_id"] != 2]
+    wanted = {} if turn == 1 else {"EXIF-rotated image"}
+    assert run(folder, data)[1]["findings"].keys() == (
+        {"size before EXIF rotation"} if turn >= 5 else wanted or set()
+    )
 
 
 def test_a_file_of_another_ending_or_folder_is_told_and_not_taken(folder):

@@ -93,6 +93,7 @@ def check_mixture(output) -> None:
     assert "20000 x 20000 pixels" in failed["huge.png"]
     found = sorted(str(x.relative_to(output)) for x in output.rglob("*") if x.is_file())
     assert found == [
+        ".lock",
         "pictures/clip.mp4",
         "pictures/good.jpg",
         "pictures/turned.jpg",

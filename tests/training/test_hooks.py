@@ -2,6 +2,7 @@ import itertools
 import json
 import logging
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -43,6 +44,16 @@ def test_no_share_without_times():
     # Neither was recorded by asking.
     assert not storage.histories()
     assert data_share(storage_with({3: 1.0}, {1: 1.0})) is None
+
+
+def test_the_share_is_logged_at_the_end_of_a_period_and_of_the_run():
+    hook, logged = DataShare(period=4), []
+    storage = storage_with({3: 1.0}, {3: 0.5})
+    storage.put_scalar = lambda name, *_, **__: logged.append((step, name))
+    for step in range(1, 7):
+        hook.trainer = SimpleNamespace(iter=step - 1, max_iter=6, storage=storage)
+        hook.after_step()
+    assert logged == [(4, "data_share"), (6, "data_share")]
 
 
 class Sleeper(torch.nn.Module):

@@ -216,6 +216,7 @@ def test_what_is_missing_for_a_run_is_said_in_a_sentence(tmp_path):
     config = ("--config-file", LAZY / "fsaf_R_50_FPN_1x.py")
     cases = {
         "--num-gpus 8 was asked for, but 0 GPUs": ("--num-gpus", 8),
+        "error: train.ema_decay must be 0 or more and less than 1": ("train.ema_decay=1.5",),
         "train.init_checkpoint 'none.pth' could not be": (
             *("--eval-only", "train.init_checkpoint=none.pth"),
         ),

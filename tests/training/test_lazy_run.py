@@ -106,6 +106,8 @@ def test_a_signal_saves_and_the_run_goes_on(digits, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         found.train()
     assert stopped.value.code == EXIT_RESUMABLE
+    # Its data can be had again.
+    assert len(next(found.data_loader)) == 2
     weights = weights_of(found)
     rest = trainer(tmp_path, resume=True)
     assert rest.start_iter == 3 and same(weights, weights_of(rest))

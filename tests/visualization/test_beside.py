@@ -68,6 +68,8 @@ def test_detections_below_their_classes_threshold_are_left_out():
     assert not np.array_equal(two, one)
     np.testing.assert_array_equal(one, drawn({}, found(0.5))[1])
     assert is_empty(drawn({}, found(0.5), {"dog": 0.6, "cat": 0.1})[1])
+    # The threshold itself is reached.
+    assert not is_empty(one) and not is_empty(drawn({}, found(0.7), {"dog": 0.7})[1])
 
 
 def test_only_the_surest_are_drawn(monkeypatch):

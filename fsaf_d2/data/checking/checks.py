@@ -101,7 +101,7 @@ def read_annotations(annotation_file: str | os.PathLike[str], encoding: str = "u
     """
     try:
         return read_json(annotation_file, encoding=encoding)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise AnnotationFileError(
             f"Annotation file '{os.fspath(annotation_file)}' is not JSON "
             f"({type(error).__name__}: {error})."

@@ -254,6 +254,8 @@ def _identified(
         is_first = is_integer(key) and key not in ids
         if not is_integer(key):
             value = f"entry {index} of '{section}' has no 'id' that is a whole number"
+            if isinstance(key, (int, float)):
+                value += f" of at most 63 bits, but {key!r:.40}"
             entries.flaws.append(entries.of_file("entry without id", value, section, index))
         elif is_first:
             ids.add(key)
@@ -264,5 +266,5 @@ def _identified(
                 flaw = flaw._replace(finding=flaw.finding._replace(annotation_id=key))
             entries.flaws.append(flaw)
         # What an annotation labels does not depend on its own id.
-        if is_first or (section == "annotations" and isinstance(entry, dict)):
+        if is_first or (section == "annotations" and isinstance(entry, dict) and entry):
             yield index, entry

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+
+from ..reading.plain_numbers import is_in_range
+from .masks import is_whole_mask
 
 # Pixels; of what is larger, the corners would not be finite in float32.
 LARGEST = 1e12
+# Pixels; of corners of polygons, which pycocotools walks to step by step.
+FARTHEST = 1e6
 
 
 def field_flaws(annotation: dict) -> Iterator[tuple[str, str]]:
@@ -63,17 +69,27 @@ def segmentation_box(annotation: dict) -> list[float] | None:
 def _can_be_read(segmentation: object) -> bool:
     """Whether detectron2 keeps an object with this segmentation."""
     if isinstance(segmentation, dict):
-        counts, size = segmentation.get("counts"), segmentation.get("size")
-        return isinstance(counts, (str, list)) and isinstance(size, list) and len(size) == 2
+        return is_whole_mask(segmentation.get("counts"), segmentation.get("size"))
     if not isinstance(segmentation, list) or not all(isinstance(x, list) for x in segmentation):
         return False
-    return any(len(polygon) % 2 == 0 and len(polygon) >= 6 for polygon in segmentation)
+    kept = [x for x in segmentation if len(x) % 2 == 0 and len(x) >= 6]
+    return bool(kept) and all(map(_are_near, kept))
+
+
+def _are_near(numbers: list) -> bool:
+    """Whether all values of a list are numbers of at most FARTHEST."""
+    try:
+        # Sums, which C makes, tell of what is no number, and of NaN.
+        total = sum(numbers)
+        return math.isfinite(total) and -FARTHEST <= min(numbers) <= max(numbers) <= FARTHEST
+    except (TypeError, OverflowError):
+        return False
 
 
 def is_integer(value: object) -> bool:
-    """Whether a value of a JSON file is a whole number."""
+    """Whether a value of a JSON file is a whole number of at most 63 bits, as ids are."""
     # JSON's true and false are whole numbers to Python.
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and is_in_range(value)
 
 
 def is_side(value: object) -> bool:

@@ -129,8 +129,8 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
     "box not finite": ("error", "Write four finite numbers, or remove the annotation."),
     "broken segmentation": (
         "error",
-        "Detectron2 leaves the object out, which makes it background: write polygons of three "
-        "points or more, or remove the segmentation.",
+        "It is no polygon of three points or more, for which detectron2 leaves the object out, "
+        "and no mask whose counts fill its size: mend it, or remove the segmentation.",
     ),
     "ignore flag": ("error", "Detectron2 refuses it: use iscrowd, or remove the object."),
     "iscrowd neither 0 nor 1": (

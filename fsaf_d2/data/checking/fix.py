@@ -12,6 +12,7 @@ import numpy as np
 
 from ..reading import box_layout
 from ..reading.near_names import NearNames
+from ..reading.plain_numbers import decimal
 from .check_source import COCO_FORMATS, Check, check_source
 from .doubles import has_id, needless_images, repeated_entries, unused_categories
 from .fields import LARGEST, is_integer, is_number, segmentation_box, tidy
@@ -220,13 +221,12 @@ class _Mender:
 
     def _read_strings(self, entry: dict, _: Flaw) -> bool:
         try:
-            box = [tidy(float(x)) if isinstance(x, str) else x for x in entry["bbox"]]
-            if not all(is_number(x) and abs(x) < LARGEST for x in box):
-                return False
-        except (ValueError, OverflowError):
+            box = [tidy(decimal(x.strip())) if isinstance(x, str) else x for x in entry["bbox"]]
+        except ValueError:
             return False
-        entry["bbox"] = box
-        return True
+        is_box = all(is_number(x) and abs(x) < LARGEST for x in box)
+        entry["bbox"] = box if is_box else entry["bbox"]
+        return is_box
 
     def _derive_box(self, entry: dict, _: Flaw) -> bool:
         box = segmentation_box(entry)

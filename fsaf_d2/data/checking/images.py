@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +18,16 @@ from detectron2.config import CfgNode
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from ...regular_files import open_regular
 from ..reading.image_headers import (
     DEEP_MODES,
-    FORMATS,
     MAX_FRAMES,
     MAX_PIXELS,
+    excess,
     num_frames,
+    open_image,
     orientation,
+    require_few_scans,
     without_pillows_limit,
 )
 from ..reading.near_names import NearNames, near_text
@@ -164,15 +166,13 @@ def _read_image_files(paths: list[str], max_pixels: int, decode: bool) -> Iterat
 def read_image_file(path: str, max_pixels: int = MAX_PIXELS, decode: bool = False) -> ImageFile:
     """Look at an image file, by its header and its end."""
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            return ImageFile(kind="not an image", value="it is no file")
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
+            num_bytes = os.fstat(file.fileno()).st_size
             try:
-                return _examine(file, status.st_size, max_pixels, decode)
+                return _examine(file, num_bytes, max_pixels, decode)
             except Exception as error:
                 # Pillow raises errors of many types for broken files.
-                return _unreadable(file, status.st_size, error)
+                return _unreadable(file, num_bytes, error)
     except FileNotFoundError:
         return ImageFile(kind="missing image", value=path)
     except (OSError, ValueError) as error:
@@ -191,18 +191,17 @@ def _unreadable(file: BinaryIO, num_bytes: int, error: Exception) -> ImageFile:
 
 
 def _examine(file: BinaryIO, num_bytes: int, max_pixels: int, decode: bool) -> ImageFile:
-    header = Image.open(file, formats=FORMATS)
-    with header:
+    with open_image(file) as header:
         turn = _orientation(header)
         size = header.size[::-1] if turn >= 5 else header.size
         image_file = ImageFile(num_bytes, size, turn, frames=num_frames(header))
-        if math.prod(size) > max_pixels:
-            value = f"{_by(size)} pixels, more than {max_pixels}"
-            return image_file._replace(kind="huge image", value=value)
+        if reason := excess(size, max_pixels):
+            return image_file._replace(kind="huge image", value=reason)
         is_whole = _is_whole(header, file, num_bytes)
         bits = _deep(header)
         if decode or not is_whole:
             try:
+                require_few_scans(header, file)
                 header.load()
             except Exception as error:
                 kind = "damaged image" if is_whole else "truncated image"

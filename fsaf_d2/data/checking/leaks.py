@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ...regular_files import open_regular
 from .check_source import Check
 from .findings import Flaw
 
@@ -98,7 +99,7 @@ def _base_name(check: Check, i: int) -> str:
 def _hash(path: str) -> object:
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError:

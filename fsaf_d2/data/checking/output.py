@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterator
 
 from tabulate import tabulate
 
+from ...plain_json import parse_json
+from ...regular_files import open_regular
 from ...texts import as_line
 from ..reading.formats.foreign_files import decode_text
 from ..reading.formats.source import Finding
@@ -180,8 +181,8 @@ def to_file(fixed: Fixed) -> dict:
     source = fixed.check.source
     if not source.annotation_file.lower().endswith(".json"):
         return source.data
-    with open(source.annotation_file, "rb") as file:
-        return {**json.loads(decode_text(file.read())), **source.data}
+    with open_regular(source.annotation_file) as file:
+        return {**parse_json(decode_text(file.read())), **source.data}
 
 
 def one_line(findings: list[Finding]) -> str:

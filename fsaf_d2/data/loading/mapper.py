@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import os
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -20,7 +22,8 @@ from detectron2.data import transforms as T
 from detectron2.utils.file_io import PathManager
 from PIL import UnidentifiedImageError
 
-from ..reading.image_headers import MAX_PIXELS, require_size, without_pillows_limit
+from ...regular_files import open_regular
+from ..reading.image_headers import MAX_PIXELS, open_image, require_size, without_pillows_limit
 from .color_jitter import color_jitter
 from .resizing import RESIZE_METHODS, shortest_edge
 
@@ -81,9 +84,20 @@ class LimitedMapper(DatasetMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
-        """As detectron2's, with ``INPUT.MAX_PIXELS`` and ``INPUT.COLOR_JITTER``."""
+        """As detectron2's, with ``INPUT.RESIZE``, ``MAX_PIXELS`` and ``COLOR_JITTER``."""
         arguments = super().from_config(cfg, is_train)
         arguments["max_pixels"] = cfg.INPUT.MAX_PIXELS
+        keys = "INPUT.MIN_SIZE_{0} and INPUT.MAX_SIZE_{0}".format("TRAIN" if is_train else "TEST")
+        limits = {"max_pixels": cfg.INPUT.MAX_PIXELS, "keys": keys}
+        arguments["augmentations"] = [
+            shortest_edge(
+                *(a.short_edge_length, a.max_size, cfg.INPUT.RESIZE, a.sample_style, a.interp),
+                **limits,
+            )
+            if type(a) is T.ResizeShortestEdge
+            else a
+            for a in arguments["augmentations"]
+        ]
         jitter = color_jitter(cfg.INPUT.COLOR_JITTER, cfg.INPUT.FORMAT)
         if is_train:
             # Last, where most images are smallest.
@@ -98,7 +112,7 @@ class LimitedMapper(DatasetMapper):
                 grey; the message names it.
         """
         file_name = dataset_dict["file_name"]
-        with _naming(file_name), PathManager.open(file_name, "rb") as file:
+        with _naming(file_name), _opened(file_name) as file:
             require_size(file, self.max_pixels)
         with without_pillows_limit, _naming_change(file_name):
             return super().__call__(dataset_dict)
@@ -110,19 +124,6 @@ class OpenCVMapper(LimitedMapper):
     Semantic segmentation, precomputed proposals and formats other than BGR and RGB take
     detectron2's way.
     """
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
-        """As detectron2's, with the shortest edge resized as ``INPUT.RESIZE`` says."""
-        arguments = super().from_config(cfg, is_train)
-        method = cfg.INPUT.RESIZE
-        arguments["augmentations"] = [
-            shortest_edge(a.short_edge_length, a.max_size, method, a.sample_style, a.interp)
-            if type(a) is T.ResizeShortestEdge
-            else a
-            for a in arguments["augmentations"]
-        ]
-        return arguments
 
     def __call__(self, dataset_dict: dict) -> dict:
         """Read, transform and pack one image with its annotations.
@@ -177,7 +178,7 @@ def read_image(file_name: str, image_format: str, max_pixels: int = MAX_PIXELS) 
             grey; the message names it.
     """
     with _naming(file_name):
-        with PathManager.open(file_name, "rb") as file:
+        with _opened(file_name) as file:
             data = file.read()
         is_simple = require_size(io.BytesIO(data), max_pixels) and data.endswith(_JPEG_END)
         if is_simple and cv2 is not None:
@@ -186,10 +187,18 @@ def read_image(file_name: str, image_format: str, max_pixels: int = MAX_PIXELS) 
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
             if image is not None:
                 return image if image_format == "BGR" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        # detectron2 makes BGR a reversed view, which Pillow and NumPy are slow to copy later.
-        with without_pillows_limit:
-            image = utils.read_image(file_name, "RGB")
+        # As detectron2's read_image. It makes BGR a reversed view, which is slow to copy later.
+        with without_pillows_limit, open_image(io.BytesIO(data)) as opened:
+            upright = utils._apply_exif_orientation(opened)
+            image = utils.convert_PIL_to_numpy(upright, "RGB")
         return cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image_format == "BGR" else image
+
+
+def _opened(file_name: str) -> BinaryIO:
+    """Open a file here, which must be one, or an address that detectron2's PathManager knows."""
+    if os.path.exists(file_name):
+        return open_regular(file_name)
+    return PathManager.open(file_name, "rb")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,9 @@ import numpy as np
 from detectron2.data import transforms as T
 from PIL import Image
 
+from ...texts import shown
+from ..reading.image_headers import MAX_PIXELS
+
 try:
     import cv2
 except ImportError:
@@ -23,12 +26,17 @@ def shortest_edge(
     method: str,
     sample_style: str = "choice",
     interp: int = Image.BILINEAR,
-) -> T.ResizeShortestEdge:
+    *,
+    max_pixels: int = MAX_PIXELS,
+    keys: str = "INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST",
+) -> LimitedShortestEdge:
     """The resizing that ``INPUT.RESIZE`` asks for.
 
     Args:
         short_side, max_side, sample_style, interp: as detectron2's.
         method: one of :data:`RESIZE_METHODS`; without OpenCV "auto" is "pillow".
+        max_pixels: to more no image is resized.
+        keys: where the sides come from, for messages.
 
     Raises:
         ValueError: the method is not known, or OpenCV is not installed.
@@ -37,14 +45,51 @@ def shortest_edge(
         raise ValueError(f"INPUT.RESIZE must be one of {RESIZE_METHODS}, not {method!r}.")
     if method == "opencv" and cv2 is None:
         raise ValueError("INPUT.RESIZE 'opencv' needs OpenCV: pip install opencv-python-headless.")
+    sizes, limits = (short_side, max_side, sample_style, interp), (max_pixels, keys)
     if method == "pillow" or cv2 is None:
-        return T.ResizeShortestEdge(short_side, max_side, sample_style, interp)
-    always = method == "opencv"
-    return ResizeShortestEdge(short_side, max_side, sample_style, interp, always)
+        return LimitedShortestEdge(*sizes, *limits)
+    return ResizeShortestEdge(*sizes, method == "opencv", *limits)
 
 
-class ResizeShortestEdge(T.ResizeShortestEdge):
-    """detectron2's, with the same random sizes, through :class:`ResizeTransform`."""
+class LimitedShortestEdge(T.ResizeShortestEdge):
+    """detectron2's, which makes no image of none or of too many pixels."""
+
+    def __init__(
+        self,
+        short_edge_length: int | Sequence[int],
+        max_size: int,
+        sample_style: str = "range",
+        interp: int = Image.BILINEAR,
+        max_pixels: int = MAX_PIXELS,
+        keys: str = "short_edge_length and max_size",
+    ) -> None:
+        """Take detectron2's arguments, the limit and where the sides come from, for messages."""
+        super().__init__(short_edge_length, max_size, sample_style, interp)
+        self.max_pixels, self.keys = max_pixels, keys
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Choose the size of an image of shape (height, width, channels).
+
+        Raises:
+            ValueError: it would have no pixels, or too many.
+        """
+        transform = super().get_transform(image)
+        if not isinstance(transform, T.ResizeTransform):
+            return transform
+        size = f"once resized it has {transform.new_w} x {transform.new_h} pixels"
+        if min(transform.new_h, transform.new_w) < 1:
+            raise ValueError(f"{size}, which is none")
+        if transform.new_h * transform.new_w > self.max_pixels:
+            sides = sorted({*self.short_edge_length})
+            raise ValueError(
+                f"{size}, more than the {self.max_pixels} that INPUT.MAX_PIXELS allows, as "
+                f"{self.keys} are {shown(sides if sides[1:] else sides[0])} and {self.max_size}"
+            )
+        return transform
+
+
+class ResizeShortestEdge(LimitedShortestEdge):
+    """The same, with the same random sizes, through :class:`ResizeTransform`."""
 
     def __init__(
         self,
@@ -53,18 +98,15 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
         sample_style: str = "range",
         interp: int = Image.BILINEAR,
         always: bool = False,
+        *limits: object,
     ) -> None:
-        """Take detectron2's arguments, and whether OpenCV also makes images smaller."""
-        super().__init__(short_edge_length, max_size, sample_style, interp)
+        """Take detectron2's arguments, whether OpenCV also makes images smaller, and the limits."""
+        super().__init__(short_edge_length, max_size, sample_style, interp, *limits)
         self.always = always
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """Choose the size of an image of shape (height, width, channels)."""
         transform = super().get_transform(image)
-        if min(getattr(transform, "new_h", 1), getattr(transform, "new_w", 1)) < 1:
-            raise ValueError(
-                f"once resized it has {transform.new_w} x {transform.new_h} pixels, which is none"
-            )
         if not isinstance(transform, T.ResizeTransform):
             return transform
         return ResizeTransform(

@@ -6,12 +6,14 @@ set-up does. Whoever reads it changes nothing in it.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from detectron2.data import MetadataCatalog
+
+from ...plain_json import parse_stream
+from ...regular_files import open_regular
 
 # All held files together have so many bytes at the most; in memory they are some ten times larger.
 MAX_BYTES = 1 << 26
@@ -34,15 +36,14 @@ def read_json(path: str | os.PathLike[str], *, encoding: str = "utf-8") -> objec
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no JSON.
-        RecursionError: it is nested too deeply.
+        ValueError: it is no JSON, see :func:`fsaf_d2.plain_json.load_json`.
     """
     key = _key(path, encoding)
-    with open(path, encoding=encoding) as file:
+    with open_regular(path, "r", encoding=encoding) as file:
         stamp = _stamp(os.fstat(file.fileno()))
         held = _held.pop(key, None)
         if held is None or held.stamp != stamp or held.data is None:
-            data = json.load(file)
+            data = parse_stream(file)
             held = _Held(stamp, _head(data), data)
     _hold(key, held)
     return held.data
@@ -52,7 +53,7 @@ def read_head(path: str | os.PathLike[str]) -> dict | None:
     """Of a file whose content is a mapping, ``info`` and ``categories``; of others None.
 
     Raises:
-        OSError, ValueError, RecursionError: as :func:`read_json`.
+        OSError, ValueError: as :func:`read_json`.
     """
     held = _held.get(_key(path, "utf-8"))
     if held is not None and held.stamp == _stamp(os.stat(path)):

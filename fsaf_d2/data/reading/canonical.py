@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from .formats.source import Source
@@ -48,8 +49,8 @@ def match_categories(train: Sequence[Mapping], other: Sequence[Mapping], place: 
             f"{' and more' if len(ids) > 20 else ''}. Names must be the same, capitals and spaces "
             "too: rename or remove them, or add them to the training data."
         )
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    twice, count = Counter(names).most_common(1)[0] if names else ("", 0)
+    if count > 1:
         raise ValueError(f"Two categories of '{place}' have the name {twice!r:.99}.")
     return {category["id"]: ids[category["name"]] for category in other}
 

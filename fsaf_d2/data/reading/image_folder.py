@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import os
 
+# Letters that file systems take, and folders in each other: each of them is looked up.
+MAX_NAME = 4096
+MAX_FOLDERS = 64
+
+
+def is_short(name: str) -> bool:
+    """Whether a file name is none that takes long to be looked up."""
+    return len(name) <= MAX_NAME and name.count("/") <= MAX_FOLDERS
+
 
 class ImageFolder:
     """An image folder whose links are looked up once, not for each of 100,000 images."""
@@ -16,7 +25,7 @@ class ImageFolder:
     def holds(self, name: str) -> bool:
         """Whether this file name leads to a place in the folder, there or not."""
         # detectron2 fetches addresses, which a name is where the folder is ''.
-        if "\0" in name or "://" in name:
+        if "\0" in name or "://" in name or not is_short(name):
             return False
         try:
             os.fsencode(name)
@@ -38,6 +47,8 @@ class ImageFolder:
         try:
             with os.scandir(folder or os.curdir) as entries:
                 return True, {entry.name for entry in entries if entry.is_symlink()}
+        except (FileNotFoundError, NotADirectoryError):
+            return True, set()
         except OSError:
             return True, None
 

@@ -11,6 +11,7 @@ from itertools import takewhile
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from .image_folder import is_short
 from .image_names import UNREAD, ending, is_hidden
 
 # A folder with more files is not looked through to its end.
@@ -38,6 +39,8 @@ class NearNames:
 
     def find(self, name: str) -> Near | None:
         """The file there whose name is nearest to one that is not there."""
+        if not is_short(name):
+            return None
         if self._by_key is None:
             self._by_key = self._listed()
         parts = _parts(name)

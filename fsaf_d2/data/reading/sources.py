@@ -47,7 +47,7 @@ def _open(path: str, split: Split) -> Source:
             source = coco.read(*pair)
             note_leftovers(source, [source.image_root], coco.find_beside(pair[0]))
             return source
-        return _choose(path, yolo.find_in_yaml(path), split)
+        return _choose(path, yolo.find_in_yaml(path, is_meant=True), split)
     if not os.path.isdir(path):
         raise SourceError(_not_there(path))
     return _choose(path, _candidates(path), split)

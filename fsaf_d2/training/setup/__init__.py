@@ -2,8 +2,7 @@
 
 from .devices import require_gpus
 from .own_data import saved_classes, use_own_data
-from .ownership import owned
 from .prepare import prepare
 from .ranges import require_ranges
 
-__all__ = ["owned", "prepare", "require_gpus", "require_ranges", "saved_classes", "use_own_data"]
+__all__ = ["prepare", "require_gpus", "require_ranges", "saved_classes", "use_own_data"]

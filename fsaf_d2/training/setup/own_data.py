@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 
-import yaml
 from detectron2.config import CfgNode
 
-from ...config import plain_yaml
 from ...config_keys import COMMAND_LINE, derive, given
 from ...data.checking.own_writing import write_evaluation_data, write_own_data
 from ...data.reading.own import EVAL, TRAIN, VAL, own_file, set_own_data
+from ...plain_json import load_json
+from ...plain_yaml import plain_yaml
+from ...prediction.said_fields import CHECKPOINT
+from ...regular_files import open_regular
 from ...weights.weights_files import load_file
 from ..launch import first_process_first, torchrun_process
 
@@ -82,8 +83,7 @@ def derive_eval_period(cfg: CfgNode) -> list[str]:
     key = "TEST.EVAL_PERIOD"
     if tuple(cfg.DATASETS.TRAIN) != (TRAIN,) or not cfg.DATASETS.TEST or given(cfg, key):
         return []
-    with open(own_file(cfg, TRAIN), encoding="utf-8") as file:
-        num_images = len(json.load(file)["images"])
+    num_images = len(load_json(own_file(cfg, TRAIN))["images"])
     period = max(math.ceil(num_images / cfg.SOLVER.IMS_PER_BATCH), cfg.SOLVER.MAX_ITER // 10)
     before = cfg.TEST.EVAL_PERIOD
     derive(cfg, key, period)
@@ -109,11 +109,11 @@ def saved_classes(path: str, *, trust: bool = False) -> list[dict] | None:
         return None
     checkpoint = load_file(path, trust=trust)
     names, ids = checkpoint.get("class_names"), checkpoint.get("category_ids")
-    if not (isinstance(names, list) and names and all(isinstance(x, str) for x in names)):
+    if not CHECKPOINT["class_names"].holds(names):
         return None
-    is_known = isinstance(ids, list) and len(ids) == len(names) and all(type(x) is int for x in ids)
+    is_known = CHECKPOINT["category_ids"].holds(ids) and len(ids) == len(names)
     # Readers of COCO files put classes in the order of their ids.
-    if not is_known or ids != sorted(set(ids)):
+    if not is_known or ids != sorted(ids):
         ids = range(1, len(names) + 1)
     return [{"id": key, "name": name} for key, name in zip(ids, names)]
 
@@ -139,8 +139,8 @@ def _is_run_on_own_data(cfg: CfgNode) -> bool:
     """Whether the config that the run of the output folder has written says so."""
     file = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
     try:
-        with open(file, encoding="utf-8") as text:
-            config = plain_yaml(text.read(), file)
+        with open_regular(file, "r", encoding="utf-8") as text:
+            config = plain_yaml(text.read(), f"'{file}'")
         return list(config["DATASETS"]["TRAIN"]) == [TRAIN] and os.path.isfile(own_file(cfg, TRAIN))
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -39,15 +39,15 @@ class Range(NamedTuple):
 
 _POSITIVE = Range(0, is_open=True)
 _COUNT = Range(0)
-_ONE_OR_MORE = Range(1)
+ONE_OR_MORE = Range(1)
 _SHARE = Range(0, 1)
 _SIZES = Range(1, may_be_empty=False)
 
 # Of training alone.
 _TRAINING = {
-    "SOLVER.IMS_PER_BATCH": _ONE_OR_MORE,
+    "SOLVER.IMS_PER_BATCH": ONE_OR_MORE,
     "SOLVER.REFERENCE_BATCH": _COUNT,
-    "SOLVER.MAX_ITER": _ONE_OR_MORE,
+    "SOLVER.MAX_ITER": ONE_OR_MORE,
     "SOLVER.BASE_LR": _POSITIVE,
     "SOLVER.WARMUP_ITERS": _COUNT,
     "SOLVER.WARMUP_FACTOR": _SHARE,
@@ -59,7 +59,7 @@ _TRAINING = {
     "SOLVER.WEIGHT_DECAY_BIAS": _COUNT,
     "SOLVER.BIAS_LR_FACTOR": _COUNT,
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": _POSITIVE,
-    "SOLVER.CHECKPOINT_PERIOD": _ONE_OR_MORE,
+    "SOLVER.CHECKPOINT_PERIOD": ONE_OR_MORE,
     "SOLVER.CHECKPOINTS_TO_KEEP": _COUNT,
     "SOLVER.EMA_DECAY": Range(0, 1, is_open_above=True),
     "SOLVER.NON_FINITE.MAX_TIMES": _COUNT,
@@ -68,7 +68,7 @@ _TRAINING = {
     "TEST.SAMPLES": _COUNT,
     "TEST.LEVEL_LENS": _COUNT,
     "INPUT.MIN_SIZE_TRAIN": _SIZES,
-    "INPUT.MAX_SIZE_TRAIN": _ONE_OR_MORE,
+    "INPUT.MAX_SIZE_TRAIN": ONE_OR_MORE,
     "INPUT.COLOR_JITTER": Range(0, 1, is_open_above=True),
     "INPUT.CROP.SIZE": _POSITIVE,
     "DATALOADER.MAX_UNREADABLE": _COUNT,
@@ -77,17 +77,17 @@ _TRAINING = {
 _ALWAYS = {
     "DATALOADER.NUM_WORKERS": _COUNT,
     "INPUT.MIN_SIZE_TEST": _COUNT,
-    "INPUT.MAX_SIZE_TEST": _ONE_OR_MORE,
-    "INPUT.MAX_PIXELS": _ONE_OR_MORE,
-    "TEST.DETECTIONS_PER_IMAGE": _ONE_OR_MORE,
-    "TEST.AUG.MIN_SIZES": _ONE_OR_MORE,
-    "TEST.AUG.MAX_SIZE": _ONE_OR_MORE,
+    "INPUT.MAX_SIZE_TEST": ONE_OR_MORE,
+    "INPUT.MAX_PIXELS": ONE_OR_MORE,
+    "TEST.DETECTIONS_PER_IMAGE": ONE_OR_MORE,
+    "TEST.AUG.MIN_SIZES": ONE_OR_MORE,
+    "TEST.AUG.MAX_SIZE": ONE_OR_MORE,
     "MODEL.PIXEL_STD": _POSITIVE,
     "MODEL.BACKBONE.FREEZE_AT": _COUNT,
-    "MODEL.FPN.OUT_CHANNELS": _ONE_OR_MORE,
+    "MODEL.FPN.OUT_CHANNELS": ONE_OR_MORE,
     "MODEL.ANCHOR_GENERATOR.SIZES": _POSITIVE,
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": _POSITIVE,
-    "MODEL.RETINANET.NUM_CLASSES": _ONE_OR_MORE,
+    "MODEL.RETINANET.NUM_CLASSES": ONE_OR_MORE,
     "MODEL.RETINANET.NUM_CONVS": _COUNT,
     "MODEL.RETINANET.PRIOR_PROB": Range(0, 1, is_open=True, is_open_above=True),
     "MODEL.RETINANET.FOCAL_LOSS_ALPHA": Range(most=1),
@@ -95,8 +95,8 @@ _ALWAYS = {
     "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": _COUNT,
     "MODEL.RETINANET.SCORE_THRESH_TEST": _SHARE,
     "MODEL.RETINANET.NMS_THRESH_TEST": _SHARE,
-    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": _ONE_OR_MORE,
-    "MODEL.ROI_HEADS.NUM_CLASSES": _ONE_OR_MORE,
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": ONE_OR_MORE,
+    "MODEL.ROI_HEADS.NUM_CLASSES": ONE_OR_MORE,
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": _SHARE,
     "MODEL.ROI_HEADS.NMS_THRESH_TEST": _SHARE,
 }
@@ -108,8 +108,11 @@ def require_ranges(cfg: CfgNode, *, eval_only: bool = False) -> None:
     Raises:
         ValueError: some cannot; there is a line for each, with the place that gave it.
     """
-    table = _ALWAYS if eval_only else {**_TRAINING, **_ALWAYS}
-    lines = [line for key, allowed in table.items() for line in _flaws(cfg, key, allowed)]
+    lines = []
+    for key, allowed in ranges_of(eval_only).items():
+        place = given(cfg, key)
+        source = f" (given by {place.place})" if place else ""
+        lines += flaws_of(key, value_of(cfg, key), allowed, source)
     if lines:
         raise ValueError("\n".join(lines))
 
@@ -126,16 +129,23 @@ def lines_of_warm_up(cfg: CfgNode) -> list[str]:
     return []
 
 
-def _flaws(cfg: CfgNode, key: str, allowed: Range) -> Iterator[str]:
-    value = value_of(cfg, key)
-    place = given(cfg, key)
-    source = f" (given by {place.place})" if place else ""
+def ranges_of(eval_only: bool) -> dict[str, Range]:
+    """By keys of ``train_net.py``'s configs."""
+    return _ALWAYS if eval_only else {**_TRAINING, **_ALWAYS}
+
+
+def flaws_of(name: str, value: object, allowed: Range, source: str = "") -> Iterator[str]:
+    """Say what is wrong with a number, or with the first of a list that is out of range.
+
+    Args:
+        source: who gave it, for the end of the sentence.
+    """
     numbers = list(_numbers(value))
     if not numbers and not allowed.may_be_empty:
-        yield f"{key} must have a number, not {value!r}{source}."
+        yield f"{name} must have a number, not {value!r}{source}."
     for number in numbers:
         if not allowed.holds(number):
-            yield f"{key} must be {allowed}, not {number!r}{source}."
+            yield f"{name} must be {allowed}, not {number!r}{source}."
             return
 
 

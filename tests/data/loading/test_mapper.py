@@ -100,9 +100,11 @@ def test_decodes_as_detectron2(tmp_path, kind, image_format):
 def test_opencv_decodes_what_it_decodes_alike(tmp_path, monkeypatch, kind):
     file = tmp_path / "image"
     file.write_bytes({**JPEGS, **OTHERS}[kind])
-    theirs = utils.read_image
+    theirs = utils.convert_PIL_to_numpy
     calls = []
-    monkeypatch.setattr(utils, "read_image", lambda *args: calls.append(args) or theirs(*args))
+    monkeypatch.setattr(
+        utils, "convert_PIL_to_numpy", lambda *args: calls.append(args) or theirs(*args)
+    )
     read_image(str(file), "BGR")
     assert len(calls) == (kind in OTHERS)
 

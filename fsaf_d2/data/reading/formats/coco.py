@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 
+from ....regular_files import open_regular
 from ..annotation_files import MAX_BYTES, read_json
 from ..image_folder import ImageFolder
 from ..image_names import IMAGES
@@ -123,10 +124,10 @@ def _with_whole_numbers(entry: object) -> object:
 
 def _load(path: str) -> dict:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             encoding = encoding_of(file.read(2))
         data = read_json(path, encoding=encoding)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise SourceError(f"'{path}' is not JSON ({type(error).__name__}: {error}).") from error
     if not isinstance(data, dict):
         raise SourceError(

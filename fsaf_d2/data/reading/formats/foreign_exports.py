@@ -54,7 +54,7 @@ def explain_json(path: str) -> str:
     """What a JSON file is that is not COCO's, and what to do; empty if not known."""
     try:
         return explain_data(path, read_json(path, encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return ""
 
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 
+from ....regular_files import open_regular
 from ..image_folder import ImageFolder
 from ..image_names import is_hidden, is_image
 from .source import SourceError
@@ -90,7 +91,7 @@ def read_text(folder: ImageFolder, name: str, limit: int = MAX_TEXT) -> bytes:
     """
     if not folder.holds(name):
         raise ValueError("it leads out of its folder, and is refused")
-    with open(os.path.join(folder.root, name), "rb") as file:
+    with open_regular(os.path.join(folder.root, name)) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
         raise ValueError(f"it is larger than {limit} bytes, and is refused")

@@ -6,6 +6,7 @@ import math
 import re
 from xml.etree import ElementTree
 
+from ..plain_numbers import decimal
 from .foreign_exports import explain_xml
 
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)["']""")
@@ -15,6 +16,9 @@ _ENCODINGS = re.compile(
     r"|euc-\w+|koi8-r",
     re.IGNORECASE,
 )
+MAX_DEPTH = 50
+# Of one image; an object has some ten.
+MAX_ELEMENTS = 500_000
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -67,17 +71,37 @@ def _parse(content: bytes) -> ElementTree.Element:
     if "<!DOCTYPE" in text:
         raise ValueError("it declares a document type (<!DOCTYPE), which could make it unfold")
     try:
-        return ElementTree.fromstring(text)
-    except (ElementTree.ParseError, RecursionError) as error:
+        return ElementTree.fromstring(text, ElementTree.XMLParser(target=_Shallow()))
+    except ElementTree.ParseError as error:
         raise ValueError(f"it is not XML ({error})") from error
 
 
+class _Shallow(ElementTree.TreeBuilder):
+    """Builds a tree of bounded depth and number of elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._depth = self._count = 0
+
+    def start(self, tag: str, attrs: dict[str, str]) -> ElementTree.Element:
+        self._depth, self._count = self._depth + 1, self._count + 1
+        if self._depth > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+        if self._count > MAX_ELEMENTS:
+            raise ValueError(f"it has more than {MAX_ELEMENTS} elements")
+        return super().start(tag, attrs)
+
+    def end(self, tag: str) -> ElementTree.Element:
+        self._depth -= 1
+        return super().end(tag)
+
+
 def _number(box: ElementTree.Element, side: str) -> float:
-    text = (box.findtext(side) or "").strip()
+    text = (box.findtext(side) or "").strip(" \t\r\n")
     try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"its <{side}> is {text!r:.99}, no number") from None
+        return decimal(text)
+    except ValueError as error:
+        raise ValueError(f"its <{side}>: {error}") from None
 
 
 def box_of(xmin: float, ymin: float, xmax: float, ymax: float) -> list[float]:

@@ -25,6 +25,9 @@ from .yolo_yaml import (
     split_parts,
 )
 
+# Of one YAML file, which may call them as it likes.
+MAX_SPLITS = 20
+
 
 def find(folder: str) -> list[Candidate]:
     """What YAML files of a folder name, else ``images/`` with ``labels/``, or texts by images."""
@@ -54,15 +57,22 @@ def find(folder: str) -> list[Candidate]:
     return []
 
 
-def find_in_yaml(path: str) -> list[Candidate]:
-    """The splits of a YAML file; none if it is about something else."""
+def find_in_yaml(path: str, *, is_meant: bool = False) -> list[Candidate]:
+    """The splits of a YAML file; none if it is about something else.
+
+    Raises:
+        SourceError: it cannot be read, but is meant, or is by its name.
+    """
     try:
         settings = read_settings(path)
     except SourceError:
         # There are YAML files of many programs; these are meant.
-        if os.path.basename(path).lower().startswith(("data.", "dataset.")):
+        if is_meant or os.path.basename(path).lower().startswith(("data.", "dataset.")):
             raise
         return []
+    keys = [x for x in settings if split_of(x) and "names" in settings and settings[x]]
+    if len(keys) > MAX_SPLITS:
+        raise SourceError(f"'{path}' names {len(keys)} splits, more than {MAX_SPLITS}.")
     return [
         Candidate(
             "yolo",
@@ -71,8 +81,7 @@ def find_in_yaml(path: str) -> list[Candidate]:
             functools.partial(read_yaml, path, key),
             _places_of_split(path, settings, key),
         )
-        for key in settings
-        if split_of(key) and "names" in settings and settings[key]
+        for key in keys
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -15,11 +16,17 @@ from ..image_folder import ImageFolder
 from ..image_headers import image_size
 from ..image_names import IMAGES
 from ..near_names import NearNames, near_text
+from ..plain_numbers import decimal, is_in_range
 from .foreign_files import list_images, list_tree, read_lines
 from .source import Finding
 from .yolo_lines import LABEL_FORMATS, Format, Votes, group_of, raw_box, readings
 from .yolo_yaml import NAMES_FILES
 
+# Objects of an image, and numbers of an object.
+MAX_LINES = 100_000
+MAX_NUMBERS = 20_000
+# Those between numbers; Python's split knows many more.
+_SPACES = re.compile("[ \t]+")
 _REMEDY = (
     "A line is: class x y width height, or class x1 y1 x2 y2 x3 y3 ..., shares of the image from "
     "0 to 1, with spaces between."
@@ -120,6 +127,8 @@ class LabelReader:
         path = os.path.join(labels.root, label)
         try:
             lines = read_lines(labels, label)
+            if len(lines) > MAX_LINES:
+                raise ValueError(f"it has {len(lines)} lines, more than {MAX_LINES}")
         except (ValueError, OSError) as error:
             self._find("unreadable annotation file", path, str(error), "Mend or remove the file.")
             return
@@ -127,15 +136,17 @@ class LabelReader:
             if not line.strip():
                 continue
             try:
-                self._line(line.split(), image, f"{path}:{number}")
+                self._line(_SPACES.split(line.strip(" \t")), image, f"{path}:{number}")
             except ValueError as error:
                 value = f"{line.strip():.80} ({error})"
                 self._find("unreadable object", f"{path}:{number}", value, _REMEDY)
 
     def _line(self, words: list[str], image: dict, place: str) -> None:
-        category, *numbers = (float(word) for word in words)
+        if len(words) > MAX_NUMBERS:
+            raise ValueError(f"{len(words)} numbers, more than {MAX_NUMBERS}")
+        category, *numbers = map(decimal, words)
         found = readings(numbers, self._stated)
-        if not category.is_integer():
+        if not (category.is_integer() and is_in_range(int(category))):
             raise ValueError("the class is no whole number")
         annotation = {
             "id": len(self.data["annotations"]) + 1,

@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from ..plain_numbers import whole
 from .source import SourceError
 
 # Values of label_format: what a line is behind its class.
@@ -60,10 +61,13 @@ def stated_format(path: str, settings: dict[str, object]) -> Format:
     """
     shape, name = settings.get("kpt_shape"), settings.get("label_format")
     if shape is not None:
-        is_pair = isinstance(shape, list) and len(shape) == 2
-        if not (is_pair and all(str(x).isascii() and str(x).isdecimal() for x in shape)):
-            raise SourceError(f"'{path}': 'kpt_shape' must be [number of keypoints, 2 or 3].")
-        shape = (int(shape[0]), int(shape[1]))
+        try:
+            first, second = map(whole, shape)
+        except (ValueError, TypeError) as error:
+            raise SourceError(
+                f"'{path}': 'kpt_shape' must be [number of keypoints, 2 or 3]."
+            ) from error
+        shape = (first, second)
         if not (0 < shape[0] < 10_000 and shape[1] in (2, 3)):
             raise SourceError(f"'{path}': 'kpt_shape' {list(shape)} is not [keypoints, 2 or 3].")
     if name is not None and name not in LABEL_FORMATS:

@@ -11,19 +11,19 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-import yaml
-
-from ....config import plain_yaml
-from ..image_folder import ImageFolder
+from ....plain_yaml import MAX_YAML, YamlError, plain_yaml
+from ..image_folder import ImageFolder, is_short
 from ..image_names import is_hidden
+from ..plain_numbers import whole
 from .foreign_files import decode_text, find_entry, list_files, read_lines, read_text
 from .source import Finding, SourceError, is_split_folder
 from .yolo_lines import Format, stated_format
 from .yolo_lists import resolve_list
 
+# Folders and lists that a split may name.
+MAX_PLACES = 1000
 # Names of the classes, one in each line.
 NAMES_FILES = ("classes.txt", "obj.names", "classes.names")
-_MAX_YAML = 1 << 20
 
 
 class Classes(NamedTuple):
@@ -59,16 +59,15 @@ def read_settings(path: str) -> dict[str, object]:
     """
     folder, name = os.path.split(path)
     try:
-        text = decode_text(read_text(ImageFolder(folder), name, _MAX_YAML))
-        # Refuses tags and what unfolds.
-        content = plain_yaml(text, path)
-        texts = yaml.load(text, yaml.BaseLoader)
-    except (ValueError, OSError, yaml.YAMLError, RecursionError) as error:
+        text = decode_text(read_text(ImageFolder(folder), name, MAX_YAML))
+        settings = plain_yaml(text, f"'{path}'", as_texts=True)
+    except YamlError as error:
+        raise SourceError(str(error)) from error
+    except (ValueError, OSError) as error:
         raise SourceError(f"'{path}' cannot be read: {error}.") from error
-    if not isinstance(content, dict):
+    if not isinstance(settings, dict):
         raise SourceError(f"'{path}' must be a mapping of keys to values.")
-    empty = {str(key) for key, value in content.items() if value is None}
-    return {key: None if key in empty else value for key, value in texts.items()}
+    return settings
 
 
 def load_names(path: str, settings: dict[str, object]) -> list[str]:
@@ -81,7 +80,7 @@ def load_names(path: str, settings: dict[str, object]) -> list[str]:
     names = settings.get("names")
     if isinstance(names, dict):
         try:
-            numbered = {int(key): name for key, name in names.items()}
+            numbered = {whole(key): name for key, name in names.items()}
         except ValueError:
             numbered = {}
         if sorted(numbered) != list(range(len(names))):
@@ -105,14 +104,25 @@ def split_parts(path: str, settings: dict[str, object], key: str) -> Parts:
     """
     values = settings.get(key)
     values = [values] if isinstance(values, str) else values
-    if not (isinstance(values, list) and values and all(isinstance(x, str) for x in values)):
-        raise SourceError(f"'{path}': '{key}' must be a folder, or a list of folders.")
-    base = str(settings.get("path") or "")
+    if not (isinstance(values, list) and values and all(map(_is_name, values))):
+        raise SourceError(f"'{path}': '{key:.99}' must be a folder, or a list of folders.")
+    values = list(dict.fromkeys(values))
+    if len(values) > MAX_PLACES:
+        raise SourceError(
+            f"'{path}': '{key:.99}' names {len(values)} folders, more than the {MAX_PLACES} that "
+            "are read: put the images into fewer."
+        )
+    base = settings.get("path") or ""
+    if base and not _is_name(base):
+        raise SourceError(f"'{path}': 'path' must be a folder.")
     own = os.path.dirname(path) or os.curdir
-    found = Parts([], [], [], set())
+    found, known = Parts([], [], [], set()), set()
     for value in values:
         place = _place(path, base, f"{key}: {value}", value)
         if os.path.isdir(place):
+            if os.path.realpath(place) in known:
+                continue
+            known.add(os.path.realpath(place))
             found.parts.append(Part(place, _own_labels(own, place)))
             continue
         listed = resolve_list(own, base, place)
@@ -125,6 +135,10 @@ def split_parts(path: str, settings: dict[str, object], key: str) -> Parts:
         first = f" {found.findings[0].value}" if found.findings else ""
         raise SourceError(f"'{path}': '{key}' lists no image that is there.{first}")
     return found
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value != "" and is_short(value)
 
 
 def _own_labels(own: str, images: str) -> str:
@@ -255,7 +269,7 @@ def _names_files(folder: str) -> dict[str, list[str]]:
 
 def _lines(path: str, folder: ImageFolder, name: str) -> list[str]:
     try:
-        lines = read_lines(folder, name, _MAX_YAML)
+        lines = read_lines(folder, name, MAX_YAML)
     except (ValueError, OSError) as error:
         raise SourceError(f"'{path}' cannot be read: {error}.") from error
     names = "\n".join(line.strip() for line in lines).rstrip("\n").split("\n")

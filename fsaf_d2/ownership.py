@@ -1,4 +1,4 @@
-"""One run at a time in an output folder."""
+"""One run or prediction at a time in an output folder."""
 
 from __future__ import annotations
 
@@ -12,27 +12,20 @@ from pathlib import Path
 
 import filelock
 
-from ..launch import torchrun_process
-
 
 @contextlib.contextmanager
 def owned(folder: str | os.PathLike[str], key: str = "OUTPUT_DIR") -> Iterator[None]:
-    """Be the only run that writes to a folder, as long as the body runs.
+    """Be the only process that writes to a folder, as long as the body runs.
 
-    The system gives the lock back when its holder ends, however that is. Of torchrun's processes
-    the first holds it.
+    The system gives the lock back when its holder ends, however that is.
 
     Args:
         folder: it is made where it is missing.
-        key: its name in the config, for messages.
+        key: its name in the config or on the command line, for messages.
 
     Raises:
         ValueError: another run holds the folder; the message names its process and host.
     """
-    process = torchrun_process()
-    if process is not None and process.rank > 0:
-        yield
-        return
     holder, lock = Path(folder, "running.json"), filelock.FileLock(Path(folder, ".lock"))
     try:
         os.makedirs(folder, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Two runs never write to one folder."""
+"""Two runs or predictions never write to one folder."""
 
 import json
 import multiprocessing
@@ -7,7 +7,10 @@ import signal
 
 import pytest
 
-from fsaf_d2.training.setup.ownership import owned
+from fsaf_d2.ownership import owned
+from fsaf_d2.prediction.inputs import Inputs
+from fsaf_d2.prediction.run import predict
+from fsaf_d2.training.launch import owned_output
 
 
 def hold(folder, ready, leave):
@@ -63,3 +66,24 @@ def test_what_cannot_be_locked_is_left_to_those_who_write(tmp_path):
     with owned(tmp_path / "file" / "inside"):
         entered = True
     assert entered and os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("output", ["found", "link"])
+def test_a_second_prediction_is_refused(tmp_path, holder, output):
+    (tmp_path / "found").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "found")
+    words = r"Another run \(process .* writes to --output"
+    with pytest.raises(ValueError, match=words):
+        predict(None, Inputs([], [], []), tmp_path / output)
+
+
+def test_of_torchruns_processes_the_first_owns_the_folder(tmp_path, monkeypatch, holder):
+    names = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    for name in names:
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("RANK", "1")
+    with owned_output(tmp_path):
+        pass
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match="OUTPUT_DIR"), owned_output(tmp_path):
+        pass
