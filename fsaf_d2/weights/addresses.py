@@ -89,7 +89,11 @@ def fetch_from_timm(address: str) -> str:
             f"'{address}' needs timm, which cannot be imported ({error}): pip install 'timm>=1.0'."
         ) from error
     name = address.removeprefix("timm://")
-    published = get_pretrained_cfg(name)
+    try:
+        published = get_pretrained_cfg(name)
+    except RuntimeError:
+        # The network is known, the tag of its weights is not.
+        published = None
     if published is None or not published.hf_hub_id:
         raise ValueError(
             f"'{address}': timm publishes no weights under that name. "

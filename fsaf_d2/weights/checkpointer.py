@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
@@ -64,7 +65,9 @@ class SafeCheckpointer(DetectionCheckpointer):
         options = parse_qs(query)
         self._source = path
         self._heuristics = options.pop("matching_heuristics", None) == ["True"]
-        (self._sha256,) = options.pop("sha256", [""])
+        self._sha256 = options.pop("sha256", [""])[0].lower()
+        if self._sha256 and not re.fullmatch("[0-9a-f]{8,64}", self._sha256):
+            raise ValueError(f"Weights '{path}': sha256 must be 8 to 64 digits in hexadecimal.")
         if options:
             raise ValueError(f"Weights '{path}': unknown options {', '.join(options)} behind '?'.")
         return super().load(path, *args, **kwargs)

