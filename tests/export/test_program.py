@@ -207,7 +207,12 @@ def test_a_file_decides_as_detectron2_does_where_rounding_decides(
     monkeypatch.setattr(model, "suppression", Suppression(max_detections=count))
     write_program(exported.detector, exported.file, kind)
     promise = sidecar_file(exported.file)
-    more = read_sidecar(promise.read_bytes(), "promise")._replace(max_detections=count)
+    more = read_sidecar(promise.read_bytes(), "promise")._replace(
+        max_detections=count,
+        class_names=[f"class {i}" for i in range(80)],
+        category_ids=list(range(80)),
+        thresholds=[0.5] * 80,
+    )
     promise.write_text(more.to_text())
     image, sizes = torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]])
     outputs = exported.load().model._program(image, sizes)
