@@ -88,6 +88,8 @@ GROUPS = {"table-1": list(TABLE_1), "family": ["anchors-only", "both-online", *_
 DATA = {
     "digits": Data("configs/demo/digits.yaml", ("TEST.EVAL_PERIOD", "350")),
     "bloodcells": Data("configs/examples/bloodcells.yaml"),
+    "bloodcells_lite": Data("configs/examples/bloodcells_lite.yaml"),
+    "nuclei_lite": Data("configs/examples/nuclei_lite.yaml"),
     "nuclei": Data("configs/examples/nuclei.yaml"),
     "bloodcells_R_50": Data("configs/examples/bloodcells_R_50.yaml"),
     "nuclei_R_50": Data("configs/examples/nuclei_R_50.yaml"),
