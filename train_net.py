@@ -1,9 +1,7 @@
 #!/usr/bin/env python
 """Train or evaluate a detector: `fsaf-d2 train`, see --help."""
 
-import sys
-
 from fsaf_d2.commands.train_command import argument_parser, main, one_sentence, read_config  # noqa: F401
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,4 +1,4 @@
-"""``python -m fsaf_d2 COMMAND``: the program ``fsaf-d2``, for torchrun and where it is on no PATH."""
+"""``python -m fsaf_d2 COMMAND``: ``fsaf-d2``, for torchrun and where it is on no PATH."""
 
 import sys
 

@@ -1,9 +1,7 @@
 #!/usr/bin/env python
 """Evaluate predictions: `fsaf-d2 evaluate --predictions`, see --help."""
 
-import sys
-
 from fsaf_d2.commands.predictions_command import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

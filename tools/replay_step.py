@@ -1,9 +1,7 @@
 #!/usr/bin/env python
 """Repeat a step that was not finite: `fsaf-d2 replay`, see --help."""
 
-import sys
-
 from fsaf_d2.commands.replay_command import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

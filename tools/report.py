@@ -1,9 +1,7 @@
 #!/usr/bin/env python
 """Write report.html anew: `fsaf-d2 report`, see --help."""
 
-import sys
-
 from fsaf_d2.commands.report_command import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
