@@ -35,9 +35,8 @@ def site(tmp_path_factory) -> Path:
     build = [*pip, "wheel", "--no-index", "--no-deps", "--no-build-isolation", "-w", folder, source]
     subprocess.run(build, check=True)
     (wheel,) = folder.glob("*.whl")
-    subprocess.run(
-        [*pip, "install", "--no-index", "--no-deps", "--target", site, wheel], check=True
-    )
+    install = [*pip, "install", "--no-index", "--no-deps", "--target", site, wheel]
+    subprocess.run(install, check=True)
     shutil.rmtree(source)
     return site
 
