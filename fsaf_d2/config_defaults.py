@@ -71,6 +71,9 @@ def _add_training(cfg: CfgNode) -> None:
     cfg.SOLVER.REFERENCE_BATCH = 0
     # "SGD" (detectron2's own builder) or "ADAMW".
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # The learning rate of the backbone's first part (a ResNet, a network of timm), as a share of
+    # that of neck, towers and branches. Not in the paper; for short runs from ImageNet weights.
+    cfg.SOLVER.BACKBONE_LR_FACTOR = 1.0
     # Update all weights in one pass over them; equal to detectron2's step up to rounding.
     cfg.SOLVER.FUSED = True
     # Train under bfloat16 autocast; unlike SOLVER.AMP also on a CPU, and no loss is scaled.

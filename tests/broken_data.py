@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask
 
 from fsaf_d2.data.reading.sources import Source
 
@@ -399,6 +400,44 @@ def _spanned(data: dict) -> dict:
 @breaks("annotation without box", r"its segmentation spans \[20, 10, 15, 8\.5\]", _spanned)
 def segmentation_alone(data, images):
     _spanned(data)
+    del data["annotations"][4]["bbox"]
+
+
+MASK_SPANS = r"its segmentation spans \[20\.0, 10\.0, 15\.0, 8\.0\]"
+
+
+def _masked(packed: bool):
+    """A mask of columns 20 to 34 and rows 10 to 17, run by run."""
+    runs, gap = [20 * HEIGHT + 10, 8], HEIGHT - 8
+    for _ in range(14):
+        runs += [gap, 8]
+    runs.append(WIDTH * HEIGHT - sum(runs))
+    size = [HEIGHT, WIDTH]
+    counts = mask.frPyObjects({"counts": runs, "size": size}, *size)["counts"].decode()
+
+    def mended(data: dict) -> dict:
+        data["annotations"][4].update(
+            bbox=[20, 10, 15, 8],
+            segmentation={"counts": counts if packed else runs, "size": size},
+        )
+        return data
+
+    return mended
+
+
+@breaks("annotation without box", MASK_SPANS, _masked(True))
+def packed_mask_alone(data, images):
+    _masked(True)(data)
+    del data["annotations"][4]["bbox"]
+
+
+@breaks(
+    "annotation without box",
+    r"its segmentation spans \[20\.0, 10\.0, 15\.0, 8\.0\]",
+    _masked(False),
+)
+def mask_alone(data, images):
+    _masked(False)(data)
     del data["annotations"][4]["bbox"]
 
 

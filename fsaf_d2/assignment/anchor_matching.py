@@ -11,7 +11,7 @@ Boxes are (x0, y0, x1, y1) in pixels of the network's input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -180,46 +180,49 @@ def best_objects(
     counts = torch.bincount(tile, minlength=num_images * tiles.num_locations)
     starts = counts.cumsum(0) - counts
 
-    object_index, tile = _reached_tiles(kinds, objects, tiles)
     boxes = kinds.boxes(anchor_index, grid)
     areas, object_areas = _area(boxes), _area(objects.boxes)
     # An IoU is no more than the smaller of two areas is of the larger.
     smallest, largest = (areas * known_iou * (1 - SLACK), areas / known_iou * (1 + SLACK))
     best_iou = torch.zeros(len(order))
     best = torch.full_like(order, num_objects)
-    for part in split_by_total(counts[tile], MAX_PAIRS):
-        count = counts[tile[part]]
-        pair = torch.repeat_interleave(count)
-        offset = torch.arange(len(pair)) - (count.cumsum(0) - count)[pair]
-        anchor = order[starts[tile[part]][pair] + offset]
-        pair_object = object_index[part][pair]
-        area = object_areas[pair_object]
-        possible = (area >= smallest[anchor]) & (area <= largest[anchor])
-        anchor, pair_object = anchor[possible], pair_object[possible]
-        iou = paired_iou(objects.boxes[pair_object], boxes[anchor]).float()
-        best_iou, best = _keep_best(best_iou, best, anchor, pair_object, iou)
+    for pair_tile, pair_object in _reached_tiles(kinds, objects, tiles):
+        for part in split_by_total(counts[pair_tile], MAX_PAIRS):
+            tile = pair_tile[part]
+            pair = torch.repeat_interleave(counts[tile])
+            offset = torch.arange(len(pair)) - (counts[tile].cumsum(0) - counts[tile])[pair]
+            anchor, found = order[starts[tile][pair] + offset], pair_object[part][pair]
+            area = object_areas[found]
+            possible = (area >= smallest[anchor]) & (area <= largest[anchor])
+            anchor, found = anchor[possible], found[possible]
+            iou = paired_iou(objects.boxes[found], boxes[anchor]).float()
+            best_iou, best = _keep_best(best_iou, best, anchor, found, iou)
     return best
 
 
-def _reached_tiles(kinds: AnchorKinds, objects: Objects, tiles: Grid) -> tuple[Tensor, Tensor]:
-    """List the tiles with anchors that an object can overlap: (T,) objects and (T,) tiles."""
+def _reached_tiles(
+    kinds: AnchorKinds, objects: Objects, tiles: Grid
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """List the tiles with anchors that objects can overlap: pieces of (T,) tiles and objects."""
     num_levels = len(tiles.strides)
     # An anchor overlaps an object only where its point is in the object widened by its own sides.
     sides = kinds.cell_anchors.view(num_levels, -1, 4)
     reach = torch.cat([sides[..., 2:].amax(dim=1), sides[..., :2].amin(dim=1)], dim=1)
-    ends = (objects.boxes.double()[:, None] - reach) / tiles.strides[:, None] - kinds.offset / TILE
-    ends = ends.floor().long()
     limits = torch.stack([tiles.widths, tiles.heights], dim=1)
-    first = ends[..., :2].clamp(min=0).minimum(limits)
-    last = (ends[..., 2:] + 1).minimum(limits).maximum(first)
-    region, tile = list_locations(
-        torch.cat([first, last], dim=2).flatten(0, 1),
-        torch.arange(num_levels).repeat(len(objects.boxes)),
-        tiles,
-    )
-    object_index = region // num_levels
-    tile += objects.image_index[object_index] * tiles.num_locations
-    return object_index, tile
+    size = max(MAX_PAIRS // tiles.num_locations, 1)
+    for start in range(0, len(objects.boxes), size):
+        boxes = objects.boxes[start : start + size].double()
+        ends = (boxes[:, None] - reach) / tiles.strides[:, None] - kinds.offset / TILE
+        ends = ends.floor().long()
+        first = ends[..., :2].clamp(min=0).minimum(limits)
+        last = (ends[..., 2:] + 1).minimum(limits).maximum(first)
+        region, tile = list_locations(
+            torch.cat([first, last], dim=2).flatten(0, 1),
+            torch.arange(num_levels).repeat(len(boxes)),
+            tiles,
+        )
+        object_index = start + region // num_levels
+        yield tile + objects.image_index[object_index] * tiles.num_locations, object_index
 
 
 def _keep_best(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -35,6 +36,8 @@ _BYTES, _BYTES_PER_BYTE, _BYTES_PER_PIXEL, _BYTES_PER_THREAD = 5 << 28, 6, 1 << 
 _SECONDS, _SECONDS_PER_BYTE, _SECONDS_PER_PIXEL, _SECONDS_PER_PAIR = 3.0, 5e-8, 5e-4, 7e-8
 # All branches joined in one detector have 20400.
 MAX_OPERATORS = 25_000
+# So many times what may be computed is waited for, where other processes compute as well.
+_PATIENCE = 10
 # Of all that is answered at once: a hundred times of what is not suppressed in 8 images.
 _MAX_ANSWER = 1 << 28
 # As onnxruntime says it.
@@ -110,7 +113,8 @@ class OnnxProgram:
         with self._lock:
             # That the process has ended is seen where it is to answer.
             with contextlib.suppress(OSError):
-                question = {"memory": memory, "most": _MAX_ANSWER}
+                limits = {"memory": memory, "seconds": seconds * self._threads}
+                question = {**limits, "most": _MAX_ANSWER}
                 onnx_runner.write_message(self._process.stdin, question, arrays)
             answer, outputs = self._receive(seconds, f"{too_much} of memory, or ends the runtime.")
         error = as_line(str(answer.get("error", "")))
@@ -128,14 +132,14 @@ class OnnxProgram:
             is_late.set()
             self._process.kill()
 
-        timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), end)
+        timer = threading.Timer(min(_PATIENCE * seconds, threading.TIMEOUT_MAX), end)
         timer.daemon = True
         timer.start()
         try:
             return onnx_runner.read_message(self._process.stdout, _MAX_ANSWER)
         except EOFError as error:
             self._process.kill()
-            if is_late.is_set():
+            if is_late.is_set() or self._process.wait() == -getattr(signal, "SIGXCPU", 0):
                 otherwise = (
                     f"'{self._path}' cannot be run: it takes more than {seconds:.0f} s. Export the "
                     "detector again."

@@ -1,8 +1,8 @@
 """A process that runs one ONNX file, which is not trusted; nothing of it is opened elsewhere.
 
 It is started as a script by :class:`.onnx_process.OnnxProgram`, and needs neither torch nor the
-rest of this project. The system refuses it more memory than a request says, and who started it ends
-it when its time is over. It answers each request, a line of JSON with raw
+rest of this project. The system refuses it more memory than a request says, and ends it when it
+has computed longer. It answers each request, a line of JSON with raw
 numbers behind it, in the same form.
 """
 
@@ -14,6 +14,7 @@ import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
@@ -218,6 +219,21 @@ def limit_memory(num_bytes: int) -> None:
             resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, hard))
 
 
+def limit_time(seconds: float) -> None:
+    """Have the system end this process once it has computed so long from now on, where it can.
+
+    Unlike the time that passes, that does not grow where others compute as well.
+    """
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        end = math.ceil(time.process_time() + seconds)
+        if hard != resource.RLIM_INFINITY:
+            end = min(end, hard)
+        resource.setrlimit(resource.RLIMIT_CPU, (end, hard))
+
+
 class _Answers:
     """What is answered: first of the file, then that it is ready, then what it computes."""
 
@@ -263,6 +279,7 @@ def main(path: str, threads: int, trust: bool) -> None:
         except EOFError:
             return
         limit_memory(request["memory"])
+        limit_time(request["seconds"])
         try:
             answer, outputs = answered.to(request, given)
         except (ValueError, OSError) as error:

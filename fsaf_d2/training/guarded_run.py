@@ -41,7 +41,7 @@ _logger = logging.getLogger("detectron2.fsaf_d2.training")
 # Keys of what an optimizer's state has, which a resumed run takes from its checkpoint.
 _SAVED_KEYS = (
     *("SOLVER.BASE_LR", "SOLVER.BIAS_LR_FACTOR", "SOLVER.MOMENTUM", "SOLVER.NESTEROV"),
-    "SOLVER.WEIGHT_DECAY",
+    *("SOLVER.WEIGHT_DECAY", "SOLVER.BACKBONE_LR_FACTOR"),
 )
 
 

@@ -63,18 +63,23 @@ def test_what_is_done_is_printed(tmp_path, capsys):
     ("max_iter", "given", "period"),
     [
         (100, {}, 10),
-        (10, {}, 2),
+        (40, {}, 10),
+        (10, {}, 0),
+        (10, {"TEST__PATIENCE": 2}, 2),
         (10, {"TEST__EVAL_PERIOD": 0}, 0),
         (10, {"TEST__EVAL_PERIOD": 5}, 5),
     ],
 )
-def test_it_is_evaluated_ten_times_unless_that_is_given(tmp_path, capsys, max_iter, given, period):
+def test_it_is_evaluated_up_to_ten_times_for_a_tenth_of_its_time(
+    tmp_path, capsys, max_iter, given, period
+):
     root = write_coco(tmp_path / "own")
     cfg = own_cfg(tmp_path / "run", SOLVER__MAX_ITER=max_iter, SOLVER__IMS_PER_BATCH=2, **given)
     use_own_data(cfg, root, root)
     prepare(cfg, eval_only=False)
     assert period == cfg.TEST.EVAL_PERIOD
-    assert ("TEST.EVAL_PERIOD: 0 -> " in capsys.readouterr().out) == (not given)
+    is_derived = "TEST__EVAL_PERIOD" not in given
+    assert ("TEST.EVAL_PERIOD: 0 -> " in capsys.readouterr().out) == is_derived
 
 
 def test_a_run_goes_on_with_its_files(tmp_path, capsys):

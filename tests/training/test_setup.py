@@ -194,6 +194,23 @@ def test_the_named_optimizer_is_built(cfg, name, expected):
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.0001}
 
 
+@pytest.mark.parametrize("name", ["SGD", "ADAMW"])
+def test_a_backbone_may_learn_slower(cfg, name):
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BACKBONE_LR_FACTOR = name, 0.25
+    cfg.MODEL.DEVICE = "cpu"
+    model = Trainer.build_model(cfg)
+    optimizer = Trainer.build_optimizer(cfg, model)
+    rates = {x: group["lr"] for group in optimizer.param_groups for x in group["params"]}
+    trained = [(key, x) for key, x in model.named_parameters() if x.requires_grad]
+    assert len(rates) == len(trained)
+    for key, param in trained:
+        share = 0.25 if key.startswith("backbone.bottom_up.") else 1
+        assert rates[param] == pytest.approx(cfg.SOLVER.BASE_LR * share), key
+    model.backbone = torch.nn.Identity()
+    with pytest.raises(ValueError, match=r"SOLVER\.BACKBONE_LR_FACTOR 0\.25 .* set it to 1\.0"):
+        Trainer.build_optimizer(cfg, model)
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_memory_format(cfg, channels_last):
     cfg.MODEL.DEVICE, cfg.MODEL.CHANNELS_LAST = "cpu", channels_last

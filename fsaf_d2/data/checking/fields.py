@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from ..reading.plain_numbers import is_in_range
-from .masks import is_whole_mask
+from .masks import is_whole_mask, mask_box
 
 # Pixels; of what is larger, the corners would not be finite in float32.
 LARGEST = 1e12
@@ -53,8 +53,10 @@ def box_fault(box: object) -> str | None:
 
 
 def segmentation_box(annotation: dict) -> list[float] | None:
-    """The box around the polygons of an annotation, None where there are none to be read."""
+    """The box around the polygons or the mask of an annotation, None where none can be read."""
     polygons = annotation.get("segmentation")
+    if isinstance(polygons, dict) and _can_be_read(polygons):
+        return mask_box(polygons["counts"], polygons["size"])
     if not isinstance(polygons, list) or not polygons:
         return None
     if not all(isinstance(x, list) and len(x) >= 6 and len(x) % 2 == 0 for x in polygons):

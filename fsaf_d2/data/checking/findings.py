@@ -121,7 +121,7 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
     # boxes as they are written
     "annotation without box": (
         "error",
-        "Give it a 'bbox', or remove it. --fix writes that of polygons in its segmentation.",
+        "Give it a 'bbox', or remove it. --fix writes that of its segmentation.",
     ),
     "box of wrong length": ("error", "Write four numbers: x, y, width, height in pixels."),
     "box of strings": ("error", "Write numbers without quotation marks."),

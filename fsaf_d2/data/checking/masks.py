@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pycocotools import mask
+
 from ..reading.image_headers import MAX_PIXELS
 
 
@@ -22,6 +24,17 @@ def is_whole_mask(counts: object, size: object) -> bool:
     except ValueError:
         return False
     return isinstance(runs, list) and all(map(_is_count, runs)) and sum(runs) == num_pixels
+
+
+def mask_box(counts: list[int] | str, size: list[int]) -> list[float] | None:
+    """The box (x, y, width, height) around a mask that :func:`is_whole_mask`; None of an empty one.
+
+    Args:
+        counts, size: as there.
+    """
+    runs = {"counts": counts, "size": size}
+    packed = mask.frPyObjects(runs, *size) if isinstance(counts, list) else runs
+    return mask.toBbox(packed).tolist() if mask.area(packed) else None
 
 
 def _is_count(value: object) -> bool:

@@ -70,9 +70,12 @@ def use_own_data(
 
 
 def derive_eval_period(cfg: CfgNode) -> list[str]:
-    """Evaluate a run on one's own data ten times, but not more often than once in an epoch.
+    """Evaluate a run on one's own data up to ten times, but not more often than once in an epoch.
 
-    That is done where ``TEST.EVAL_PERIOD`` was given nowhere.
+    That is done where ``TEST.EVAL_PERIOD`` was given nowhere. To evaluate an image takes about as
+    long as to train on it, its losses and drawings included: so many evaluations are left out that
+    they are a tenth of the run at the most, if need be all but the one at the end. Where
+    ``TEST.PATIENCE`` counts them, none is.
 
     Args:
         cfg: not frozen, with the batch and ``MAX_ITER`` of the run.
@@ -83,12 +86,17 @@ def derive_eval_period(cfg: CfgNode) -> list[str]:
     key = "TEST.EVAL_PERIOD"
     if tuple(cfg.DATASETS.TRAIN) != (TRAIN,) or not cfg.DATASETS.TEST or given(cfg, key):
         return []
-    num_images = len(load_json(own_file(cfg, TRAIN))["images"])
-    period = max(math.ceil(num_images / cfg.SOLVER.IMS_PER_BATCH), cfg.SOLVER.MAX_ITER // 10)
+    images, to_evaluate = (len(load_json(own_file(cfg, x))["images"]) for x in (TRAIN, VAL))
+    batch, steps = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER
+    period = max(math.ceil(images / batch), steps // 10)
+    if not cfg.TEST.PATIENCE:
+        period = max(period, math.ceil(10 * to_evaluate / batch))
     before = cfg.TEST.EVAL_PERIOD
+    if period >= steps:
+        derive(cfg, key, 0)
+        return [f"{key}: {before} -> 0, at the end alone: more would be over a tenth of the run."]
     derive(cfg, key, period)
-    epochs = period * cfg.SOLVER.IMS_PER_BATCH / num_images
-    return [f"{key}: {before} -> {period}, every {epochs:.1f} epochs (0: at the end alone)."]
+    return [f"{key}: {before} -> {period}, every {period * batch / images:.1f} epochs."]
 
 
 def saved_classes(path: str, *, trust: bool = False) -> list[dict] | None:
