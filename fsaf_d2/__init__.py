@@ -11,7 +11,7 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError(
         "fsaf_d2 needs detectron2, which is not installed. Either install version 0.6 with the\n"
-        "project's own step (no compiler needed):\n"
+        "project's own step (no compiler needed), in a checkout of it:\n"
         "    python tools/install_detectron2.py\n"
         "or the newest one from its repository (needs a C++ compiler and torch):\n"
         "    pip install --no-build-isolation "

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode, downgrade_config, get_cfg, upgrade_config
 from detectron2.config.compat import guess_version
 
+from .commands.calls import call
 from .config_defaults import add_fsaf_config
 from .config_files import ConfigFiles
 from .config_keys import flat, meant_key, record, unread
+from .config_names import find_config
 from .plain_yaml import YamlError, plain_yaml
 from .texts import as_line
 
@@ -30,13 +31,14 @@ def load_config(config_file: str | os.PathLike[str], overrides: Sequence[str] = 
     """Read a YAML config and ``KEY VALUE`` overrides on top of the defaults, executing nothing.
 
     Args:
-        config_file: path of the YAML file; empty for the defaults alone.
+        config_file: path of the YAML file, or the name of a config of the package, such as
+            ``Base-FSAF-lite``, see :func:`.find_config`; empty for the defaults alone.
         overrides: alternating keys and values, as given on a command line.
 
     Raises:
         FileNotFoundError: the file, or one that it names as ``_BASE_``, does not exist.
-        ValueError: the file is not plain YAML (it has ``!!python`` or other tags), or a key or the
-            type of a value is wrong.
+        ValueError: several configs have the name, the file is not plain YAML (it has ``!!python``
+            or other tags), or a key or the type of a value is wrong.
     """
     cfg = get_cfg()
     add_fsaf_config(cfg)
@@ -151,18 +153,13 @@ def _unpaired(overrides: Sequence[str]) -> str:
 
 def _merge_file(cfg: CfgNode, config_file: str) -> list[tuple[str, list[str]]]:
     """Merge a file and those that it names; the keys of each, of a base before its leaf."""
-    if not os.path.exists(config_file):
-        folder, name = os.path.split(config_file)
-        others = os.listdir(folder or os.curdir) if os.path.isdir(folder or os.curdir) else []
-        near = difflib.get_close_matches(name, others, n=1)
-        hint = f" Did you mean '{os.path.join(folder, near[0])}'?" if near else ""
-        raise FileNotFoundError(f"Config file '{config_file}' does not exist.{hint}")
     if config_file.endswith(".py"):
         raise ValueError(
             f"Config file '{config_file}' is Python code, which is not run here. "
-            "tools/lazyconfig_train_net.py trains and evaluates such configs; all else takes YAML, "
+            f"'{call('train-lazy')}' trains and evaluates such configs; all else takes YAML, "
             "which the same models have: configs/lazy/X.py is configs/X.yaml."
         )
+    config_file = find_config(config_file)
     files = ConfigFiles(config_file)
     try:
         _merge_content(cfg, files.content, config_file)

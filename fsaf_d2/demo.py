@@ -14,6 +14,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.env import seed_all_rng
 from tabulate import tabulate
 
+from .commands.calls import call
 from .data.reading.builtin import data_root
 from .data.reading.digits import make_digits
 from .detectors.contract import BRANCH_ENDING
@@ -63,7 +64,7 @@ def run_demo(cfg: CfgNode) -> dict[str, float]:
     if num_drawn == 0:
         print(f"    No box on them has a score of {MIN_SCORE} or more: train longer.")
     print(f"  {output / REPORT}      curves, tables, worst mistakes: open it in a browser")
-    print(f"  {output / 'model_final.pth'}  the detector, for tools/predict.py")
+    print(f"  {output / 'model_final.pth'}  the detector, for {call('predict')}")
     minutes, seconds = divmod(int(time.monotonic() - start), 60)
     print(f"AP50 {metrics['AP50']:.1f} in {minutes} min {seconds} s.")
     return metrics

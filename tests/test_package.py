@@ -21,7 +21,8 @@ def test_without_detectron2_one_error_names_both_ways_to_get_it():
 
 
 def test_prediction_does_not_bring_training():
-    imports = "import fsaf_d2.prediction, fsaf_d2.export.export_command, sys"
+    commands = "from fsaf_d2.commands import export_command, predict_command"
+    imports = f"import fsaf_d2.prediction, sys; {commands}"
     code = f"{imports}; sys.exit(any(x.startswith('fsaf_d2.training') for x in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 

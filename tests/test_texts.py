@@ -10,8 +10,8 @@ import sys
 import pytest
 from formats import write_image
 from models import ROOT
-from programs import load_script
 
+from fsaf_d2.commands import check_command as check_data
 from fsaf_d2.evaluation import write_report
 from fsaf_d2.texts import open_table, show_whatever_is_said, write_rows, write_text
 from fsaf_d2.visualization.detections import draw_caption
@@ -60,7 +60,7 @@ PROGRAMS = sorted(
 def test_every_program_begins_so(program):
     """Itself, or in the module that does its work."""
     text = program.read_text(encoding="utf-8")
-    for module in re.findall(r"from (fsaf_d2\.\w+\.\w+_command) import run", text):
+    for module in re.findall(r"from (fsaf_d2\.\w+\.\w+_command) import", text):
         text += (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
     assert "show_whatever_is_said()" in text
 
@@ -71,7 +71,6 @@ def test_a_class_that_the_terminal_cannot_show(tmp_path, monkeypatch, encoding):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels/照片.txt").write_text("0 0.5 0.5 0.5 0.5\n", encoding="utf-8")
     (tmp_path / "classes.txt").write_text("螺栓\n", encoding="utf-8-sig")
-    check_data = load_script("check_data")
     monkeypatch.setattr(check_data, "plot_statistics", lambda *args, **kwargs: None)
     output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(sys, "stdout", output)
@@ -98,7 +97,6 @@ def test_nothing_that_is_no_letter_is_drawn(tmp_path):
     (tmp_path / "in/labels/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     (tmp_path / "in/classes.txt").write_text("cat\x1b[2J\n")
     folder = (tmp_path / "in").rename(tmp_path / "caf\udce9")
-    check_data = load_script("check_data")
     assert check_data.main([str(folder), "--plot", str(tmp_path / "plot.png")]) == 0
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert draw_caption("caf\udce9", 200).shape[1] == 200

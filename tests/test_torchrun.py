@@ -180,7 +180,7 @@ def test_own_data_are_written_once_and_known_to_all(run, tmp_path):
     root = write_voc(tmp_path / "own")
     out, small = tmp_path / "out", ["--config-file", "configs/Base-FSAF-small.yaml"]
     code, output, errors = run(
-        *(*TWO, "train_net.py", *small, "--train-data", root, "--val-data", root),
+        *(*TWO, "-m", "fsaf_d2", "train", *small, "--train-data", root, "--val-data", root),
         *("OUTPUT_DIR", out, "SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 4),
         *("INPUT.MIN_SIZE_TEST", 96, "DATALOADER.NUM_WORKERS", 0),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..commands.calls import call
 from ..data.checking.checks import check_annotations
 from ..plain_json import load_json
 from .figure_tables import write_csv
@@ -123,9 +124,9 @@ def read_predictions(path: str | os.PathLike[str], truth: GroundTruth) -> Detect
         raise ValueError(f"{here} is not JSON ({type(error).__name__}: {error}).") from error
     if isinstance(entries, dict) and "annotations" in entries:
         raise ValueError(
-            f"{here} is a data set in COCO format, such as tools/predict.py writes of any "
-            "images, whose image ids are its own. Evaluate a detector by train_net.py "
-            "--eval-only, which writes results with the ids of its data set "
+            f"{here} is a data set in COCO format, such as '{call('predict')}' writes of any "
+            f"images, whose image ids are its own. Evaluate a detector by '{call('evaluate')}', "
+            "which writes results with the ids of its data set "
             "(inference/NAME/predictions.json)."
         )
     if not isinstance(entries, list):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..commands.calls import call
 from ..inference.candidates import NONE, Candidates, resized, to_instances
 from ..inference.suppression import Suppression
 from ..regular_files import open_regular
@@ -122,7 +123,7 @@ def _sidecar_of(path: str, copy: str | bytes) -> Sidecar:
     else:
         raise ValueError(
             f"'{path}' says nothing of its classes, and there is no '{file}' beside it: it was not "
-            "made by tools/export.py, which writes both."
+            f"made by '{call('export')}', which writes both."
         )
     return read_sidecar(text, source)
 

@@ -53,7 +53,7 @@ def load_detector(
 ) -> Detector:
     """Load a detector from the checkpoint of a training, which says by itself how it is built.
 
-    Exported ones (``tools/export.py``) are loaded too. They run on the CPU and take no config.
+    Exported ones are loaded too. They run on the CPU and take no config.
 
     Args:
         weights: path of the checkpoint or of an exported detector, or an address that detectron2

@@ -79,7 +79,7 @@ class OnnxProgram:
         if about["nodes"] > MAX_OPERATORS:
             raise ValueError(
                 f"'{path}' is refused: it has {about['nodes']} operators, more than the "
-                f"{MAX_OPERATORS} that any detector of tools/export.py has."
+                f"{MAX_OPERATORS} that any export of this project has."
             )
         self._ask(seconds=_SECONDS_PER_PAIR * about["nodes"] ** 2)
 

@@ -57,7 +57,7 @@ def refuse_unless_plain(model: object, path: str, trust: bool = False) -> None:
     if _names_files(model):
         raise ValueError(
             f"'{path}' is refused: it has weights in other files, whose names may lead anywhere. "
-            "Those of tools/export.py have none."
+            "Those of this project's export have none."
         )
     if trust:
         return
@@ -71,8 +71,8 @@ def refuse_unless_plain(model: object, path: str, trust: bool = False) -> None:
             strange.append(f"an operator {name!r} with a program in it")
     if strange:
         raise ValueError(
-            f"'{path}' is refused: it has {strange[0]}, which tools/export.py writes for no "
-            "detector of this project. For own branches, and files of people whom you trust, there "
+            f"'{path}' is refused: it has {strange[0]}, which no export of this "
+            "project has. For own branches, and files of people whom you trust, there "
             "is --trust-weights; in Python, trust=True."
         )
 
@@ -161,7 +161,7 @@ def open_model(path: str, data: bytes, threads: int) -> Callable[[list], list]:
 def _require_names(path: str, expected: Sequence[str], found: Sequence[str]) -> None:
     if sorted(expected) != sorted(found):
         raise ValueError(
-            f"'{path}' was not made by tools/export.py: it has "
+            f"'{path}' was not made by this project's export: it has "
             f"{', '.join(map(repr, found)):.{_MAX_LETTERS}} in place of {', '.join(expected)}."
         )
 

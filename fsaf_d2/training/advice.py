@@ -11,6 +11,7 @@ from statistics import fmean
 
 from detectron2.utils import comm
 
+from ..commands.calls import call
 from ..visualization.training_curves import read_metrics
 from .run_settings import RunSettings
 
@@ -78,7 +79,7 @@ def advise(facts: Facts) -> str | None:
         epochs = facts.steps / facts.steps_per_epoch
         return (
             f"{low} after {steps} ({epochs:.0f} epochs), and the loss no longer falls: more steps "
-            "will not help. Check the annotations (tools/check_data.py), then try another "
+            f"will not help. Check the annotations ({call('check')}), then try another "
             "SOLVER.BASE_LR or a larger INPUT.MIN_SIZE_TRAIN."
         )
     return None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import builtins
-import os
 
 import torch
 from detectron2.config import LazyConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from ..commands.calls import call
+from ..config_names import find_config
 
 _PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 # Of ``train``, where a file does not have them: as in train_net.py's configs, see
@@ -56,10 +58,9 @@ def load_lazy_config(config_file: str, overrides: list[str]) -> DictConfig:
     if not config_file.endswith(".py"):
         raise ValueError(
             f"--config-file '{config_file}' is no Python config, such as "
-            "configs/lazy/fsaf_R_50_FPN_1x.py; train_net.py takes YAML."
+            f"configs/lazy/fsaf_R_50_FPN_1x.py; '{call('train')}' takes YAML."
         )
-    if not os.path.isfile(config_file):
-        raise FileNotFoundError(f"Config file '{config_file}' does not exist.")
+    config_file = find_config(config_file, ".py")
     wrong = [word for word in overrides if "=" not in word]
     if wrong:
         raise ValueError(

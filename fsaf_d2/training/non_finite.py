@@ -11,6 +11,7 @@ import torch
 from detectron2.utils import comm
 from torch import nn
 
+from ..commands.calls import call
 from ..detectors.contract import contract_of
 from ..weights.atomic_writing import write_atomically
 from .black_box import diagnose, plain_batch
@@ -165,4 +166,4 @@ class NonFiniteGuard:
         finally:
             self._restore(before)
             set_random_state(after)
-        return cause, f"Replay it with: python tools/replay_step.py {file}"
+        return cause, f"Replay it with: {call('replay')} {file}"

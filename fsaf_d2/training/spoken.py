@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..commands.calls import call
 from ..evaluation.run_report import REPORT
 from .checkpoints import BEST
 
@@ -46,8 +47,8 @@ def closing_lines(run: GuardedRun) -> list[str]:
         name = BEST if best else "model_final"
         weights = f"--weights {settings.output_dir}/{name}.pth"
         lines += [
-            f"Use it:    python tools/predict.py {weights} --input IMAGES --output FOLDER",
-            f"Export it: python tools/export.py {weights} --output FILE.onnx",
+            f"Use it:    {call('predict')} {weights} --input IMAGES --output FOLDER",
+            f"Export it: {call('export')} {weights} --format onnx",
         ]
     return lines
 

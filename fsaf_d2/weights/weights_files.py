@@ -17,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+from ..commands.calls import call
 from ..regular_files import open_regular
 from .pickle_checks import Refused, check_pickles
 from .pickles import Array, ArrayUnpickler
@@ -92,7 +93,7 @@ def _advice(path: str) -> str:
     if not path.endswith((".onnx", ".torchscript")):
         return ""
     return (
-        " By its name it is an exported detector, which tools/predict.py runs: training and "
+        f" By its name it is an exported detector, which '{call('predict')}' runs: training and "
         "evaluation start from the .pth file that it was exported from."
     )
 

@@ -70,7 +70,10 @@ GOOD = prediction(1, 1, (0, 0, 9, 9), 0.9)
     [
         ("[{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ({"annotations": [GOOD]}, "is a data set in COCO format.* by train_net.py --eval-only"),
+        (
+            {"annotations": [GOOD]},
+            "is a data set in COCO format.* by .*train_net.py --eval-only",
+        ),
         ({"found": [GOOD]}, "must be a list of predictions"),
         ([GOOD, 7], "entry 1 is not a mapping"),
         ([{**GOOD, "score": None}], "entry 0 has the score None"),

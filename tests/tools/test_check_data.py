@@ -4,17 +4,15 @@ import json
 import os
 import re
 
-import programs
 import pytest
 from broken_data import BREAKS, sound_data, write_images, write_source
 from PIL import Image
 
+from fsaf_d2.commands import check_command as check_data
 from fsaf_d2.data.checking.findings import KINDS
 from fsaf_d2.data.checking.images import read_image_file
 from fsaf_d2.data.reading.image_folder import ImageFolder
 from fsaf_d2.data.reading.image_headers import image_size
-
-check_data = programs.load_script("check_data")
 
 
 @pytest.fixture

@@ -18,8 +18,7 @@ from predictions import MORE, content_of, photo
 from programs import load_script
 
 from fsaf_d2 import load_detector
-from fsaf_d2.export import export_command
-from fsaf_d2.prediction import predict_command
+from fsaf_d2.commands import export_command, predict_command
 from fsaf_d2.prediction.sidecar import ENTRY
 
 DOCS = ROOT / "docs" / "export.md"

@@ -18,7 +18,7 @@ from models import ROOT
 from PIL import Image
 from predictions import MORE, NAMES, content_of, photo, write_video
 
-from fsaf_d2.prediction import predict_command
+from fsaf_d2.commands import predict_command
 from fsaf_d2.prediction import run as run_module
 
 predict = programs.load_script("predict")

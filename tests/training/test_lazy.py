@@ -177,7 +177,7 @@ def test_yaml_programs_do_not_run_python_configs(tmp_path):
 def refusals() -> dict[str, tuple[str, list[str], str]]:
     file = str(LAZY / "fsaf_R_50_FPN_1x.py")
     return {
-        "yaml": (str(ROOT / "configs/fsaf_R_50_FPN_1x.yaml"), [], "train_net.py takes YAML"),
+        "yaml": (str(ROOT / "configs/fsaf_R_50_FPN_1x.yaml"), [], "train_net.py' takes YAML"),
         "no file": (str(LAZY / "none.py"), [], "does not exist"),
         "pair": (file, ["train.max_iter", "3"], "written key=value"),
         "misspelt": (file, ["train.maxiter=3"], "no 'maxiter' in the config"),

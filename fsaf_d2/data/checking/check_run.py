@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from detectron2.data import MetadataCatalog
 
+from ...commands.calls import call
 from ..reading.canonical import write_json
 from ..reading.image_headers import MAX_PIXELS
 from ..reading.own import EVAL, FILES, VAL
@@ -125,4 +126,4 @@ def _command(name: str, checks: dict[str, Check], test: Sequence[str]) -> str:
     others = [x for x in test if x in checks and x != name and checks[name].leaks]
     paths = [shlex.quote(checks[x].source.path) for x in (name, *others[:1])]
     split = " --split val" if name in (VAL, EVAL) else ""
-    return f"python tools/check_data.py {' --val '.join(paths)}{split}"
+    return f"{call('check')} {' --val '.join(paths)}{split}"

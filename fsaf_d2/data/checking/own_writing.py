@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode
 
+from ...commands.calls import call
 from ..reading.annotation_files import hold, read_json
 from ..reading.canonical import canonical_coco, match_categories, write_json
 from ..reading.formats.source import Source
@@ -111,7 +112,7 @@ def _require_sound(source: Source, split: str) -> None:
     check = check_source(source, read_images=False)
     if check.num_errors:
         option = " --split val" if split == "val" else ""
-        command = f"python tools/check_data.py {shlex.quote(source.path)}{option}"
+        command = f"{call('check')} {shlex.quote(source.path)}{option}"
         raise AnnotationFileError(error_text(check, f"'{source.path}'", command))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.config import CfgNode
 
+from ...commands.calls import call
 from ..launch import torchrun_process
 
 
@@ -43,11 +44,12 @@ def require_gpus(num_gpus: int) -> None:
     available = torch.cuda.device_count()
     if num_gpus <= max(available, 1):
         return
+    program = call("train").replace("python ", "").replace("fsaf-d2", "-m fsaf_d2")
     remedy = (
         "Leave it out to train with one of them."
         if available
         else "Leave it out to train on the CPU, with several processes there by "
-        f"'torchrun --standalone --nproc-per-node {num_gpus} train_net.py ...'."
+        f"'torchrun --standalone --nproc-per-node {num_gpus} {program} ...'."
     )
     raise ValueError(
         f"--num-gpus {num_gpus} was asked for, but {available} GPUs are found on this machine. "

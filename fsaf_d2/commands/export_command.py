@@ -1,22 +1,78 @@
-"""What tools/export.py does with its arguments."""
+"""Write a trained detector as a file of ONNX or TorchScript, which runs without this project.
+
+    fsaf-d2 export --weights output/mine/model_final.pth --format onnx --check photos/
+
+The config is in the checkpoint. Beside the file lies a sidecar (model_final.onnx.json) with
+classes, thresholds and how images are prepared. --check runs the detector and the file on
+images: where they differ, nothing is written and the exit code is 1. docs/export.md says more.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from ..export.comparison import compare
+from ..export.writing import ENDINGS, write_program, write_sidecar
 from ..prediction.detector import Detector
 from ..prediction.exported import load_exported
 from ..prediction.inputs import find_inputs
 from ..prediction.loading import load_detector
 from ..texts import show_whatever_is_said
 from ..weights.atomic_writing import require_another_file
-from .comparison import compare
-from .writing import ENDINGS, write_program, write_sidecar
+from .calls import called_as
 
 # So many images in which the programs differ are named.
 MAX_NAMED = 5
+
+
+def argument_parser(program: str = "export") -> argparse.ArgumentParser:
+    """The options."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=called_as(__doc__, program),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--weights", required=True, metavar="FILE", help="a training's checkpoint")
+    parser.add_argument("--format", required=True, choices=list(ENDINGS))
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="what is written (default: the weights' name in the current folder, with .onnx or "
+        ".torchscript)",
+    )
+    parser.add_argument(
+        "--check",
+        nargs="+",
+        metavar="IMAGES",
+        help="images, folders, patterns: on these the file must find what the detector finds",
+    )
+    parser.add_argument(
+        "--no-nms",
+        dest="nms",
+        action="store_false",
+        help="let all candidates out, as they are before suppression",
+    )
+    parser.add_argument("--config-file", default="", metavar="FILE", help="for weights without one")
+    parser.add_argument("--class-names", nargs="+", metavar="NAME", help="for weights without them")
+    parser.add_argument(
+        "--trust-weights",
+        action="store_true",
+        help="read the weights with all that is in the file: any code in it runs with your rights. "
+        "Only for files of people whom you trust",
+    )
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs over the config, at the end"
+    )
+    parser.set_defaults(program=program)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, program: str = "export") -> int:
+    """Run the command with these arguments; returns the exit status."""
+    return run(argument_parser(program).parse_args(argv))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         _run(args)
     except (ValueError, OSError, ImportError) as error:
-        print(f"export: error: {error}", file=sys.stderr)
+        print(f"{args.program}: error: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,23 +1,114 @@
-"""What tools/predict.py does with its arguments."""
+"""Find objects in images and videos with a trained detector.
+
+    fsaf-d2 predict --weights output/mine/model_final.pth --input photos --output found
+
+The config is in the checkpoint. For weights without one, such as those of a model zoo:
+
+    fsaf-d2 predict --weights W --config-file C --class-names cat dog \\
+        --input a.jpg clip.mp4 'photos/*.png' --output found [KEY VALUE ...]
+
+Exit code: 0 if all images and videos are done, 3 if some could not be read, 1 if none is done or
+the command is wrong. What is no image or video by its name, in folders and patterns, is named and
+left out, and does not count.
+"""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
+from ..prediction.detector import Detector
+from ..prediction.inputs import Inputs, find_inputs
+from ..prediction.loading import load_detector
+from ..prediction.run import DEFAULT_OUTPUTS, OUTPUTS, predict, require_safe_folder
+from ..prediction.shots import Summary
 from ..texts import as_line, show_whatever_is_said
-from .detector import Detector
-from .inputs import Inputs, find_inputs
-from .loading import load_detector
-from .run import predict, require_safe_folder
-from .shots import Summary
+from .calls import called_as
 
 # So many skipped files are named.
 MAX_NAMED = 20
+
+
+class _Parser(argparse.ArgumentParser):
+    """Exits with 1, as other errors do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command."""
+        self.print_usage(sys.stderr)
+        sys.exit(f"{self.prog}: error: {message}")
+
+
+def argument_parser(program: str = "predict") -> argparse.ArgumentParser:
+    """The options."""
+    parser = _Parser(
+        prog=program,
+        description=called_as(__doc__, program),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--weights",
+        required=True,
+        metavar="FILE",
+        help="a training's checkpoint, or what the export has written",
+    )
+    parser.add_argument(
+        "--input",
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="images, videos, folders, patterns such as 'photos/*.jpg'; several are allowed",
+    )
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="it is made")
+    parser.add_argument("--recursive", action="store_true", help="look into folders in folders")
+    parser.add_argument("--overwrite", action="store_true", help="replace results of same names")
+    parser.add_argument(
+        "--save",
+        nargs="+",
+        choices=list(OUTPUTS),
+        default=list(DEFAULT_OUTPUTS),
+        help="what is written: drawn images, COCO json, csv, YOLO txt (default: the first three)",
+    )
+    parser.add_argument(
+        "--crops",
+        nargs="*",
+        metavar="CLASS",
+        help="also cut out what is found of these classes; of all, if none is named",
+    )
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        metavar="SCORE",
+        help="0 to 1: the least score, for all classes (default: for each class the one in the "
+        "checkpoint, at which its F1 was best, or 0.5)",
+    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help="default: 8 on a GPU, else 2")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads that read images")
+    parser.add_argument("--device", help="such as cpu or cuda (default: the GPU if there is one)")
+    parser.add_argument("--config-file", default="", metavar="FILE", help="for weights without one")
+    parser.add_argument("--class-names", nargs="+", metavar="NAME", help="for weights without them")
+    parser.add_argument(
+        "--trust-weights",
+        action="store_true",
+        help="read the weights with all that is in the file: any code in it runs with your rights. "
+        "Only for files of people whom you trust",
+    )
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs over the config, at the end"
+    )
+    parser.set_defaults(program=program)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, program: str = "predict") -> int:
+    """Run the command with these arguments; returns the exit status."""
+    return run(argument_parser(program).parse_args(argv))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,10 +118,12 @@ def run(args: argparse.Namespace) -> int:
         return _run(args)
     except (ValueError, OSError, ImportError, torch.OutOfMemoryError) as error:
         remedy = " Lower --batch-size." if isinstance(error, torch.OutOfMemoryError) else ""
-        print(f"predict: error: {error}{remedy}", file=sys.stderr)
+        print(f"{args.program}: error: {error}{remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\npredict: stopped; what was written is complete up to here.", file=sys.stderr)
+        print(
+            f"\n{args.program}: stopped; what was written is complete up to here.", file=sys.stderr
+        )
         return 130
 
 
