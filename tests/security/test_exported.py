@@ -54,7 +54,7 @@ WRONG = [
     ("score_thresh", [-0.1, 1.5, NAN, True, "0.05"]),
     ("nms_thresh", [2, -(10**400), None]),
     ("nms_per_level", [1, "no"]),
-    ("max_detections", [0, 10**7, 1.5]),
+    ("max_detections", [0, 10**5 + 1, 1.5]),
 ]
 
 

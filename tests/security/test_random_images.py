@@ -1,4 +1,4 @@
-"""Random changes of image files: they are read or refused in one sentence, soon and in little memory.
+"""Random changes of image files: read, or refused in one sentence, soon and in little memory.
 
 Longer runs::
 
