@@ -29,7 +29,8 @@ _OPTIONS = {
 _OPENING = threading.Lock()
 # Of videos whose files say something impossible.
 DEFAULT_RATE = 25.0
-MAX_RATE = 1000.0
+# Drawn videos can be written at these: a frame in 100 s, such as of a day that runs quickly.
+MIN_RATE, MAX_RATE = 0.01, 1000.0
 
 
 class Shot(NamedTuple):
@@ -135,7 +136,7 @@ def num_frames(capture: cv2.VideoCapture) -> int:
 def frame_rate(capture: cv2.VideoCapture) -> float:
     """Frames a second by the header, or a usual number where it says nothing possible."""
     rate = capture.get(cv2.CAP_PROP_FPS)
-    return rate if 0 < rate <= MAX_RATE else DEFAULT_RATE
+    return rate if MIN_RATE <= rate <= MAX_RATE else DEFAULT_RATE
 
 
 @contextlib.contextmanager

@@ -12,8 +12,7 @@ OWN = {
         name: {"MODEL__META_ARCHITECTURE": "OneStageDetector", "MODEL__BRANCHES": f"['{name}']"}
         for name in sorted(BRANCHES)
     },
-    "GN": {"MODEL__RETINANET__NORM": "GN"},
-    "per level": {"MODEL__FSAF__NMS_PER_LEVEL": True},
+    "joint": {"MODEL__RETINANET__NORM": "GN", "MODEL__FSAF__NMS_PER_LEVEL": True},
 }
 # Of networks that train here, those that need an operator that none before needs.
 NETWORKS = {

@@ -33,7 +33,9 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module", params=["onnx", pytest.param("torchscript", marks=pytest.mark.slow)]
+)
 def joint(request, tmp_path_factory):
     return export(tmp_path_factory.mktemp("joint"), request.param, **AS_IT_IS)
 

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from fsaf_d2.prediction.detector import Prepared
 from fsaf_d2.prediction.drawings import Crops, DrawnImages, folder_names
 from fsaf_d2.prediction.output_tables import CsvTable, JsonTable, YoloFiles
-from fsaf_d2.prediction.shots import Failure, Shot, Summary
+from fsaf_d2.prediction.shots import MAX_RATE, MIN_RATE, Failure, Shot, Summary
 
 SUMMARY = Summary(MORE["thresholds"])
 
@@ -211,6 +211,16 @@ def test_videos_keep_their_frames_and_pace(detector, tmp_path, size, monkeypatch
         for index, frame in enumerate(frames):
             assert abs(frame.mean() - 30 * index) < 4
     assert (tmp_path / "pictures/a.jpg").exists()
+
+
+@pytest.mark.parametrize("rate", [MIN_RATE, math.e, 30000 / 1001, MAX_RATE])
+def test_videos_of_any_rate_are_written(detector, tmp_path, rate):
+    output = DrawnImages(tmp_path, detector)
+    for index in range(3):
+        output.add(shot("a.avi", "a", frame=index, seconds=index / rate, rate=rate), NONE)
+    output.finish(SUMMARY)
+    capture = cv2.VideoCapture(str(tmp_path / "pictures" / "a.mp4"))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(rate, rel=0.01)
 
 
 def test_a_video_that_cannot_be_written_is_named(detector, tmp_path):

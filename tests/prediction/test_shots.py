@@ -72,7 +72,15 @@ class Lying:
 
 @pytest.mark.parametrize(
     ("said", "taken"),
-    [(30.0, 30.0), (0.0, 25.0), (float("nan"), 25.0), (-1.0, 25.0), (1e9, 25.0), (1e-9, 1e-9)],
+    [
+        (30.0, 30.0),
+        (0.0, 25.0),
+        (float("nan"), 25.0),
+        (-1.0, 25.0),
+        (1e9, 25.0),
+        (1e-9, 25.0),
+        (0.01, 0.01),
+    ],
 )
 def test_impossible_rates_are_replaced(said, taken):
     assert shots.frame_rate(Lying(FPS=said)) == taken

@@ -212,7 +212,7 @@ def mutated(rng: random.Random, data: object) -> object:
     return data
 
 
-ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "1500"))
+ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "300"))
 
 
 def test_changed_values_pass_or_are_refused(folder):

@@ -19,12 +19,12 @@ from fsaf_d2.weights.weights_files import WeightsFileError, load_file
 
 @pytest.fixture
 def little_time():
-    """Fail after 10 s, also where no signal gets through."""
-    start = time.monotonic()
+    """Fail after 10 s of this process, also where no signal gets through."""
+    start = time.process_time()
     faulthandler.dump_traceback_later(60, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 def nested(times: int, start: bytes = b"", end: bytes = b"\x86") -> bytes:

@@ -133,6 +133,26 @@ def test_scans_are_counted_in_the_image_alone(tmp_path):
     assert read_image(str(file), "BGR").shape == (16, 16, 3)
 
 
+TEXTS = {
+    "long": (b"P3\n1200 1200 255\n" + b"7 " * 1200 * 1200 * 3, "more than 4194304 bytes"),
+    "comments": (b"P2\n9 9 255\n" + b"#\n" * 500_000, "more than 1000 comments"),
+    "bits": (b"P1\n4000 4000\n" + b"1" * 5_000_000, "more than 4194304 bytes"),
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_ppm_in_text_is_small(tmp_path, kind):
+    file, (content, words) = tmp_path / "text.ppm", TEXTS[kind]
+    file.write_bytes(content)
+    with pytest.raises(OSError, match=rf"text\.ppm'.*{words}"):
+        read_image(str(file), "BGR")
+    found = read_image_file(str(file))
+    assert found.kind == "damaged image" and words in found.value
+    file.write_bytes(b"P3\n# a comment\n2 1 100\n100 0 0 0 50 100\n")
+    assert read_image(str(file), "RGB").tolist() == [[[255, 0, 0], [0, 128, 255]]]
+    assert read_image_file(str(file)).kind is None
+
+
 FLOODS = {
     "GIF": (lambda: long_comment(100_000), "more than 20000 parts"),
     "PNG": (lambda: many_chunks(100_000), "more than 20000 parts"),

@@ -24,7 +24,7 @@ from fsaf_d2.data.checking.fix import fix
 from fsaf_d2.data.checking.output import as_text, error_text, fixed_text, loss_text, to_dict
 from fsaf_d2.data.reading.sources import Source, SourceError, open_source
 
-ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "12"))
+ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "6"))
 FIRST = int(os.environ.get("FUZZ_FIRST", "0"))
 SECONDS = 20
 UNREAD = ("unreadable annotation file", "unreadable image", "image with two annotation files")

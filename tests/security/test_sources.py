@@ -20,7 +20,7 @@ from formats import (
 from fsaf_d2.data.reading.formats.foreign_files import MAX_TEXT
 from fsaf_d2.data.reading.sources import SourceError, open_source
 
-ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "100"))
+ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "40"))
 SECRET = "root:x:0:0"
 
 

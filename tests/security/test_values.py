@@ -22,7 +22,7 @@ from fsaf_d2.evaluation.ground_truth import read_ground_truth
 from fsaf_d2.plain_json import parse_json
 
 pytestmark = pytest.mark.usefixtures("soon", "little_memory")
-ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "100"))
+ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "50"))
 
 # -- numbers ------------------------------------------------------------------------------------
 

@@ -537,7 +537,7 @@ SEEDS = {
         torch.nn.Linear(3, 2).state_dict(), _use_new_zipfile_serialization=False
     ),
 }
-ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "1500"))
+ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "300"))
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:Duplicate name")

@@ -14,7 +14,7 @@ from fsaf_d2.data.reading.sources import SourceError, open_source
 from fsaf_d2.plain_yaml import MAX_YAML, YamlError, plain_yaml
 
 pytestmark = pytest.mark.usefixtures("soon", "little_memory")
-ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "100"))
+ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "40"))
 
 ODD = {
     "empty int": 'a: !!int ""',

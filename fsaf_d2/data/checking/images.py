@@ -27,7 +27,7 @@ from ..reading.image_headers import (
     num_frames,
     open_image,
     orientation,
-    require_few_scans,
+    require_few_steps,
     without_pillows_limit,
 )
 from ..reading.near_names import NearNames, near_text
@@ -200,11 +200,12 @@ def _examine(file: BinaryIO, num_bytes: int, max_pixels: int, decode: bool) -> I
         is_whole = _is_whole(header, file, num_bytes)
         bits = _deep(header)
         if decode or not is_whole:
+            kind = "damaged image"
             try:
-                require_few_scans(header, file)
+                require_few_steps(header, file)
+                kind = kind if is_whole else "truncated image"
                 header.load()
             except Exception as error:
-                kind = "damaged image" if is_whole else "truncated image"
                 return image_file._replace(kind=kind, value=f"{num_bytes} bytes: {_told(error)}")
         return (
             image_file._replace(kind=bits, value=f"Pillow's mode {header.mode}")

@@ -115,7 +115,15 @@ class LimitedMapper(DatasetMapper):
         with _naming(file_name), _opened(file_name) as file:
             require_size(file, self.max_pixels)
         with without_pillows_limit, _naming_change(file_name):
-            return super().__call__(dataset_dict)
+            try:
+                return super().__call__(dataset_dict)
+            except utils.SizeMismatchError:
+                raise
+            except Exception:
+                # What failed, reading or what follows, is seen by reading alone.
+                with _naming(file_name):
+                    utils.read_image(file_name, self.image_format)
+                raise
 
 
 class OpenCVMapper(LimitedMapper):

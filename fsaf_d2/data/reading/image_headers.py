@@ -28,6 +28,9 @@ MAX_READS = 200_000
 MAX_HEADER_READS = 20_000
 # Of a progressive JPEG, of which each passes through all pixels; cameras and tools write about ten.
 MAX_SCANS = 100
+# Of PPM in text, a second each: Pillow takes its numbers one by one, and copies a block for each
+# comment.
+MAX_TEXT, MAX_COMMENTS = 1 << 22, 1000
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
 # Of a page of TIFF: where each row is a strip of its own, its height.
 MAX_PARTS = 2**18
@@ -76,18 +79,37 @@ def open_image(file: BinaryIO) -> Image.Image:
     return image
 
 
-def require_few_scans(header: Image.Image, file: BinaryIO) -> None:
-    """Make sure that a file, if it is a progressive JPEG, has no more than MAX_SCANS scans.
+def require_few_steps(header: Image.Image, file: BinaryIO) -> None:
+    """Make sure that what takes Pillow longest is not long: JPEG's scans, and PPM in text.
 
     Raises:
-        OSError: it has more.
+        OSError: a progressive JPEG has more than MAX_SCANS scans, or a PPM file more than MAX_TEXT
+            bytes or MAX_COMMENTS comments.
     """
-    if not header.info.get("progressive"):
+    is_text = any(tile[0] == "ppm_plain" for tile in header.tile)
+    if not is_text and not header.info.get("progressive"):
         return
     before = file.tell()
     file.seek(0)
-    data = file.read()
+    data = file.read(MAX_TEXT + 1 if is_text else -1)
     file.seek(before)
+    if is_text:
+        _require_little_text(data)
+    else:
+        _require_few_scans(data)
+
+
+def _require_little_text(data: bytes) -> None:
+    if len(data) > MAX_TEXT:
+        raise OSError(
+            f"it is PPM in text of more than {MAX_TEXT} bytes: save it in another format, such as "
+            "PNG"
+        )
+    if data.count(b"#") > MAX_COMMENTS:
+        raise OSError(f"it has more than {MAX_COMMENTS} comments")
+
+
+def _require_few_scans(data: bytes) -> None:
     place = scans = 0
     while found := _MARKER.search(data, place):
         kind, place = data[found.end() - 1], found.end()
@@ -142,7 +164,7 @@ def require_size(file: BinaryIO, max_pixels: int) -> bool:
                 f"its grey has more than 8 bits (Pillow's mode {header.mode}), for which there is "
                 "more than one way to 8: convert it as the images of the training were"
             )
-        require_few_scans(header, file)
+        require_few_steps(header, file)
         if header.format != "JPEG" or header.mode not in ("RGB", "L"):
             return False
         try:
