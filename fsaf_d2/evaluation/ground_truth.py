@@ -12,10 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..data.object_sizes import count_by_size
 from ..plain_json import load_json
-
-# COCO's object sizes in square pixels; an area on a limit belongs to both sides.
-SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e5**2)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +45,7 @@ class GroundTruth:
 
     def count_by_size(self, class_index: int | None = None) -> dict[str, int]:
         """How many objects of each of COCO's sizes there are; on a limit, one counts twice."""
-        areas = self.areas[self._chosen(class_index)]
-        return {
-            size: int(((areas >= low) & (areas <= high)).sum())
-            for size, (low, high) in SIZES.items()
-        }
+        return count_by_size(self.areas[self._chosen(class_index)])
 
     def _chosen(self, class_index: int | None) -> np.ndarray:
         return ~self.crowd & ((class_index is None) | (self.class_index == class_index))
