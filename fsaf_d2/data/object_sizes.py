@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+# Pixels; a box with a side of so many or less has no area.
+LEAST_SIDE = 0.01
 # In square pixels of the image as it is; an area on a limit belongs to both sides.
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e5**2)}
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..data.object_sizes import count_by_size
+from ..data.object_sizes import LEAST_SIDE, count_by_size
 from ..plain_json import load_json
 
 
@@ -92,7 +92,10 @@ class Detections:
 
 
 def read_ground_truth(
-    annotation_file: str | os.PathLike[str], classes: Mapping[int, int] | None = None
+    annotation_file: str | os.PathLike[str],
+    classes: Mapping[int, int] | None = None,
+    *,
+    with_empty: bool = True,
 ) -> GroundTruth:
     """Read an annotation file in COCO format.
 
@@ -102,6 +105,7 @@ def read_ground_truth(
         annotation_file: a JSON file that
             :func:`fsaf_d2.data.checking.checks.check_annotations` accepts.
         classes: category id to class in 0..K-1; by default in the order of the ids.
+        with_empty: whether boxes without area are objects, which nothing can find.
 
     Raises:
         OSError: the file cannot be read.
@@ -121,6 +125,8 @@ def read_ground_truth(
     images = sorted(data["images"], key=lambda image: image["id"])
     places = {image["id"]: i for i, image in enumerate(images)}
     annotations = [x for x in data.get("annotations", []) if x["image_id"] in places]
+    if not with_empty:
+        annotations = [x for x in annotations if min(x["bbox"][2:]) > LEAST_SIDE]
     boxes = np.array([x["bbox"] for x in annotations], dtype=float).reshape(-1, 4)
     areas = [x.get("area") for x in annotations]
     try:

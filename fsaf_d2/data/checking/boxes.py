@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..object_sizes import LEAST_SIDE
 from ..reading import box_layout
 from ..reading.box_layout import Layout
 from .entries import Entries
 
-# Pixels; a side below it holds nothing.
-LEAST_SIDE = 0.01
 # YOLO's shares of a side give one of a pixel back with a rounding error.
 PIXEL = 1.01
 

@@ -140,7 +140,10 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
     "missing iscrowd": ("warning", "It is taken as 0."),
     "missing area": ("warning", "It is taken as width times height of the box."),
     # boxes in their images
-    "zero-sized box": ("error", "It would be left out in silence: correct or remove it."),
+    "zero-sized box": (
+        "error",
+        "Correct or remove it. A run leaves out a few by name (DATALOADER.STRICT_BOXES).",
+    ),
     "negative box size": ("error", "It would be left out in silence: correct or remove it."),
     "box outside the image": ("error", "It would be left out in silence: correct or remove it."),
     "box partly outside": ("warning", "It is cut at the border in training."),
