@@ -64,6 +64,18 @@ def one_sentence(
         sys.exit(f"{os.path.basename(sys.argv[0])}: error: {error}" if first_to_fail() else 1)
 
 
+@contextlib.contextmanager
+def stopped_in_a_sentence() -> Iterator[None]:
+    """End an evaluation on Ctrl-C with one sentence and the shell's code for it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if first_to_fail():
+            name = os.path.basename(sys.argv[0])
+            print(f"\n{name}: stopped; the evaluation is not complete.", file=sys.stderr)
+        sys.exit(130)
+
+
 def read_config(args: argparse.Namespace, until_end: contextlib.ExitStack | None = None) -> CfgNode:
     """Read the config, check that what it needs is there, and take its output folder."""
     if not args.config_file:
@@ -146,7 +158,7 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
             trainer.checkpointer.trust = args.trust_weights
             trainer.resume_or_load(resume=args.resume)
     if args.eval_only:
-        with one_sentence((OSError,)), naming_lost_workers():
+        with one_sentence((OSError,)), naming_lost_workers(), stopped_in_a_sentence():
             if augmented:
                 results = compare_augmented(Trainer, cfg, augmented)
             else:
