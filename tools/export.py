@@ -27,7 +27,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="what is written (default: the weights' name in the current folder, with .onnx or "
+        help="what is written (default: beside the weights, with their name and .onnx or "
         ".torchscript)",
     )
     parser.add_argument(
