@@ -72,6 +72,19 @@ def argument_parser() -> argparse.ArgumentParser:
         help="0 to 1: the least score, for all classes (default: for each class the one in the "
         "checkpoint, at which its F1 was best, or 0.5)",
     )
+    parser.add_argument(
+        "--show",
+        nargs="+",
+        choices=["level", "branch"],
+        default=[],
+        help="tell in drawn images which pyramid level and which branch found each object",
+    )
+    parser.add_argument(
+        "--agnostic-nms",
+        action="store_true",
+        help="of detections that overlap, of any classes, keep the surest alone: for objects that "
+        "are of one class each",
+    )
     parser.add_argument("--batch-size", type=int, metavar="N", help="default: 8 on a GPU, else 2")
     parser.add_argument("--workers", type=int, metavar="N", help="threads that read images")
     parser.add_argument("--device", help="such as cpu or cuda (default: the GPU if there is one)")

@@ -51,6 +51,7 @@ def _run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         trust=args.trust_weights,
     )
+    detector.agnostic_nms = args.agnostic_nms
     _say_settings(detector, args.min_score)
     summary = predict(
         detector,
@@ -58,6 +59,7 @@ def _run(args: argparse.Namespace) -> int:
         args.output,
         save=args.save,
         crops=args.crops,
+        show=args.show,
         min_score=args.min_score,
         workers=args.workers,
         overwrite=args.overwrite,
