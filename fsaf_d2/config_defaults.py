@@ -55,6 +55,9 @@ def _add_data(cfg: CfgNode) -> None:
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     # So many images of each process may be unreadable and are left out, before training stops.
     cfg.DATALOADER.MAX_UNREADABLE = 0
+    # Whether any box without area in the data refuses a run. Otherwise at most a tenth of the boxes
+    # is left out by name, where there are no other errors.
+    cfg.DATALOADER.STRICT_BOXES = False
     # Brightness, contrast and saturation of training images are multiplied by random factors from
     # 1 - COLOR_JITTER to 1 + COLOR_JITTER.
     cfg.INPUT.COLOR_JITTER = 0.0

@@ -243,3 +243,11 @@ def test_mistakes_with_own_data_end_in_one_sentence(tmp_path, args, words):
     args = [arg.format(own=root) for arg in args]
     message = refused(tmp_path, *SMALL, *args, "OUTPUT_DIR", tmp_path / "out")
     assert all(word in message for word in words), message
+
+
+def test_ctrl_c_ends_an_evaluation_in_a_sentence(capsys):
+    train_net = programs.load_script("train_net", ".")
+    with pytest.raises(SystemExit) as ended, train_net.stopped_in_a_sentence():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert "stopped; the evaluation is not complete." in capsys.readouterr().err

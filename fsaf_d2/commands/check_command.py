@@ -80,6 +80,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
         action="store_true",
         help="let --fix write a file that lacks more than a tenth of the images or the boxes",
     )
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="twenty findings of a kind, and more classes"
+    )
     parser.add_argument("--json", metavar="F", help="write all findings and figures to a JSON file")
     parser.add_argument(
         "--plot",
@@ -119,14 +122,15 @@ def _run(args: argparse.Namespace, cfg: CfgNode | None, sources: dict[str, Sourc
         print(loss_text(fixed, args.fix, is_allowed=args.allow_loss), end="\n\n")
     reports = {name: to_dict(check, limit=None) for name, check in checks.items()}
     for name, check in checks.items():
-        print(as_text(reports[name]), end="\n\n")
+        print(as_text(reports[name], verbose=args.verbose), end="\n\n")
         if cfg and check.boxes.layout.certain:
             reports[name]["coverage"] = coverage(check, cfg)
-            print(coverage_text(reports[name]["coverage"]), end="\n\n")
+            if name == "train" or args.verbose:
+                print(coverage_text(reports[name]["coverage"]), end="\n\n")
         path = _plot_path(args, check, name)
         if path:
             plot_statistics(reports[name]["statistics"], path, title=check.source.path)
-        print(f"Histograms: {path or '--plot PNG draws them'}\n")
+            print(f"Histograms: {path}\n")
     unmatched = _unmatched(train, val) if val else ""
     if args.json:
         validation = {"validation": reports["val"]} if val else {}

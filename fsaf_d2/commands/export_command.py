@@ -20,11 +20,11 @@ from ..prediction.detector import Detector
 from ..prediction.exported import load_exported
 from ..prediction.inputs import find_inputs
 from ..prediction.loading import load_detector
-from ..texts import show_whatever_is_said
+from ..texts import as_line, show_whatever_is_said
 from ..weights.atomic_writing import require_another_file
 from .calls import called_as
 
-# So many images in which the programs differ are named.
+# So many images that are skipped, or in which the programs differ, are named.
 MAX_NAMED = 5
 
 
@@ -40,7 +40,7 @@ def argument_parser(program: str = "export") -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="what is written (default: the weights' name in the current folder, with .onnx or "
+        help="what is written (default: beside the weights, with their name and .onnx or "
         ".torchscript)",
     )
     parser.add_argument(
@@ -87,11 +87,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    output = Path(args.output or Path(args.weights).with_suffix(ENDINGS[args.format]).name)
+    output = Path(args.output or Path(args.weights).with_suffix(ENDINGS[args.format]))
     if output.is_dir():
         raise ValueError(f"--output '{output}' is a folder: name a file.")
     require_another_file(output, args.weights, "--output")
-    images = [file.path for file in find_inputs(args.check).images] if args.check else []
+    images = _images(args.check) if args.check else []
     if args.check and not images:
         raise ValueError("There is no image in what --check names.")
     detector = load_detector(
@@ -118,6 +118,20 @@ def _run(args: argparse.Namespace) -> None:
     print(f"{output} ({size:.1f} MiB) with {sidecar.name} beside it.")
 
 
+def _images(paths: list[str]) -> list[str]:
+    """The images of ``--check``; what is none is named."""
+    inputs = find_inputs(paths)
+    _name("Skipped", [f"{path}: {reason}" for path, reason in inputs.skipped])
+    return [file.path for file in inputs.images]
+
+
+def _name(what: str, sentences: Sequence[str]) -> None:
+    for sentence in sentences[:MAX_NAMED]:
+        print(as_line(f"{what}: {sentence}"))
+    if len(sentences) > MAX_NAMED:
+        print(f"{what}: {len(sentences) - MAX_NAMED} more")
+
+
 def _check(detector: Detector, file: Path, kind: str, images: list[str]) -> None:
     """Make sure that the file finds what the detector does.
 
@@ -127,8 +141,13 @@ def _check(detector: Detector, file: Path, kind: str, images: list[str]) -> None
     max_pixels = detector.max_pixels
     exported = load_exported(file, kind, batch_size=1, max_pixels=max_pixels, trust=True)
     result = compare(detector, exported, images)
-    for failure in result.failures[:MAX_NAMED]:
-        print(f"Differs: {failure}")
+    _name("Skipped", result.unreadable)
+    _name("Differs", result.failures)
+    if not result.num_images:
+        raise ValueError(
+            f"none of the {len(images)} images of --check can be read: name others. No file was "
+            "written."
+        )
     if result.failures:
         raise ValueError(
             f"the exported program differs in {len(result.failures)} of {result.num_images} "

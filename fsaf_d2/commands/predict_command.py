@@ -88,6 +88,19 @@ def argument_parser(program: str = "predict") -> argparse.ArgumentParser:
         help="0 to 1: the least score, for all classes (default: for each class the one in the "
         "checkpoint, at which its F1 was best, or 0.5)",
     )
+    parser.add_argument(
+        "--show",
+        nargs="+",
+        choices=["level", "branch"],
+        default=[],
+        help="tell in drawn images which pyramid level and which branch found each object",
+    )
+    parser.add_argument(
+        "--agnostic-nms",
+        action="store_true",
+        help="of detections that overlap, of any classes, keep the surest alone: for objects that "
+        "are of one class each",
+    )
     parser.add_argument("--batch-size", type=int, metavar="N", help="default: 8 on a GPU, else 2")
     parser.add_argument("--workers", type=int, metavar="N", help="threads that read images")
     parser.add_argument("--device", help="such as cpu or cuda (default: the GPU if there is one)")
@@ -144,6 +157,7 @@ def _run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         trust=args.trust_weights,
     )
+    detector.agnostic_nms = args.agnostic_nms
     _say_settings(detector, args.min_score)
     summary = predict(
         detector,
@@ -151,6 +165,7 @@ def _run(args: argparse.Namespace) -> int:
         args.output,
         save=args.save,
         crops=args.crops,
+        show=args.show,
         min_score=args.min_score,
         workers=args.workers,
         overwrite=args.overwrite,

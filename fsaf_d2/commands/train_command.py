@@ -67,6 +67,17 @@ def one_sentence(
         sys.exit(f"{program}: error: {error}" if first_to_fail() else 1)
 
 
+@contextlib.contextmanager
+def stopped_in_a_sentence(program: str) -> Iterator[None]:
+    """End an evaluation on Ctrl-C with one sentence and the shell's code for it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if first_to_fail():
+            print(f"\n{program}: stopped; the evaluation is not complete.", file=sys.stderr)
+        sys.exit(130)
+
+
 def read_config(args: argparse.Namespace, until_end: contextlib.ExitStack | None = None) -> CfgNode:
     """Read the config, check that what it needs is there, and take its output folder."""
     if not args.config_file:
@@ -150,7 +161,8 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
             trainer.checkpointer.trust = args.trust_weights
             trainer.resume_or_load(resume=args.resume)
     if args.eval_only:
-        with one_sentence((OSError,), args.program), naming_lost_workers():
+        stopped = stopped_in_a_sentence(args.program)
+        with one_sentence((OSError,), args.program), naming_lost_workers(), stopped:
             if augmented:
                 results = compare_augmented(Trainer, cfg, augmented)
             else:

@@ -15,7 +15,8 @@ import numpy as np
 from pycocotools import mask
 from pycocotools.cocoeval import COCOeval
 
-from .ground_truth import SIZES, Detections, GroundTruth
+from ..data.object_sizes import SIZES
+from .ground_truth import Detections, GroundTruth
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 

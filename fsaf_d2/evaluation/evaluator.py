@@ -17,6 +17,7 @@ from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from ..data.reading.builtin import PUBLISHED
 from ..detectors.contract import ALL_BRANCHES, BRANCH_ENDING
 from .figure_tables import evaluation_text
 from .ground_truth import Detections, GroundTruth, read_ground_truth
@@ -246,4 +247,6 @@ def _truth_of(dataset_name: str, folder: Path | None) -> GroundTruth:
         path = str(folder / f"{dataset_name}_coco_format.json")
         convert_to_coco_json(dataset_name, path, allow_cached=False)
     classes = metadata.get("thing_dataset_id_to_contiguous_id")
-    return read_ground_truth(PathManager.get_local_path(path), classes)
+    # Of those that were published the figures that others give have them.
+    with_empty = dataset_name.startswith(PUBLISHED)
+    return read_ground_truth(PathManager.get_local_path(path), classes, with_empty=with_empty)

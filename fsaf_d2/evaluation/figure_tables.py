@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from ..data.object_sizes import SIZES
 from ..detectors.contract import BRANCH_ENDING
 from ..texts import as_line, open_table, write_rows
 from .average_precision import METRICS
-from .ground_truth import SIZES
 
 # A longer table of classes is cut down to AP, several classes in a row.
 MAX_ROWS = 20

@@ -12,10 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..data.object_sizes import LEAST_SIDE, count_by_size
 from ..plain_json import load_json
-
-# COCO's object sizes in square pixels; an area on a limit belongs to both sides.
-SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e5**2)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +45,7 @@ class GroundTruth:
 
     def count_by_size(self, class_index: int | None = None) -> dict[str, int]:
         """How many objects of each of COCO's sizes there are; on a limit, one counts twice."""
-        areas = self.areas[self._chosen(class_index)]
-        return {
-            size: int(((areas >= low) & (areas <= high)).sum())
-            for size, (low, high) in SIZES.items()
-        }
+        return count_by_size(self.areas[self._chosen(class_index)])
 
     def _chosen(self, class_index: int | None) -> np.ndarray:
         return ~self.crowd & ((class_index is None) | (self.class_index == class_index))
@@ -98,7 +92,10 @@ class Detections:
 
 
 def read_ground_truth(
-    annotation_file: str | os.PathLike[str], classes: Mapping[int, int] | None = None
+    annotation_file: str | os.PathLike[str],
+    classes: Mapping[int, int] | None = None,
+    *,
+    with_empty: bool = True,
 ) -> GroundTruth:
     """Read an annotation file in COCO format.
 
@@ -108,6 +105,7 @@ def read_ground_truth(
         annotation_file: a JSON file that
             :func:`fsaf_d2.data.checking.checks.check_annotations` accepts.
         classes: category id to class in 0..K-1; by default in the order of the ids.
+        with_empty: whether boxes without area are objects, which nothing can find.
 
     Raises:
         OSError: the file cannot be read.
@@ -127,6 +125,8 @@ def read_ground_truth(
     images = sorted(data["images"], key=lambda image: image["id"])
     places = {image["id"]: i for i, image in enumerate(images)}
     annotations = [x for x in data.get("annotations", []) if x["image_id"] in places]
+    if not with_empty:
+        annotations = [x for x in annotations if min(x["bbox"][2:]) > LEAST_SIDE]
     boxes = np.array([x["bbox"] for x in annotations], dtype=float).reshape(-1, 4)
     areas = [x.get("area") for x in annotations]
     try:

@@ -25,6 +25,7 @@ class Comparison(NamedTuple):
     box_difference: float = 0.0  # the largest, in pixels, of detections that both have
     score_difference: float = 0.0  # the largest
     failures: tuple[str, ...] = ()  # a sentence for each image in which they differ
+    unreadable: tuple[str, ...] = ()  # a sentence for each image that is left out
 
     def __add__(self, other: Comparison) -> Comparison:
         return Comparison(
@@ -33,22 +34,29 @@ class Comparison(NamedTuple):
             max(self.box_difference, other.box_difference),
             max(self.score_difference, other.score_difference),
             self.failures + other.failures,
+            self.unreadable + other.unreadable,
         )
 
 
 def compare(detector: Detector, exported: Detector, files: Iterable[str]) -> Comparison:
     """Run both on images and compare all that they find, whatever its score.
 
+    Images that cannot be read are left out and named.
+
     Raises:
-        OSError: an image cannot be read.
         ValueError: the exported detector cannot be run.
     """
     total = Comparison()
     lowest = detector.model.traits.score_threshold
     for file in files:
+        try:
+            sides = detector.prepare(file).resized.shape[1:]
+        except (OSError, ValueError) as error:
+            said = str(error) if file in str(error) else f"'{file}': {error}"
+            total += Comparison(unreadable=(said,))
+            continue
         expected, found = (x(file, min_score=0) for x in (detector, exported))
         limit = detector.model.suppression.max_detections
-        sides = detector.prepare(file).resized.shape[1:]
         total += compare_detections(
             expected,
             found,

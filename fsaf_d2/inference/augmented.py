@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode, configurable, get_cfg
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 from torch import nn
@@ -21,6 +21,9 @@ from ..data.loading.resizing import shortest_edge
 from ..data.reading.image_headers import MAX_PIXELS
 from ..detectors.contract import contract_of
 from .candidates import Candidates, resized, to_instances
+
+# Of INPUT.MIN_SIZE_TEST, where no sizes are given.
+FACTORS = (0.75, 1, 1.25)
 
 
 class AugmentedDetector(nn.Module):
@@ -75,7 +78,7 @@ class AugmentedDetector(nn.Module):
         if max_size <= 0:
             raise ValueError(f"TEST.AUG.MAX_SIZE must be above 0, not {max_size}.")
         self.model, self.suppression = model, contract.suppression
-        self.flip = flip
+        self.flip, self.min_sizes, self.max_size = flip, tuple(min_sizes), max_size
         limits = {
             "max_pixels": max_pixels,
             "keys": "one of TEST.AUG.MIN_SIZES and TEST.AUG.MAX_SIZE",
@@ -85,11 +88,16 @@ class AugmentedDetector(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict:
-        """Read ``TEST.AUG`` and how images are read."""
+        """Read ``TEST.AUG`` and how images are read.
+
+        Where ``MIN_SIZES`` are detectron2's default, which is for detectors of a short side of 800,
+        views are of sizes about the config's own ``INPUT.MIN_SIZE_TEST``.
+        """
+        min_sizes, max_size = _sizes(cfg)
         return {
             "model": model,
-            "min_sizes": cfg.TEST.AUG.MIN_SIZES,
-            "max_size": cfg.TEST.AUG.MAX_SIZE,
+            "min_sizes": min_sizes,
+            "max_size": max_size,
             "flip": cfg.TEST.AUG.FLIP,
             "input_format": cfg.INPUT.FORMAT,
             "resize": cfg.INPUT.RESIZE,
@@ -100,6 +108,14 @@ class AugmentedDetector(nn.Module):
     def num_views(self) -> int:
         """Of each image."""
         return len(self.resizes) * (2 if self.flip else 1)
+
+    def description(self) -> str:
+        """The views, for a person."""
+        sizes = ", ".join(map(str, self.min_sizes))
+        return (
+            f"{self.num_views} views of each image: short side {sizes} px, long side up to "
+            f"{self.max_size} px{', each mirrored as well' if self.flip else ''}"
+        )
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """Detect.
@@ -162,3 +178,19 @@ class AugmentedDetector(nn.Module):
         sizes = torch.tensor([size, wanted], device=boxes.device)[:, None]
         (merged,) = to_instances(resized(found, *sizes), [wanted])
         return merged
+
+
+def _sizes(cfg: CfgNode) -> tuple[Sequence[int], int]:
+    """Short sides of the views, and the longest side."""
+    own, default = cfg.TEST.AUG, get_cfg().TEST.AUG
+    if list(own.MIN_SIZES) != list(default.MIN_SIZES):
+        return own.MIN_SIZES, own.MAX_SIZE
+    if cfg.INPUT.MIN_SIZE_TEST <= 0:
+        raise ValueError(
+            "TEST.AUG.MIN_SIZES is not set, and INPUT.MIN_SIZE_TEST 0 gives no size to start from: "
+            "set it, such as (640, 800)."
+        )
+    max_size = own.MAX_SIZE
+    if max_size == default.MAX_SIZE:
+        max_size = round(FACTORS[-1] * cfg.INPUT.MAX_SIZE_TEST)
+    return [round(factor * cfg.INPUT.MIN_SIZE_TEST) for factor in FACTORS], max_size

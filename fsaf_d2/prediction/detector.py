@@ -12,6 +12,7 @@ import torch
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from torch import Tensor, nn
+from torchvision.ops import nms
 
 from ..data.loading.mapper import to_planes
 from ..data.loading.resizing import shortest_edge
@@ -53,6 +54,9 @@ class Detector:
         batch_size: images that pass the network together at the most.
         max_pixels: files of more pixels are not decoded, and no more pass the network together.
         notes: sentences on what was assumed because the weights' file does not say it.
+        nms_thresh: the IoU above which the less sure of two detections is suppressed.
+        agnostic_nms: whether that is done over classes as well, of what the network has given; to
+            be set, False by default.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Detector:
         max_pixels: int = MAX_PIXELS,
         size_keys: str = "INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST",
         batch_size: int = 4,
+        nms_thresh: float = 0.5,
         notes: Sequence[str] = (),
     ) -> None:
         """
@@ -87,6 +92,7 @@ class Detector:
             max_pixels: files of more pixels are not decoded, and no more pass the network together.
             size_keys: where the sides come from, for messages.
             batch_size: images that pass the network together at the most.
+            nms_thresh: IoU of ``agnostic_nms``.
             notes: what was assumed.
         """
         self.model = model.eval()
@@ -97,6 +103,7 @@ class Detector:
         self.branch_names = list(branch_names)
         self.batch_size = batch_size
         self.notes = list(notes)
+        self.nms_thresh, self.agnostic_nms = nms_thresh, False
         self.short_side, self.max_side = short_side, max_side
         self.size_divisibility = max(size_divisibility, 1)
         self.resize = resize
@@ -196,9 +203,15 @@ class Detector:
         return [output["instances"].to("cpu") for output in self.model(inputs)]
 
     def choose(self, found: Instances, min_score: float | None = None) -> Instances:
-        """The detections that reach ``min_score``, or by default their class's threshold."""
+        """The detections that reach ``min_score``, or by default their class's threshold.
+
+        With ``agnostic_nms`` of those that overlap, of any classes, the surest alone.
+        """
         least = self.thresholds[found.pred_classes] if min_score is None else min_score
-        return found[found.scores >= least]
+        found = found[found.scores >= least]
+        if not self.agnostic_nms:
+            return found
+        return found[nms(found.pred_boxes.tensor, found.scores, self.nms_thresh)]
 
     def draw(
         self,
@@ -206,13 +219,15 @@ class Detector:
         found: Instances,
         *,
         channels: Channels = "BGR",
+        show: Sequence[str] = (),
     ) -> np.ndarray:
-        """Draw detections with class, score, level and branch.
+        """Draw detections with class and score; the class gives the colour.
 
         Args:
             image: as for :meth:`__call__`.
             found: what is drawn.
             channels: order of the channels, of ``image`` if it is an array and of the result.
+            show: what labels tell beside class and score: "level", "branch".
 
         Returns:
             uint8 (h, w, 3). Small images are magnified and large ones are shrunk, so that the
@@ -223,8 +238,8 @@ class Detector:
             _swapped(image) if channels == "BGR" else image,
             found,
             class_names=self.class_names,
-            level_names=self.level_names,
-            branch_names=self.branch_names,
+            level_names=self.level_names if "level" in show else (),
+            branch_names=self.branch_names if "branch" in show else (),
             scale=drawing_scale(*image.shape[:2]),
         )
         return _swapped(drawn) if channels == "BGR" else drawn

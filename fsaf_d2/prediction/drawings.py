@@ -27,14 +27,20 @@ _NAME_LENGTH = 50
 class DrawnImages:
     """``pictures/NAME.jpg`` for each image and ``pictures/NAME.mp4`` for each video."""
 
-    def __init__(self, folder: Path, detector: Detector) -> None:
-        self._folder = folder / "pictures"
+    def __init__(self, folder: Path, detector: Detector, show: Sequence[str] = ()) -> None:
+        """
+        Args:
+            folder: of all outputs.
+            detector: that finds what is drawn.
+            show: as for :meth:`.Detector.draw`.
+        """
+        self._folder, self._show = folder / "pictures", show
         self._detector = detector
         self._video: _Video | None = None
 
     def add(self, shot: Shot, found: Instances) -> None:
         """Draw one image or frame; the frames of a video come one after the other."""
-        drawn = self._detector.draw(bgr(shot), found, channels="BGR")
+        drawn = self._detector.draw(bgr(shot), found, channels="BGR", show=self._show)
         if shot.frame is None:
             write_image(output_file(self._folder, shot, ".jpg"), drawn)
             return

@@ -105,6 +105,7 @@ def load_exported(
         max_pixels=max_pixels,
         size_keys="short_side and max_side",
         batch_size=batch_size,
+        nms_thresh=sidecar.nms_thresh,
     )
 
 

@@ -20,7 +20,7 @@ from torch.nn.modules.module import (
 from ..config import load_config, load_stored_config
 from ..data.reading.image_headers import MAX_PIXELS
 from ..detectors.building import build_detector
-from ..detectors.contract import traits_of
+from ..detectors.contract import contract_of, traits_of
 from ..model_zoo import find
 from ..texts import shown
 from ..weights.checkpointer import SafeCheckpointer
@@ -89,6 +89,10 @@ def load_detector(
     model = _build(cfg, weights, content["model"])
     notes = [*description.notes, *_load(model, content, weights, cfg)]
     traits, device_type = traits_of(cfg), torch.device(cfg.MODEL.DEVICE).type
+    contract = contract_of(model)
+    suppression = {}
+    if contract is not None and contract.suppression is not None:
+        suppression["nms_thresh"] = contract.suppression.nms_thresh
     return Detector(
         model,
         **{**description._asdict(), "notes": notes},
@@ -100,6 +104,7 @@ def load_detector(
         size_divisibility=model.backbone.size_divisibility,
         max_pixels=cfg.INPUT.MAX_PIXELS,
         batch_size=batch_size or BATCH_SIZES.get(device_type, 2),
+        **suppression,
     )
 
 

@@ -47,6 +47,7 @@ def predict(
     *,
     save: Sequence[str] = DEFAULT_OUTPUTS,
     crops: Sequence[str] | None = None,
+    show: Sequence[str] = (),
     min_score: float | None = None,
     workers: int | None = None,
     overwrite: bool = False,
@@ -59,6 +60,7 @@ def predict(
         output: a folder; it is made.
         save: of "pictures" (drawn), "json", "csv", "yolo".
         crops: classes of which each detection is cut out and saved; empty for all classes.
+        show: what drawn labels tell beside class and score: "level", "branch".
         min_score: the least score for all classes; by default the detector's thresholds.
         workers: threads that read images; by default one for every two cores, 8 at the most.
         overwrite: whether files of an earlier run may be replaced.
@@ -77,19 +79,17 @@ def predict(
     with owned(folder, "--output"):
         # Another may have written till now.
         require_safe_folder(folder, inputs, overwrite)
-        return _predict(detector, inputs, folder, save, cropped, min_score, workers)
+        outputs = _open_outputs(folder, detector, save, cropped, show)
+        return _predict(detector, inputs, outputs, min_score, workers)
 
 
 def _predict(
     detector: Detector,
     inputs: Inputs,
-    folder: Path,
-    save: Sequence[str],
-    cropped: Sequence[int] | None,
+    outputs: Sequence[Output],
     min_score: float | None,
     workers: int | None,
 ) -> Summary:
-    outputs = _open_outputs(folder, detector, save, cropped)
     least = detector.thresholds.tolist() if min_score is None else repeat(min_score)
     summary = Summary(least_scores=dict(zip(detector.class_names, least)))
     try:
@@ -133,10 +133,17 @@ def require_safe_folder(folder: Path, inputs: Inputs, overwrite: bool) -> None:
 
 
 def _open_outputs(
-    folder: Path, detector: Detector, save: Sequence[str], cropped: Sequence[int] | None
+    folder: Path,
+    detector: Detector,
+    save: Sequence[str],
+    cropped: Sequence[int] | None,
+    show: Sequence[str],
 ) -> list[Output]:
     folder.mkdir(parents=True, exist_ok=True)
-    outputs = [OUTPUTS[name](folder, detector) for name in dict.fromkeys(save)]
+    options = {"pictures": {"show": show}}
+    outputs = [
+        OUTPUTS[name](folder, detector, **options.get(name, {})) for name in dict.fromkeys(save)
+    ]
     return outputs if cropped is None else [*outputs, Crops(folder, detector, cropped)]
 
 

@@ -6,15 +6,17 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from tabulate import tabulate
 from torch import nn
 
+from ..texts import SHOWN
 from .trainer import Trainer
 
 if TYPE_CHECKING:
@@ -30,7 +32,12 @@ _logger = logging.getLogger("detectron2.fsaf_d2.training")
 class Stopwatch:
     """Measures how long a model takes for an image."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[float], None] | None = None) -> None:
+        """
+        Args:
+            told: called with the seconds of an image once the first have been seen.
+        """
+        self._told = told
         self.seconds, self.num_images = 0.0, 0
 
     @contextlib.contextmanager
@@ -44,6 +51,8 @@ class Stopwatch:
         def stop(_: object, arguments: tuple, __: object) -> None:
             self.seconds += _now() - started.pop()
             self.num_images += len(arguments[0])
+            if self._told and self.num_images == len(arguments[0]):
+                self._told(self.per_image())
 
         hooks = [model.register_forward_pre_hook(start), model.register_forward_hook(stop)]
         try:
@@ -75,7 +84,9 @@ def compare_augmented(trainer: type[Trainer], cfg: CfgNode, model: AugmentedDete
     augmented_cfg = cfg.clone()
     augmented_cfg.defrost()
     augmented_cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, FOLDER)
-    results, watches = [], [Stopwatch(), Stopwatch()]
+    views = model.description()
+    _logger.info(f"Test-time augmentation, after an evaluation without: {views}.", extra=SHOWN)
+    results, watches = [], [Stopwatch(), Stopwatch(lambda seconds: _say_time(seconds, cfg))]
     for watch, its_cfg, its_model in zip(
         watches, (cfg, augmented_cfg), (model.model, model), strict=True
     ):
@@ -98,6 +109,17 @@ def compare_augmented(trainer: type[Trainer], cfg: CfgNode, model: AugmentedDete
     )
     _logger.info(f"Without and with test-time augmentation:\n{table}")
     return {**results[0], **{f"{name}_TTA": value for name, value in results[1].items()}}
+
+
+def _say_time(seconds: float, cfg: CfgNode) -> None:
+    """Forecast the evaluation with augmentation by its first image."""
+    count = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TEST)
+    minutes = seconds * count / comm.get_world_size() / 60
+    _logger.info(
+        f"With augmentation an image takes {seconds:.2g} s: {count} images about "
+        f"{minutes:.1f} minutes.",
+        extra=SHOWN,
+    )
 
 
 def _boxes(results: dict, datasets: list[str]) -> list[tuple[str, dict[str, float]]]:

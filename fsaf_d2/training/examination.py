@@ -15,7 +15,7 @@ from torch import nn
 
 from ..data.loading.mapper import read_image
 from ..data.reading.image_headers import MAX_PIXELS
-from ..detectors.contract import Traits, contract_of
+from ..detectors.contract import contract_of
 from ..visualization.beside import comparison_grid, draw_beside
 from .validation import labelled_loader, undisturbed, validation_losses
 
@@ -108,20 +108,15 @@ class Examination:
         if not self._sets or self._num_samples < 1:
             return None
         name = next(iter(self._sets))
-        contract = contract_of(self._model)
-        traits = contract.traits if contract else Traits()
-        names = {"level_names": traits.level_names, "branch_names": traits.branch_names}
         with undisturbed(self._model):
-            pairs = self._draw_pairs(name, names, thresholds)
+            pairs = self._draw_pairs(name, thresholds)
         title = f"{name} after step {step:,}: annotated on the left, found on the right"
-        grid = comparison_grid(pairs, title, **names)
+        grid = comparison_grid(pairs, title)
         self._folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(grid).save(self._folder / f"step_{step:07d}.jpg", quality=88)
         return grid
 
-    def _draw_pairs(
-        self, name: str, names: dict[str, Sequence[str]], thresholds: dict[str, float]
-    ) -> list:
+    def _draw_pairs(self, name: str, thresholds: dict[str, float]) -> list:
         of_set, dataset = self._sets[name], self._records_of(name)
         count = min(self._num_samples, len(dataset))
         places = np.linspace(0, len(dataset) - 1, count).round().astype(int)
@@ -134,7 +129,6 @@ class Examination:
                 record,
                 found,
                 class_names=MetadataCatalog.get(name).thing_classes,
-                **names,
                 thresholds=thresholds,
             )
             pairs.append(pair)

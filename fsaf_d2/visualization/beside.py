@@ -28,8 +28,6 @@ def draw_beside(
     found: Instances,
     *,
     class_names: Sequence[str],
-    level_names: Sequence[str] = (),
-    branch_names: Sequence[str] = (),
     thresholds: Mapping[str, float],
 ) -> np.ndarray:
     """Draw an image twice: with its annotations on the left, with what was found on the right.
@@ -39,8 +37,6 @@ def draw_beside(
         record: the image in detectron2's format of data sets.
         found: detections in image pixels, as of a detector.
         class_names: of the K classes.
-        level_names, branch_names: of the levels, the finest first, and of the branches, where
-            detections tell them.
         thresholds: by class name; detections below are left out.
 
     Returns:
@@ -49,34 +45,22 @@ def draw_beside(
     scale = LONGER_SIDE / max(image.shape[:2])
     annotations = [x for x in record.get("annotations", ()) if not x.get("iscrowd", 0)]
     boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in annotations]
-    names = [class_names[x["category_id"]] for x in annotations]
-    truth = draw_truth(image, np.array(boxes, float).reshape(-1, 4), names, scale=scale)
+    classes = [x["category_id"] for x in annotations]
+    boxes = np.array(boxes, float).reshape(-1, 4)
+    truth = draw_truth(image, boxes, classes, class_names, scale=scale)
 
     limits = torch.tensor([thresholds.get(name, DEFAULT_THRESHOLD) for name in class_names])
     kept = found[found.scores >= limits[found.pred_classes]]
     kept = kept[kept.scores.argsort(descending=True)[:MAX_BOXES]]
-    answer = draw_detections(
-        image,
-        kept,
-        class_names=class_names,
-        level_names=level_names,
-        branch_names=branch_names,
-        scale=scale,
-    )
+    answer = draw_detections(image, kept, class_names=class_names, scale=scale)
     return np.concatenate([truth, np.full_like(truth[:, : GAP // 2], 255), answer], axis=1)
 
 
-def comparison_grid(
-    pairs: Sequence[np.ndarray],
-    title: str,
-    *,
-    level_names: Sequence[str] = (),
-    branch_names: Sequence[str] = (),
-) -> np.ndarray:
-    """Lay images of :func:`draw_beside` out in two columns below a title and a legend.
+def comparison_grid(pairs: Sequence[np.ndarray], title: str) -> np.ndarray:
+    """Lay images of :func:`draw_beside` out in two columns below a title.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    grid = detection_grid(pairs, columns=2, level_names=level_names, branch_names=branch_names)
+    grid = detection_grid(pairs, columns=2)
     return np.concatenate([draw_caption(title, grid.shape[1]), grid])

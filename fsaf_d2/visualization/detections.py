@@ -1,4 +1,4 @@
-"""Images of detections that tell which pyramid level and which branch answered."""
+"""Images of detections: the class gives the colour."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.colors import hsv_to_rgb, to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from ..texts import as_line
+from .drawn_labels import Labels
 
 if TYPE_CHECKING:
     from detectron2.structures import Boxes, Instances
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
-LEVEL_COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
-TRUTH_COLOR = "#40FF40"
+COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
+# Their black would not be seen on dark images.
+CLASS_COLORS = (*COLORS, "#C8C8C8")
+# Hues of further classes lie so far apart, as shares of the circle: none comes again.
+GOLDEN = 0.618034
 # Of the first branch, the second and so on: lengths of dashes and gaps, in px; none if solid.
 LINES = ((), (7.0, 4.0), (2.0, 3.0), (9.0, 3.0, 2.0, 3.0))
 CANVAS_COLOR = "#303030"
 DPI = 100
-FONT = FontProperties(size=8)
-LABEL_HEIGHT = 14
 GAP = 8
 MIN_LONGER_SIDE = 512
 
@@ -43,7 +44,21 @@ def level_color(index: int) -> str:
     Returns:
         The colour as "#RRGGBB".
     """
-    return LEVEL_COLORS[index % len(LEVEL_COLORS)]
+    return COLORS[index % len(COLORS)]
+
+
+def class_color(index: int) -> str:
+    """Return the colour of a class, the same in every image, as "#RRGGBB".
+
+    Colour-blind readers can tell the first eight apart.
+
+    Args:
+        index: the class's place in the list of classes.
+    """
+    if index < len(CLASS_COLORS):
+        return CLASS_COLORS[index]
+    place = index - len(CLASS_COLORS)
+    return to_hex(hsv_to_rgb(((place * GOLDEN) % 1, 0.55 + 0.4 * (place % 2), 0.95)))
 
 
 def draw_detections(
@@ -56,19 +71,20 @@ def draw_detections(
     gt_boxes: Boxes | None = None,
     scale: float | None = None,
 ) -> np.ndarray:
-    """Draw detections: the level gives the colour, the branch the kind of line.
+    """Draw detections: the class gives the colour, the branch the kind of line.
 
-    Every box carries a label such as "7 0.83 P4 point": class, score, level, branch. Level and
-    branch are left out where detections do not tell them, the branch also where there is but one.
-    No detection is left out, so choose them by their score before.
+    A box carries a label such as "7 0.83 P4 point": class, score, level, branch. Level and branch
+    are left out where no names are given or detections do not tell them, the branch also where
+    there is but one. Labels lie outside of their boxes, where there is room for them; one that
+    would hide another object is left out. No box is, so choose them by their score before.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         instances: detections in image pixels with pred_boxes, scores, pred_classes and perhaps
             pred_levels and pred_branches (indices into `level_names` and `branch_names`).
         class_names: the names of the K classes.
-        level_names: the names of the levels, the finest first, such as "p3".
-        branch_names: the names of the branches.
+        level_names: the names of the levels, the finest first, such as "p3"; empty not to tell.
+        branch_names: the names of the branches; empty not to tell.
         gt_boxes: true boxes in image pixels, drawn thin and white under the detections.
         scale: magnification; None magnifies small images so that the labels can be read.
 
@@ -87,17 +103,17 @@ def draw_detections(
     order = detections.scores.argsort().tolist()
     levels = _told(detections, "pred_levels", level_names)
     branches = _told(detections, "pred_branches", branch_names)
-    colors = [level_color(level or 0) for level in levels]
+    colors = [class_color(k) for k in detections.pred_classes.tolist()]
     for i in order:
         _draw_box(axes, boxes[i], colors[i], width=2.0, line=LINES[(branches[i] or 0) % len(LINES)])
-    taken: list[tuple[float, float, float, float]] = []
+    labels = Labels(axes, boxes)
     # The surest detection has the first choice of a place for its label.
     for i in reversed(order):
         words = [class_names[int(detections.pred_classes[i])], f"{float(detections.scores[i]):.2f}"]
         words += [level_names[levels[i]].upper()] if levels[i] is not None else []
         has_others = branches[i] is not None and len(branch_names) > 1
         words += [branch_names[branches[i]]] if has_others else []
-        taken.append(_draw_label(axes, " ".join(words), boxes[i], colors[i], taken))
+        labels.draw(i, " ".join(words), colors[i])
     return _drawn(axes)
 
 
@@ -108,25 +124,32 @@ def _told(detections: Instances, field: str, names: Sequence[str]) -> list[int |
 
 
 def draw_truth(
-    image: np.ndarray, boxes: np.ndarray, names: Sequence[str], *, scale: float = 1.0
+    image: np.ndarray,
+    boxes: np.ndarray,
+    classes: Sequence[int],
+    class_names: Sequence[str],
+    *,
+    scale: float = 1.0,
 ) -> np.ndarray:
-    """Draw annotated boxes with the names of their classes, in a colour that no level has.
+    """Draw annotated boxes with the names and colours of their classes.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         boxes: (M, 4), xyxy in image pixels.
-        names: of the M classes.
+        classes: of the M boxes.
+        class_names: the names of the K classes.
         scale: magnification.
 
     Returns:
         The image, (round(H * scale), round(W * scale), 3) uint8 RGB.
     """
     axes = _canvas(image, scale)
-    for box in boxes * scale:
-        _draw_box(axes, box, TRUTH_COLOR, width=1.5)
-    taken: list[tuple[float, float, float, float]] = []
-    for box, name in zip(boxes * scale, names, strict=True):
-        taken.append(_draw_label(axes, name, box, TRUTH_COLOR, taken))
+    boxes = boxes * scale
+    for box, k in zip(boxes, classes, strict=True):
+        _draw_box(axes, box, class_color(k), width=1.5)
+    labels = Labels(axes, boxes)
+    for i, k in enumerate(classes):
+        labels.draw(i, class_names[k], class_color(k))
     return _drawn(axes)
 
 
@@ -134,7 +157,6 @@ def detection_grid(
     images: Sequence[np.ndarray],
     *,
     columns: int = 3,
-    level_names: Sequence[str] = (),
     branch_names: Sequence[str] = (),
     ground_truth: bool = False,
 ) -> np.ndarray:
@@ -143,7 +165,7 @@ def detection_grid(
     Args:
         images: at least one image, each (H, W, 3) uint8 RGB; the sizes may differ.
         columns: images per row.
-        level_names, branch_names: as for :func:`draw_detections`.
+        branch_names: as for :func:`draw_detections`.
         ground_truth: whether the images show true boxes, which the legend then explains.
 
     Returns:
@@ -158,7 +180,7 @@ def detection_grid(
     cell_height = max(image.shape[0] for image in images) + GAP
     cell_width = max(image.shape[1] for image in images) + GAP
     rows = -(-len(images) // columns)
-    legend = _legend(columns * cell_width + GAP, level_names, branch_names, ground_truth)
+    legend = _legend(columns * cell_width + GAP, branch_names, ground_truth)
     canvas = np.empty((len(legend) + rows * cell_height, legend.shape[1], 3), dtype=np.uint8)
     canvas[:] = np.rint(255 * np.array(to_rgb(CANVAS_COLOR)))
     canvas[: len(legend)] = legend
@@ -243,64 +265,9 @@ def _draw_box(
         )
 
 
-def _draw_label(
-    axes: Axes,
-    label: str,
-    box: np.ndarray,
-    color: str,
-    taken: Sequence[tuple[float, float, float, float]],
-) -> tuple[float, float, float, float]:
-    """Write a label at the edge of its box, inside the image and clear of earlier labels.
-
-    Returns the label's place, xyxy in canvas pixels.
-    """
-    canvas = axes.figure.canvas
-    text_width, _, _ = canvas.get_renderer().get_text_width_height_descent(label, FONT, False)
-    width, height = text_width + 6, LABEL_HEIGHT
-    canvas_width, canvas_height = canvas.get_width_height()
-    x1, y1, x2, y2 = box.tolist()
-    places = []
-    for x, y in (
-        (x1, y1 - height),
-        (x1, y2),
-        (x2 - width, y1 - height),
-        (x2 - width, y2),
-        (x2, y1),
-        (x1 - width, y1),
-        (x1, y1),
-    ):
-        x = max(0.0, min(x, canvas_width - width))
-        y = max(0.0, min(y, canvas_height - height))
-        places.append((x, y, x + width, y + height))
-    place = min(places, key=lambda place: sum(_overlap(place, other) for other in taken))
-    axes.add_artist(Rectangle(place[:2], width, height, facecolor=color, edgecolor="none"))
-    axes.text(
-        (place[0] + place[2]) / 2,
-        (place[1] + place[3]) / 2,
-        as_line(label),
-        fontproperties=FONT,
-        color="black" if np.dot(to_rgb(color), (0.299, 0.587, 0.114)) > 0.45 else "white",
-        horizontalalignment="center",
-        verticalalignment="center",
-        parse_math=False,
-    )
-    return place
-
-
-def _overlap(place: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """Return the area that two xyxy rectangles share."""
-    width = min(place[2], other[2]) - max(place[0], other[0])
-    height = min(place[3], other[3]) - max(place[1], other[1])
-    return max(width, 0.0) * max(height, 0.0)
-
-
-def _legend(
-    width: int, level_names: Sequence[str], branch_names: Sequence[str], ground_truth: bool
-) -> np.ndarray:
+def _legend(width: int, branch_names: Sequence[str], ground_truth: bool) -> np.ndarray:
     """Draw the legend, (H, width, 3) uint8 RGB, in as many rows as the width asks for."""
-    handles: list[Patch | Line2D] = [
-        Patch(facecolor=level_color(i), label=name.upper()) for i, name in enumerate(level_names)
-    ]
+    handles: list[Line2D] = []
     for i, name in enumerate(branch_names if len(branch_names) > 1 else ()):
         line = LINES[i % len(LINES)]
         style = (0, tuple(length / 2 for length in line)) if line else "solid"

@@ -74,7 +74,7 @@ def draw_samples(
             )
         )
     model.train(was_training)
-    grid = detection_grid(images, **names, ground_truth=True)
+    grid = detection_grid(images, branch_names=traits.branch_names, ground_truth=True)
     if not cv2.imwrite(os.fspath(output_file), cv2.cvtColor(grid, cv2.COLOR_RGB2BGR)):
         raise OSError(f"The image '{output_file}' could not be written.")
     return num_drawn

@@ -162,6 +162,28 @@ def test_wrong_keys_are_named(model, key, value, words):
         AugmentedDetector(cfg, model)
 
 
+@pytest.mark.parametrize(
+    ("keys", "sizes", "longest"),
+    [
+        ({"INPUT.MIN_SIZE_TEST": "288", "INPUT.MAX_SIZE_TEST": "480"}, (216, 288, 360), 600),
+        ({"TEST.AUG.MIN_SIZES": "(90, 120)", "TEST.AUG.MAX_SIZE": "500"}, (90, 120), 500),
+        ({"INPUT.MIN_SIZE_TEST": "100", "TEST.AUG.MAX_SIZE": "777"}, (75, 100, 125), 777),
+    ],
+)
+def test_without_sizes_views_are_about_the_configs_own(model, keys, sizes, longest):
+    cfg = tiny_cfg(*(word for pair in keys.items() for word in pair))
+    views = AugmentedDetector(cfg, model)
+    assert views.min_sizes == sizes and views.max_size == longest
+    assert views.num_views == 2 * len(sizes) == int(views.description().split()[0])
+
+
+def test_without_any_size_one_is_asked_for(model):
+    with pytest.raises(
+        ValueError, match=r"TEST\.AUG\.MIN_SIZES is not set, and INPUT\.MIN_SIZE_TEST 0"
+    ):
+        AugmentedDetector(tiny_cfg("INPUT.MIN_SIZE_TEST", "0"), model)
+
+
 def test_other_detectors_are_named():
     other = build_model(tiny_cfg("MODEL.META_ARCHITECTURE", "RetinaNet"))
     words = "must be False for detectron2's RetinaNet: it has no suppression"

@@ -49,7 +49,7 @@ def test_each_flaw_is_found(folder, capsys, name):
     assert code == (case.severity == "error")
     told = capsys.readouterr().out
     assert f"{case.severity}: {case.kind} ({found[case.kind]['count']})" in told
-    assert first["value"][:60] in told and str(first["annotation_id"] or "") in told
+    assert first["value"][:300] in told and str(first["annotation_id"] or "") in told
 
 
 def rounded(data):
@@ -150,6 +150,55 @@ def test_one_data_set_for_both(folder, name):
     assert list(leaks(folder, val)[1]) == ["same data for validation"]
 
 
+@pytest.fixture
+def yolo(folder):
+    """Both splits of one YAML file, of which the images differ, with the text that checks give."""
+    for split, seed in (("train", 2), ("valid", 3)):
+        data = sound_data()
+        write_images(folder / "set" / split / "images", data, seed=seed)
+        for i, image in enumerate(data["images"]):
+            label = folder / "set" / split / "labels" / image["file_name"].replace(".png", ".txt")
+            label.parent.mkdir(exist_ok=True)
+            label.write_text(f"0 0.5 0.{3 + i} 0.3 0.{1 + seed}\n")
+    text = "train: train/images\nval: valid/images\nnames: [a]\n"
+    (folder / "set/data.yaml").write_text(text)
+    return folder / "set"
+
+
+@pytest.mark.parametrize("given", ["", "data.yaml"])
+def test_splits_of_one_yaml_file_are_two_data_sets(yolo, capsys, given):
+    path = str(yolo / given)
+    assert check_data.main([path, "--val", path]) == 0
+    assert "same data" not in capsys.readouterr().out
+    leaking = (yolo / "train/images/p2.png").read_bytes()
+    (yolo / "valid/images/p0.png").write_bytes(leaking)
+    assert check_data.main([path, "--val", path]) == 1
+    told = capsys.readouterr().out
+    assert "error: leak (1)" in told and "p2.png" in told and "same data" not in told
+
+
+def test_one_split_is_the_same_as_itself(yolo, capsys):
+    path = str(yolo)
+    assert check_data.main([path, "--split", "val", "--val", path]) == 0
+    assert "same data for validation" in capsys.readouterr().out
+
+
+def test_a_sound_set_takes_a_screen(two_sets, capsys):
+    folder, val = two_sets
+    (folder / "config.yaml").write_text("MODEL: {META_ARCHITECTURE: FSAF}\n")
+    options = ("--val", val.path, "--config-file", str(folder / "config.yaml"))
+    run(folder, sound_data(), *options)
+    assert capsys.readouterr().out.count("\n") <= 32
+    names = [f"{'long ' * 30}{i}" for i in range(40)]
+    data = sound_data()
+    for x in (data, val.data):
+        x["categories"] += [{"id": 10 + i, "name": name} for i, name in enumerate(names)]
+    write_source(folder, val.data, "val.json")
+    run(folder, data, *options)
+    told = capsys.readouterr().out
+    assert names[0] in told and told.count("\n") <= 46
+
+
 def test_classes_that_only_validation_has_are_named(two_sets, capsys):
     folder, val = two_sets
     val.data["categories"][0]["name"] = "another"
@@ -231,6 +280,9 @@ def test_only_the_first_twenty_are_shown_and_all_are_in_the_file(folder, capsys)
     data["annotations"] += [{**data["annotations"][4], "id": 100 + i} for i in range(30)]
     _, report = run(folder, data)
     assert len(report["findings"]["duplicate box"]["first"]) == 30
+    told = capsys.readouterr().out
+    assert "duplicate box (30)" in told and " 100: " in told and "and 29 more" in told
+    run(folder, data, "-v")
     told = capsys.readouterr().out
     assert "the first 20 of 30" in told and " 119 " in told and " 120 " not in told
 

@@ -19,6 +19,7 @@ from programs import load_script
 
 from fsaf_d2 import load_detector
 from fsaf_d2.commands import export_command, predict_command
+from fsaf_d2.export.comparison import compare
 from fsaf_d2.prediction.sidecar import ENTRY
 
 DOCS = ROOT / "docs" / "export.md"
@@ -45,23 +46,25 @@ def exported(weights, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def call(tmp_path, monkeypatch, weights, capsys):
-    """Runs the command in an empty folder; gives exit code, output and errors."""
+    """Runs the command beside the weights alone; gives exit code, output and errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (tmp_path / "photos").mkdir()
+    own = tmp_path / weights.name
+    own.symlink_to(weights)
     for seed, size in enumerate([(90, 120), (120, 90), (61, 200)]):
         cv2.imwrite(f"photos/{seed}.png", photo(*size, seed))
 
     def run(*words: object) -> tuple[int, str, str]:
         parser = load_script("export").argument_parser()
-        code = export_command.run(parser.parse_args(["--weights", str(weights), *map(str, words)]))
+        code = export_command.run(parser.parse_args(["--weights", str(own), *map(str, words)]))
         return code, *capsys.readouterr()
 
     return run
 
 
 def files(folder: Path) -> set[str]:
-    return {file.name for file in folder.iterdir()} - {"photos"}
+    return {file.name for file in folder.iterdir()} - {"photos", "model_final.pth"}
 
 
 @pytest.mark.slow
@@ -148,6 +151,43 @@ def test_a_check_that_proves_nothing_fails(call, tmp_path):
     (tmp_path / "empty").mkdir()
     code, _, errors = call("--format", "torchscript", "--check", "empty")
     assert code == 1 and "no image in what --check names" in errors
+
+
+def test_unreadable_images_are_compared_with_nothing(call, tmp_path, weights):
+    detector = load_detector(weights, device="cpu")
+    (tmp_path / "photos/1.png").write_bytes(b"no image")
+    names = [str(tmp_path / f"photos/{i}.png") for i in range(3)]
+    result = compare(detector, detector, names)
+    assert result.num_images == 2 and not result.failures
+    assert len(result.unreadable) == 1 and names[1] in result.unreadable[0]
+
+
+@pytest.mark.slow
+def test_unreadable_images_of_the_check_are_named_and_the_file_lies_beside_the_weights(
+    call, tmp_path, monkeypatch
+):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    whole = (tmp_path / "photos/1.png").read_bytes()
+    (tmp_path / "photos/1.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "photos/2.jpg").write_bytes(b"no image")
+    (tmp_path / "photos/notes.txt").write_text("none")
+    monkeypatch.chdir(elsewhere)
+    code, output, _ = call("--format", "torchscript", "--check", tmp_path / "photos")
+    assert code == 0 and "in 2 images" in output
+    skipped = [line for line in output.splitlines() if line.startswith("Skipped: ")]
+    for name in ("1.png", "2.jpg", "notes.txt"):
+        assert sum(name in line for line in skipped) == 1
+    assert not list(elsewhere.iterdir()) and (tmp_path / "model_final.torchscript").is_file()
+
+
+@pytest.mark.slow
+def test_a_check_of_unreadable_images_fails(call, tmp_path):
+    for file in (tmp_path / "photos").iterdir():
+        file.write_bytes(b"no image")
+    code, output, errors = call("--format", "torchscript", "--check", "photos")
+    assert code == 1 and "none of the 3 images of --check can be read" in errors
+    assert output.count("Skipped: ") == 3 and files(tmp_path) == set()
 
 
 def test_mistakes_end_in_one_sentence(call, tmp_path, weights, exported):

@@ -103,6 +103,9 @@ def test_ap_and_time_without_and_with_augmentation_are_printed(found_val, tmp_pa
     with caplog.at_level("INFO", "detectron2.fsaf_d2.training"):
         results = compare_augmented(Trainer, cfg, model)
     assert list(results) == ["bbox", *BRANCHES, "bbox_TTA", *(f"{name}_TTA" for name in BRANCHES)]
+    said = [x.getMessage() for x in caplog.records if getattr(x, "for_terminal", False)]
+    assert "2 views of each image: short side 128 px" in said[0]
+    assert "2 images about 0.0 minutes" in said[1] and len(said) == 2
     table = next(text for text in caplog.messages if text.startswith("Without and with"))
     assert results["bbox"]["AP"] == Trainer.test(cfg, model.model)["bbox"]["AP"]
     assert results["bbox_TTA"]["AP"] != results["bbox"]["AP"]

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..object_sizes import LEAST_SIDE
 from ..reading import box_layout
 from ..reading.box_layout import Layout
 from .entries import Entries
 
-# Pixels; a side below it holds nothing.
-LEAST_SIDE = 0.01
+# YOLO's shares of a side give one of a pixel back with a rounding error.
+PIXEL = 1.01
 
 
 class Boxes(NamedTuple):
@@ -44,7 +45,7 @@ def check_boxes(entries: Entries) -> Boxes:
         "negative box size": least_side < 0,
         "zero-sized box": least_side <= LEAST_SIDE,
         "box outside the image": least_inside <= LEAST_SIDE,
-        "box of a pixel": (pixels[:, 2:] <= 1).all(axis=1) & (not layout.normalised),
+        "box of a pixel": (pixels[:, 2:] <= PIXEL).any(axis=1) & (not layout.normalised),
         "box partly outside": box_layout.overhang(pixels, sizes) > box_layout.TOLERANCE,
     }
     is_free = np.ones(len(pixels), dtype=bool)

@@ -19,12 +19,16 @@ from ...assignment.grid import Grid
 from ...assignment.objects import Objects
 from ...config_keys import value_of
 from ...detectors.contract import traits_of
-from .check_source import Check, size_groups
+from ..object_sizes import size_masks
+from .check_source import Check, object_areas
+from .reach_advice import advise
 
 # From which on an anchor is an object's (arXiv 1708.02002, Sec. 4).
 IOU = 0.5
 # detectron2 pads images to multiples of the coarsest stride of the backbone without its FPN.
 DIVISIBILITY = 32
+# Larger sides of images that are tried, as factors.
+FACTORS = (1.5, 2, 3)
 # Locations looked at at a time.
 MAX_LOCATIONS = 1 << 22
 
@@ -44,8 +48,10 @@ def coverage(check: Check, cfg: CfgNode) -> dict:
     and crowds are left out.
 
     Returns:
-        ``min_size_test``, ``max_size_test``, ``iou``, and ``groups``: for "all", "small", "medium"
-        and "large" a dict of ``objects``; ``no_anchor``, those whose best anchor has a lower IoU;
+        ``min_size_test``, ``max_size_test``, ``iou``; ``sides``, for images 1.5, 2 and 3 times as
+        large ``min_size_test``, ``max_size_test`` and ``no_anchor`` by group; ``advice``, a
+        sentence for a person; and ``groups``: for "all", "small", "medium" and "large" a dict of
+        ``objects``; ``no_anchor``, those whose best anchor has a lower IoU;
         ``mean_best_iou``; ``least_locations``, that any of them has on any level without anchors;
         ``shared``, those that lose locations to smaller objects on the level that their size
         chooses, and ``covered``, those that lose all of them. The mean and the least are None
@@ -54,20 +60,26 @@ def coverage(check: Check, cfg: CfgNode) -> dict:
     Raises:
         ValueError: the config's levels are not those of an FPN (p3, p4, ...).
     """
-    resized, group = _resize(check, cfg)
+    areas = object_areas(check)[_usable(check)]
+    groups = {"all": np.ones(len(areas), dtype=bool), **size_masks(areas)}
+    groups = {name: torch.from_numpy(mask) for name, mask in groups.items()}
     strides = _strides(cfg)
-    kinds = _anchor_kinds(cfg, strides)
-    strides = torch.tensor(strides)
-    padded = -(-resized.sizes // DIVISIBILITY) * DIVISIBILITY
-    map_sizes = -(-padded[:, None] // strides[:, None])
-    iou = best_anchor_ious(kinds, resized.objects.boxes, strides, map_sizes)
-    counts = _locations(resized, strides, cfg)
-    groups = {"all": torch.ones(len(iou), dtype=torch.bool)}
-    groups.update((name, group == index) for index, name in enumerate(("small", "medium", "large")))
-    return {
+    resized, iou = _reach(check, cfg, strides)
+    counts = _locations(resized, torch.tensor(strides), cfg)
+    sides = [
+        {
+            "min_size_test": larger.INPUT.MIN_SIZE_TEST,
+            "max_size_test": larger.INPUT.MAX_SIZE_TEST,
+            "no_anchor": {name: int((found[mask] < IOU).sum()) for name, mask in groups.items()},
+        }
+        for larger in (_enlarged(check, cfg, factor) for factor in FACTORS)
+        for found in (_reach(check, larger, strides)[1],)
+    ]
+    found = {
         "min_size_test": cfg.INPUT.MIN_SIZE_TEST,
         "max_size_test": cfg.INPUT.MAX_SIZE_TEST,
         "iou": IOU,
+        "sides": sides,
         "groups": {
             name: {
                 "objects": int(mask.sum()),
@@ -78,14 +90,41 @@ def coverage(check: Check, cfg: CfgNode) -> dict:
             for name, mask in groups.items()
         },
     }
+    return {**found, "advice": advise(found, cfg, resized.objects.boxes[iou < IOU])}
 
 
-def _resize(check: Check, cfg: CfgNode) -> tuple[_Resized, Tensor]:
-    """The objects as a test has them, in the order of their images, and their sizes, 0 to 2."""
+def _reach(check: Check, cfg: CfgNode, strides: list[int]) -> tuple[_Resized, Tensor]:
+    """The objects as a test has them, and the IoU (M,) of the best anchor of each."""
+    resized = _resize(check, cfg)
+    padded = -(-resized.sizes // DIVISIBILITY) * DIVISIBILITY
+    steps = torch.tensor(strides)
+    map_sizes = -(-padded[:, None] // steps[:, None])
+    kinds = _anchor_kinds(cfg, strides)
+    return resized, best_anchor_ious(kinds, resized.objects.boxes, steps, map_sizes)
+
+
+def _enlarged(check: Check, cfg: CfgNode, factor: float) -> CfgNode:
+    """The config with so many times the side of images, that they have where it is not set."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    sides = check.boxes.sizes[_usable(check)].min(axis=1)
+    own = cfg.INPUT.MIN_SIZE_TEST or (np.median(sides) if len(sides) else 0)
+    cfg.INPUT.MIN_SIZE_TEST = round(own * factor)
+    cfg.INPUT.MAX_SIZE_TEST = round(cfg.INPUT.MAX_SIZE_TEST * factor)
+    return cfg
+
+
+def _usable(check: Check) -> np.ndarray:
+    """Places of the objects that are looked at, in the order of their images."""
     entries, boxes = check.entries, check.boxes
     usable = boxes.is_usable & ~entries.is_crowd & np.isfinite(boxes.sizes).all(axis=1)
     chosen = np.flatnonzero(usable)
-    chosen = chosen[np.argsort(entries.image_index[chosen], kind="stable")]
+    return chosen[np.argsort(entries.image_index[chosen], kind="stable")]
+
+
+def _resize(check: Check, cfg: CfgNode) -> _Resized:
+    """The objects as a test has them, in the order of their images."""
+    entries, boxes, chosen = check.entries, check.boxes, _usable(check)
     corners = boxes.clipped()[chosen]
     corners[:, 2:] += corners[:, :2]
     shapes, index = np.unique(boxes.sizes[chosen], axis=0, return_inverse=True)
@@ -99,8 +138,7 @@ def _resize(check: Check, cfg: CfgNode) -> tuple[_Resized, Tensor]:
         torch.from_numpy(entries.category_index[chosen]).clamp(min=0),
         torch.from_numpy(image_index.reshape(-1)),
     )
-    group = torch.from_numpy(size_groups(check)[chosen])
-    return _Resized(objects, torch.from_numpy(sizes).long()), group
+    return _Resized(objects, torch.from_numpy(sizes).long())
 
 
 def _new_size(width: float, height: float, cfg: CfgNode) -> tuple[int, int]:

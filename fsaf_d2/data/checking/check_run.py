@@ -10,19 +10,17 @@ from collections.abc import Sequence
 from detectron2.data import MetadataCatalog
 
 from ...commands.calls import call
+from ..reading.builtin import PUBLISHED
 from ..reading.canonical import write_json
 from ..reading.image_headers import MAX_PIXELS
 from ..reading.own import EVAL, FILES, VAL
 from ..reading.sources import Source
 from .check_source import Check, check_source
 from .checks import AnnotationFileError, read_annotations, require_annotations
+from .empty_boxes import empty_boxes, left_out_text
 from .images import MAX_SIDE
 from .leaks import check_leaks
 from .output import error_text, one_line, to_dict
-
-# detectron2's own, which are as they were published: boxes without a size among others. Of them
-# only what cannot be read, or leads elsewhere, is an error.
-PUBLISHED = ("coco_2014_", "coco_2017_")
 
 _logger = logging.getLogger("detectron2.fsaf_d2.data")
 
@@ -35,6 +33,7 @@ def require_sound_data(
     max_pixels: int = MAX_PIXELS,
     max_side: int = MAX_SIDE,
     read_images: bool = True,
+    strict_boxes: bool = False,
 ) -> None:
     """Check the data sets of a run that are in COCO format, as ``tools/check_data.py`` does.
 
@@ -43,12 +42,14 @@ def require_sound_data(
 
     Args:
         train, test: names of data sets whose files exist. Those of other formats are not looked at,
-            and of detectron2's own (:data:`PUBLISHED`) the annotation files alone.
+            and of detectron2's own (:data:`..reading.builtin.PUBLISHED`) only the annotations.
         output_dir: ``OUTPUT_DIR``; "" to write nothing.
         max_pixels: ``INPUT.MAX_PIXELS``.
         max_side: the long side that images are resized to at the most.
         read_images: whether to look at the image files, and for leaks. A run that goes on has
             done so when it began.
+        strict_boxes: ``DATALOADER.STRICT_BOXES``: boxes without area are errors, too. Otherwise a
+            few are named in a line: training and evaluation leave them out.
 
     Raises:
         AnnotationFileError: there are errors. The message has their kinds and numbers, the first
@@ -71,7 +72,10 @@ def require_sound_data(
     for name in set(train) & set(checks):
         others = [checks[x] for x in test if x in checks]
         checks[name].leaks = [x for other in others for x in check_leaks(checks[name], other)]
-    _require_no_errors(checks, test)
+    few = {x: empty_boxes(y, and_images=False) for x, y in checks.items() if not strict_boxes}
+    _require_no_errors({x: y for x, y in checks.items() if not few.get(x)}, test)
+    for name in filter(few.get, few):
+        _logger.warning(f"Data set '{name}': {left_out_text(checks[name], few[name])}")
     _log_warnings(checks, test)
     for name, check in checks.items():
         path = os.path.join(output_dir, "data", f"check_{name}.json")

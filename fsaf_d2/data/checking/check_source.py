@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from ..object_sizes import count_by_size
 from ..reading.formats.source import Finding
 from ..reading.image_headers import MAX_PIXELS
 from ..reading.sources import Source
@@ -15,8 +16,6 @@ from .findings import Flaw
 from .images import MAX_SIDE, ImageFile, check_images
 from .names import check_contents, check_names
 
-# COCO's sizes of objects, by area in square pixels of the image as it is.
-SMALL, LARGE = 32**2, 96**2
 # Sides of boxes, the roots of their areas, that histograms are parted at: 4 to an octave.
 SIDES = 2 ** np.arange(0, 12.25, 0.25)
 # What other formats have no place for.
@@ -116,7 +115,8 @@ def statistics(check: Check) -> dict:
     Returns:
         ``images``, ``boxes``, ``crowds``; ``images_without_objects``, nor crowds, which are
         background; ``classes`` {name: boxes};
-        ``sizes`` {"small", "medium", "large": boxes}, as evaluation counts them, by area;
+        ``sizes`` {"small", "medium", "large": boxes}, as evaluation counts them, by area (on a
+        limit, one counts twice);
         ``sizes_by_class``; ``median_box_size``, the root of an area, and ``median_image_size``,
         in pixels, None where there is none; ``box_size_histogram`` with ``edges`` in pixels and
         ``counts``; ``objects_per_image`` {number of objects: images};
@@ -126,9 +126,9 @@ def statistics(check: Check) -> dict:
     chosen = np.flatnonzero(boxes.is_usable & ~entries.is_crowd)
     sides = np.sqrt(boxes.pixels[chosen, 2:].prod(axis=1))
     categories = entries.category_index[chosen]
-    size_index = size_groups(check)[chosen]
+    areas = object_areas(check)[chosen]
     names = [str(category.get("name")) for category in entries.categories]
-    by_class = {name: size_index[categories == k] for k, name in enumerate(names)}
+    by_class = {name: areas[categories == k] for k, name in enumerate(names)}
     per_image = np.bincount(entries.image_index[chosen], minlength=len(entries.images))
     known = entries.sizes[np.isfinite(entries.sizes).all(axis=1)]
     shapes, shape_counts = np.unique(known, axis=0, return_counts=True) if len(known) else ([], [])
@@ -143,8 +143,8 @@ def statistics(check: Check) -> dict:
         "crowds": int(entries.is_crowd.sum()),
         "images_without_objects": int(is_empty.sum()),
         "classes": {name: len(found) for name, found in by_class.items()},
-        "sizes": _by_size(size_index),
-        "sizes_by_class": {name: _by_size(found) for name, found in by_class.items()},
+        "sizes": count_by_size(areas),
+        "sizes_by_class": {name: count_by_size(found) for name, found in by_class.items()},
         "median_box_size": float(np.median(sides)) if len(sides) else None,
         "median_image_size": np.median(known, axis=0).tolist() if len(known) else None,
         "box_size_histogram": {"edges": SIDES.round(2).tolist(), "counts": counts.tolist()},
@@ -155,19 +155,12 @@ def statistics(check: Check) -> dict:
     }
 
 
-def size_groups(check: Check) -> np.ndarray:
-    """(M,) 0, 1, 2 for small, medium and large objects, by area as evaluation takes it.
-
-    That is the area that is given, or else the box's.
-    """
+def object_areas(check: Check) -> np.ndarray:
+    """(M,) areas in square pixels, as evaluation takes them: that which is given, or the box's."""
     own = check.boxes.pixels[:, 2:].prod(axis=1)
     layout = check.boxes.layout
     given = [annotation.get("area") for annotation in check.entries.annotations]
-    usable = [x if type(x) in (int, float) and 0 < x < 1e24 else np.nan for x in given]
+    usable = [x if type(x) in (int, float) and 0 <= x < 1e24 else np.nan for x in given]
     # Where the boxes are not as they should be, areas made from them are not either.
     is_own = np.isnan(usable) | layout.normalised | layout.corners
-    return np.digitize(np.where(is_own, own, usable), [SMALL, LARGE])
-
-
-def _by_size(size_index: np.ndarray) -> dict[str, int]:
-    return dict(zip(("small", "medium", "large"), np.bincount(size_index, minlength=3).tolist()))
+    return np.where(is_own, own, usable)

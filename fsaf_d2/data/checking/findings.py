@@ -140,13 +140,16 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
     "missing iscrowd": ("warning", "It is taken as 0."),
     "missing area": ("warning", "It is taken as width times height of the box."),
     # boxes in their images
-    "zero-sized box": ("error", "It would be left out in silence: correct or remove it."),
+    "zero-sized box": (
+        "error",
+        "Correct or remove it. A run leaves out a few by name (DATALOADER.STRICT_BOXES).",
+    ),
     "negative box size": ("error", "It would be left out in silence: correct or remove it."),
     "box outside the image": ("error", "It would be left out in silence: correct or remove it."),
     "box partly outside": ("warning", "It is cut at the border in training."),
     "normalised box": ("error", "Write pixels: multiply by the image's width and height."),
     "xyxy given as xywh": ("error", "The boxes are two corners: write x, y, width and height."),
-    "box of a pixel": ("warning", "It is a point more than an object: see that it is meant."),
+    "box of a pixel": ("warning", "A side of it is a pixel or less: see that it is meant."),
     "duplicate box": ("warning", "The object counts twice: remove one."),
     # training and validation
     "leak": ("error", "The figures would be too good: remove it from training or validation."),

@@ -22,7 +22,8 @@ def check_leaks(training: Check, validation: Check) -> list[Flaw]:
 
     Files are equal if all their bytes are; only those of equal length are read. Images of equal
     names are found if they have the same boxes too: many sets number theirs from 1. If all images
-    are in both, that is one finding.
+    are in both, that is one finding. Splits of one folder or YAML file are told apart by the images
+    that they have.
 
     Args:
         training, validation: of which the images have been looked at.
@@ -30,12 +31,11 @@ def check_leaks(training: Check, validation: Check) -> list[Flaw]:
     Returns:
         what is wrong with entries of the training data.
     """
-    one, other = training.source.annotation_file, validation.source.annotation_file
     pairs = _equal_files(training, validation)
     is_all = len(pairs) == len(training.entries.images) == len(validation.entries.images) > 0
-    if is_all or os.path.realpath(one) == os.path.realpath(other):
+    if is_all or (_paths(training) and _paths(training) == _paths(validation)):
         # Whoever tries something out may mean it.
-        value = f"all images of '{one}' are the validation data"
+        value = f"all images of '{training.source.annotation_file}' are the validation data"
         return [training.entries.of_file("same data for validation", value)]
     flaws, leaking = [], {i for i, _ in pairs}
     for i, j in pairs:
@@ -82,6 +82,12 @@ def _equal_files(training: Check, validation: Check) -> list[tuple[int, int]]:
         of_content.setdefault(_hash(_path(validation, j)), j)
     pairs = [(i, of_content.get(_hash(_path(training, i)))) for i in candidates]
     return [(i, j) for i, j in pairs if j is not None]
+
+
+def _paths(check: Check) -> set[str]:
+    """Where all of the images are, whether they can be read or not."""
+    root, names = check.source.image_root, (x.get("file_name") for x in check.entries.images)
+    return {os.path.realpath(os.path.join(root, x)) for x in names if isinstance(x, str)}
 
 
 def _readable(check: Check) -> Iterable[int]:

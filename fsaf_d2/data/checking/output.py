@@ -19,9 +19,11 @@ from .fix import MENDS, Fixed
 SHOWN = 20
 # Of errors, in the message that stops a run.
 FIRST = 5
-# Of values and names in tables.
-WIDTH = 70
-VALUE_WIDTH = 300
+# Letters of a value or a name.
+WIDTH = 300
+# Without -v: errors of a kind, and classes.
+FEW = 3
+CLASSES = 8
 
 
 def to_dict(check: Check, limit: int | None = SHOWN) -> dict:
@@ -44,12 +46,17 @@ def to_dict(check: Check, limit: int | None = SHOWN) -> dict:
     }
 
 
-def as_text(content: dict) -> str:
-    """Say what :func:`to_dict` has: what there is, kinds with counts, the first of each kind."""
-    return "\n\n".join(_paragraphs(content))
+def as_text(content: dict, *, verbose: bool = False) -> str:
+    """Say what :func:`to_dict` has: what there is, kinds with counts, the first of each kind.
+
+    Args:
+        content: of :func:`to_dict`.
+        verbose: more classes, and up to :data:`SHOWN` findings of a kind.
+    """
+    return "\n".join(_paragraphs(content, verbose))
 
 
-def _paragraphs(content: dict) -> Iterator[str]:
+def _paragraphs(content: dict, verbose: bool) -> Iterator[str]:
     found, counts = content["findings"], content["statistics"]
     yield (
         f"{content['annotation_file']} ({content['format']}), images in "
@@ -57,23 +64,39 @@ def _paragraphs(content: dict) -> Iterator[str]:
         f"{len(counts['classes'])} classes; {counts['images_without_objects']} images without "
         "objects, which are background"
     )
-    if content["notes"]:
-        yield "\n".join(content["notes"])
-    sizes = [
-        [_cut(name), count, *counts["sizes_by_class"][name].values()]
-        for name, count in _most(counts)
-    ]
-    if sizes:
-        yield tabulate(sizes, ["class", "boxes", "small", "medium", "large"], disable_numparse=[0])
-    rows = [[x["severity"], kind, x["count"]] for kind, x in found.items()]
-    yield tabulate(rows, ["", "kind", "count"]) if rows else "Nothing is wrong."
+    yield from content["notes"]
+    rows = _class_rows(counts, SHOWN if verbose else CLASSES)
+    if rows:
+        yield tabulate(rows, ["class", "boxes", "small", "medium", "large"], disable_numparse=[0])
+    if not found:
+        yield "Nothing is wrong."
     for kind, x in found.items():
-        yield _first(kind, x)
+        yield _first(kind, x) if verbose else _in_short(kind, x)
 
 
-def _most(counts: dict) -> list[tuple[str, int]]:
-    """The classes with the most boxes."""
-    return sorted(counts["classes"].items(), key=lambda item: -item[1])[:SHOWN]
+def _class_rows(counts: dict, limit: int) -> list[list]:
+    """The classes with the most boxes; all others in one row."""
+    ordered = sorted(counts["classes"].items(), key=lambda item: -item[1])
+    limit = limit if len(ordered) > limit + 1 else len(ordered)
+    sizes = counts["sizes_by_class"]
+    rows = [[_cut(name), count, *sizes[name].values()] for name, count in ordered[:limit]]
+    if rest := ordered[limit:]:
+        sums = [sum(column) for column in zip(*(sizes[name].values() for name, _ in rest))]
+        rows.append([f"{len(rest)} others", sum(count for _, count in rest), *sums])
+    return rows
+
+
+def _in_short(kind: str, found: dict) -> str:
+    """A finding or a few, on a line each."""
+    shown = found["first"][: FEW if found["severity"] == "error" else 1]
+    rest = found["count"] - len(shown)
+    lines = [f"{found['severity']}: {kind} ({found['count']}): {shown[0]['remedy']}"]
+    for x in shown:
+        number = "" if x["annotation_id"] is None else f", annotation {x['annotation_id']}"
+        lines.append(f"  {_cut(x['file'])}{number}: {_cut(x['value'])}")
+    if rest:
+        lines[-1] += f" (and {rest} more: -v, or all in --json F)"
+    return "\n".join(lines)
 
 
 def _first(kind: str, found: dict) -> str:
@@ -84,66 +107,42 @@ def _first(kind: str, found: dict) -> str:
     if len(remedies) == 1:
         lines += textwrap.wrap(remedies[0], 98, initial_indent="  ", subsequent_indent="  ")
     headers = ["file", "annotation", "value"] + ["remedy"] * (len(remedies) > 1)
-    rows = [
-        [
-            _cut(x["file"], keep_end=True),
-            x["annotation_id"],
-            _cut(x["value"], VALUE_WIDTH),
-            x["remedy"],
-        ]
-        for x in shown
-    ]
+    rows = [[_cut(x["file"]), x["annotation_id"], _cut(x["value"]), x["remedy"]] for x in shown]
     table = tabulate([row[: len(headers)] for row in rows], headers, disable_numparse=True)
     return "\n".join([*lines, textwrap.indent(table, "  ")])
 
 
-def _cut(text: str, width: int = WIDTH, *, keep_end: bool = False) -> str:
+def _cut(text: str) -> str:
     # Names from the file may have anything in them, line feeds and control sequences too.
     text = as_line(text)
-    if len(text) <= width:
-        return text
-    return f"...{text[3 - width :]}" if keep_end else f"{text[: width - 3]}..."
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."
 
 
 def coverage_text(found: dict) -> str:
-    """Say what :func:`.check_coverage.coverage` found, beginning with how images are resized."""
-    has_locations = found["groups"]["all"]["shared"] is not None
+    """Say what :func:`.check_coverage.coverage` found, ending with what to change."""
+    groups = found["groups"]
+    has_locations = groups["all"]["shared"] is not None
     rows = []
-    for name, x in found["groups"].items():
-        iou, least = x["mean_best_iou"], x["least_locations"]
-        row = [
-            name,
-            x["objects"],
-            _with_share(x, "no_anchor"),
-            "n/a" if iou is None else f"{iou:.2f}",
-        ]
+    for name, x in groups.items():
+        lost = [x["no_anchor"], *(side["no_anchor"][name] for side in found["sides"])]
+        row = [name, x["objects"], *(_with_share(count, x) for count in lost)]
         if has_locations:
-            row += ["n/a" if least is None else least]
-            row += [_with_share(x, "shared"), _with_share(x, "covered")]
+            row += [_with_share(x["shared"], x), _with_share(x["covered"], x)]
         rows.append(row)
-    headers = [
-        "objects\n(by area in\nthe file)",
-        "\n\nnumber",
-        f"no anchor\nreaches IoU\n{found['iou']:g}",
-        "mean of\nthe best\nIoUs",
-        "locations on\nany level,\nat least",
-        "loses locations\nto smaller ones\non its own level",
-        "loses all\nof them\nthere",
-    ][: len(rows[0])]
-    what = "the anchors\nand the locations without anchors" if has_locations else "the anchors"
-    text = (
-        f"With images resized to a short side of {found['min_size_test']} (long side up to "
-        f"{found['max_size_test']}), {what} reach:\n\n"
-        f"{tabulate(rows, headers, disable_numparse=True)}\n\n"
-        "An object that no anchor reaches is learnt from its best anchor alone."
-    )
+    now = found["min_size_test"]
+    headers = ["objects", "number", f"{now} px" if now else "as they are"]
+    headers += [f"{side['min_size_test']} px" for side in found["sides"]]
+    headers += ["share some", "or all"] if has_locations else []
+    said = f"Objects out of the anchors' reach (best IoU below {found['iou']:g}), by short side"
     if has_locations:
-        text += " Its own level is the one that its\nsize chooses; online selection may choose any."
-    return text
+        said += "; those that without\nanchors share locations with smaller objects of their level"
+    table = tabulate(rows, headers, disable_numparse=True)
+    return "\n".join([f"{said}:", table, found["advice"]])
 
 
-def _with_share(group: dict, key: str) -> str:
-    return f"{group[key]} ({100 * group[key] / max(group['objects'], 1):.1f} %)"
+def _with_share(count: int, group: dict) -> str:
+    total = group["objects"]
+    return f"{count} ({100 * count / total:.1f} %)" if total else "n/a"
 
 
 def loss_text(fixed: Fixed, path: str, *, is_allowed: bool) -> str:

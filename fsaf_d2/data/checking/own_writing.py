@@ -17,6 +17,7 @@ from ..reading.own import EVAL, TRAIN, VAL, class_keys, class_list, own_file, re
 from ..reading.sources import open_source
 from .check_source import check_source
 from .checks import AnnotationFileError
+from .empty_boxes import empty_boxes, left_out_text, without
 from .output import error_text
 
 
@@ -39,7 +40,8 @@ def write_own_data(
             validation has classes that training lacks; the message says where.
         OSError: a file cannot be read or written.
     """
-    train, lines = _open(train_data, "train")
+    strict = cfg.DATALOADER.STRICT_BOXES
+    train, lines = _open(train_data, "train", strict)
     classes = class_list(train)
     for key in class_keys(cfg):
         require_not_given(cfg, key, [x["name"] for x in classes], f"'{train_data}'")
@@ -52,7 +54,7 @@ def write_own_data(
     if val_data is None:
         lines.append("Without validation data (--val-data) the run trains without evaluation.")
     else:
-        val, more = _open(val_data, "val")
+        val, more = _open(val_data, "val", strict)
         ids = match_categories(classes, class_list(val), val_data)
         files[own_file(cfg, VAL)] = canonical_coco(val, classes, ids)
         lines += more
@@ -74,7 +76,7 @@ def write_evaluation_data(
         classes: entries with ``id`` and ``name`` in the order in which the model has them; None:
             those of the data.
     """
-    val, lines = _open(val_data, "val")
+    val, lines = _open(val_data, "val", cfg.DATALOADER.STRICT_BOXES)
     own = class_list(val)
     if classes is None:
         lines.append("The weights do not say their classes: those of the data are taken, by id.")
@@ -88,10 +90,10 @@ def _write(file: str, data: dict) -> None:
     hold(file, data)
 
 
-def _open(path: str, split: str) -> tuple[Source, list[str]]:
+def _open(path: str, split: str, strict: bool) -> tuple[Source, list[str]]:
     """A source without flaws, and what a person should know of it."""
     source = open_source(path, split)
-    _require_sound(source, split)
+    left_out = _left_out(source, split, strict)
     data = source.data
     names = [str(category["name"]) for category in class_list(source)]
     shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
@@ -103,17 +105,27 @@ def _open(path: str, split: str) -> tuple[Source, list[str]]:
     counts = collections.Counter(finding.kind for finding in source.findings)
     lines += [f"  {note}" for note in source.notes]
     lines += [f"  Warning: {kind}: {count}" for kind, count in counts.items()]
+    lines += [f"  {line}" for line in left_out]
     return source, lines
 
 
-def _require_sound(source: Source, split: str) -> None:
-    """Stop at errors: an image would have fewer objects than it shows."""
+def _left_out(source: Source, split: str, strict: bool) -> list[str]:
+    """Stop at errors: an image would have fewer objects than it shows. Leave out what has no area.
+
+    Returns:
+        what was left out, for a person.
+    """
     # The images are looked at once the data are written.
     check = check_source(source, read_images=False)
+    found = [] if strict else empty_boxes(check, and_images=True)
+    if found:
+        source.data = without(source.data, found)
+        return [left_out_text(check, found)]
     if check.num_errors:
         option = " --split val" if split == "val" else ""
         command = f"{call('check')} {shlex.quote(source.path)}{option}"
         raise AnnotationFileError(error_text(check, f"'{source.path}'", command))
+    return []
 
 
 def _changes(file: str, data: dict) -> list[str]:

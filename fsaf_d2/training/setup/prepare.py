@@ -136,6 +136,7 @@ def _require_data(run: _Run) -> None:
             output_dir=cfg.OUTPUT_DIR if run.speaks else "",
             **image_limits(cfg),
             read_images=not run.resume,
+            strict_boxes=cfg.DATALOADER.STRICT_BOXES,
         )
 
 

@@ -43,6 +43,36 @@ def test_objects_are_compared_at_the_size_that_a_test_has(tmp_path):
     assert coverage(sound, config("INPUT.MIN_SIZE_TEST", "0"))["groups"]["all"]["no_anchor"] == 1
 
 
+def test_the_advice_names_the_side_at_which_most_are_reached(tmp_path):
+    # Half a stride off at the most, the smallest anchor needs sides of 23 pixels and more.
+    boxes = [[32 * i, 32 * j, 12, 12] for i in range(9) for j in range(9)]
+    sound = check(tmp_path, boxes)
+    cfg = config("INPUT.MIN_SIZE_TEST", "320", "INPUT.MAX_SIZE_TEST", "640")
+    found = coverage(sound, cfg)
+    assert [x["min_size_test"] for x in found["sides"]] == [480, 640, 960]
+    reached = [x["no_anchor"]["small"] for x in found["sides"]]
+    assert reached[-1] == 0 < reached[0] == found["groups"]["small"]["no_anchor"] == 81
+    words = "100 % of the small objects are out of reach at 320 px; at "
+    assert found["advice"].startswith(words) and "INPUT.MAX_SIZE_TEST" in found["advice"]
+    assert coverage_text(found).splitlines()[-1] == found["advice"]
+    # What it says comes true.
+    settings = found["advice"].partition(" %: ")[2].split(" ")[:4]
+    assert settings[0] == "INPUT.MIN_SIZE_TEST"
+    larger = coverage(sound, config(*settings))
+    assert "nothing is to be changed" in larger["advice"]
+    chosen = [x for x in found["sides"] if str(x["min_size_test"]) == settings[1]]
+    assert larger["groups"]["small"]["no_anchor"] == chosen[0]["no_anchor"]["small"]
+
+
+def test_long_objects_need_anchors_of_their_shape(tmp_path):
+    sound = check(tmp_path, [[10, 8 + 16 * i, 400, 10] for i in range(15)])
+    advice = coverage(sound, config("INPUT.MIN_SIZE_TEST", "320"))["advice"]
+    assert 'ASPECT_RATIOS "[[0.03, 0.5, 1, 2]]"' in advice
+    key, value = advice[advice.index("MODEL.") : -1].split(' "')
+    better = config("INPUT.MIN_SIZE_TEST", "0", key, value)
+    assert coverage(sound, better)["groups"]["all"]["no_anchor"] == 0
+
+
 def test_groups_and_what_is_left_out(tmp_path):
     boxes = [[0, 0, 20, 20], [100, 100, 50, 50], [200, 100, 200, 200], [30, 30, 0, 5]]
     sound = check(tmp_path, boxes)
@@ -96,7 +126,7 @@ def test_a_detector_of_two_stages_has_the_anchors_of_its_proposals(tmp_path):
         assert found["groups"]["all"]["mean_best_iou"] == pytest.approx(no_offset)
     # It counts no locations, of which nothing is said.
     text = coverage_text(found)
-    assert "the anchors reach:" in text and "location" not in text and "n/a" in text
+    assert "the anchors' reach" in text and "location" not in text and "n/a" in text
     cfg = config(*words, "MODEL.RPN.IN_FEATURES", "['x']")
     with pytest.raises(ValueError, match=r"MODEL\.RPN\.IN_FEATURES has 'x'"):
         coverage(sound, cfg)

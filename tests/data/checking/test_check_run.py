@@ -142,7 +142,7 @@ def test_other_formats_are_left_alone(folder):
 
 
 def test_data_of_ones_own_are_named_as_they_were_given(folder):
-    data = {**with_flaw(bbox=[1, 2, 0, 4]), "info": {"source": "my data"}}
+    data = {**with_flaw(bbox=[1, 2, -3, 4]), "info": {"source": "my data"}}
     own = register(folder, "own_val", data)
     with pytest.raises(AnnotationFileError, match=r"check_data\.py 'my data' --split val"):
         require_sound_data([], ["own_val"])

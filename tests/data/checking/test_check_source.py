@@ -14,6 +14,7 @@ from fsaf_d2.data.checking.findings import KINDS, summarise
 from fsaf_d2.data.checking.fix import fix
 from fsaf_d2.data.checking.output import as_text, to_dict
 from fsaf_d2.data.reading.sources import Source
+from fsaf_d2.evaluation.ground_truth import read_ground_truth
 
 ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "400"))
 
@@ -87,7 +88,7 @@ def test_files_without_areas_are_those_of_other_formats(folder):
 
 def test_statistics_count_what_is_there(folder):
     data = sound_data()
-    data["annotations"][0]["area"] = 32**2  # a medium one by its mask, which evaluation goes by
+    data["annotations"][0]["area"] = 32**2  # by its mask, and on a limit: of two sizes
     data["annotations"][1]["iscrowd"] = 1
     data["annotations"][2]["bbox"][2] = 0  # no object
     data["annotations"] = data["annotations"][:6]
@@ -95,8 +96,8 @@ def test_statistics_count_what_is_there(folder):
     assert found["images"] == 4 and found["boxes"] == 4 and found["crowds"] == 1
     assert found["images_without_objects"] == 2
     assert found["classes"] == {"a": 2, "b": 1, "c": 1}
-    assert found["sizes"] == {"small": 3, "medium": 1, "large": 0}
-    assert found["sizes_by_class"]["a"] == {"small": 1, "medium": 1, "large": 0}
+    assert found["sizes"] == {"small": 4, "medium": 1, "large": 0}
+    assert found["sizes_by_class"]["a"] == {"small": 2, "medium": 1, "large": 0}
     assert found["objects_per_image"] == {"0": 2, "1": 1, "3": 1}
     assert found["image_sizes"] == {"64 x 48": 4} and found["median_image_size"] == [64, 48]
     # The roots of 120, 132, 143 and 154.
@@ -185,3 +186,28 @@ def test_whatever_a_file_has_is_told_or_mended(folder):
         labelled = {os.path.join(out.image_root, x["file_name"]) for x, is_one in pairs if is_one}
         assert labelled & {x["file_name"] for x in records} <= with_objects
     assert mended > ROUNDS // 50
+
+
+def test_sizes_are_those_of_the_evaluation(folder):
+    data = sound_data()
+    for annotation, area in zip(data["annotations"], (0, 32**2, 5000, 96**2, 1e5, None)):
+        annotation["area"] = area
+    source = write_source(folder, data)
+    counted = statistics(check_source(source, read_images=False))
+    truth = read_ground_truth(source.annotation_file)
+    assert counted["sizes"] == truth.count_by_size()
+    names = truth.class_names
+    of_class = {name: truth.count_by_size(k) for k, name in enumerate(names)}
+    assert counted["sizes_by_class"] == of_class
+
+
+@pytest.mark.parametrize(
+    ("box", "is_noted"),
+    [([5, 5, 1, 1], True), ([5, 5, 9, 1], True), ([5, 5, 1.0001, 8], True), ([5, 5, 2, 2], False)],
+)
+def test_boxes_of_a_pixel_are_noted_and_stay(folder, box, is_noted):
+    data = sound_data()
+    data["annotations"][0]["bbox"] = box
+    check = check_source(write_source(folder, data), read_images=False)
+    assert [x.kind for x in check.findings] == ["box of a pixel"] * is_noted
+    assert check.num_errors == 0 and check.boxes.is_usable.all()
