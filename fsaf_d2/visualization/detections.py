@@ -30,6 +30,8 @@ CANVAS_COLOR = "#303030"
 DPI = 100
 FONT = FontProperties(size=8)
 LABEL_HEIGHT = 14
+# Of a label or caption, and of these at its end, where a score stands.
+LETTERS = 100, 40
 GAP = 8
 MIN_LONGER_SIDE = 512
 
@@ -173,7 +175,7 @@ def draw_caption(text: str, width: int) -> np.ndarray:
     """Write a line in the middle of a strip of the grid's colour: (H, width, 3) uint8 RGB."""
     figure = _figure(width, 28)
     figure.text(
-        *(0.5, 0.4, as_line(text)),
+        *(0.5, 0.4, _line(text)),
         color="white",
         fontsize=10,
         horizontalalignment="center",
@@ -181,6 +183,12 @@ def draw_caption(text: str, width: int) -> np.ndarray:
         parse_math=False,
     )
     return _pixels(figure)
+
+
+def _line(text: str) -> str:
+    """A text as it can be drawn: a line of letters, without the middle of a long one."""
+    most, end = LETTERS
+    return as_line(text if len(text) <= most else f"{text[: most - end - 1]}…{text[-end:]}")
 
 
 def _canvas(image: np.ndarray, scale: float) -> Axes:
@@ -254,7 +262,7 @@ def _draw_label(
 
     Returns the label's place, xyxy in canvas pixels.
     """
-    canvas = axes.figure.canvas
+    canvas, label = axes.figure.canvas, _line(label)
     text_width, _, _ = canvas.get_renderer().get_text_width_height_descent(label, FONT, False)
     width, height = text_width + 6, LABEL_HEIGHT
     canvas_width, canvas_height = canvas.get_width_height()
@@ -277,7 +285,7 @@ def _draw_label(
     axes.text(
         (place[0] + place[2]) / 2,
         (place[1] + place[3]) / 2,
-        as_line(label),
+        label,
         fontproperties=FONT,
         color="black" if np.dot(to_rgb(color), (0.299, 0.587, 0.114)) > 0.45 else "white",
         horizontalalignment="center",
