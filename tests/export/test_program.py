@@ -9,7 +9,7 @@ from predictions import photo
 
 from fsaf_d2.export import program
 from fsaf_d2.export.comparison import compare_detections
-from fsaf_d2.export.writing import write_program
+from fsaf_d2.export.writing import write_program, write_sidecar
 from fsaf_d2.inference.candidates import NONE, Candidates, joined, of_each_image
 from fsaf_d2.inference.suppression import Suppression
 from fsaf_d2.prediction.sidecar import read_sidecar, sidecar_file
@@ -208,6 +208,7 @@ def test_a_file_decides_as_detectron2_does_where_rounding_decides(
     monkeypatch.setattr(model, "num_classes", 80)
     monkeypatch.setattr(model, "suppression", Suppression(max_detections=count))
     write_program(exported.detector, exported.file, kind)
+    write_sidecar(exported.detector, exported.file, with_nms=True)
     image, sizes = torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]])
     outputs = exported.load().model._program(image, sizes)
     boxes, scores = (torch.as_tensor(x)[0] for x in outputs[:2])
