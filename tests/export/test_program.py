@@ -207,6 +207,9 @@ def test_a_file_decides_as_detectron2_does_where_rounding_decides(
     monkeypatch.setattr(model, "candidates", candidates)
     monkeypatch.setattr(model, "num_classes", 80)
     monkeypatch.setattr(model, "suppression", Suppression(max_detections=count))
+    of_80 = {"class_names": [str(k) for k in range(80)], "category_ids": list(range(80))}
+    for name, value in {**of_80, "thresholds": torch.zeros(80)}.items():
+        monkeypatch.setattr(exported.detector, name, value)
     write_program(exported.detector, exported.file, kind)
     write_sidecar(exported.detector, exported.file, with_nms=True)
     image, sizes = torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]])
