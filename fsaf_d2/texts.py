@@ -21,6 +21,8 @@ ERRORS = "backslashreplace"
 SHOWN = {"for_terminal": True}
 # Programs for tables run cells that begin so.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+# Of a class in a file; it ends up in labels, and in names of folders and of records.
+MAX_NAME_LENGTH = 200
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.ASCII)
 
 
@@ -41,6 +43,14 @@ def _log_streams() -> Iterable[object]:
 def as_line(text: str) -> str:
     """A text with ? for what steers terminals, begins lines or is no letter at all."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def is_class_name(value: object) -> bool:
+    """Whether it is a text that can name a class: not long, and of letters alone."""
+    if type(value) is not str or len(value) > MAX_NAME_LENGTH:
+        return False
+    # JSON can have halves of letters, which TensorBoard's files cannot.
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def shown(value: object) -> str:

@@ -7,14 +7,16 @@ import logging
 import re
 import sys
 
+import numpy as np
 import pytest
+from detectron2.utils.events import EventStorage, JSONWriter, TensorboardXWriter
 from formats import write_image
 from models import ROOT
 
 from fsaf_d2.commands import check_command as check_data
 from fsaf_d2.evaluation import write_report
-from fsaf_d2.texts import open_table, show_whatever_is_said, write_rows, write_text
-from fsaf_d2.visualization.detections import draw_caption
+from fsaf_d2.texts import is_class_name, open_table, show_whatever_is_said, write_rows, write_text
+from fsaf_d2.visualization.detections import draw_caption, draw_truth
 
 STARTS = ["=1+1", "+cmd", "-cmd", "@SUM(1)", "\tx", "\r=1", "\n=1"]
 
@@ -100,3 +102,51 @@ def test_nothing_that_is_no_letter_is_drawn(tmp_path):
     assert check_data.main([str(folder), "--plot", str(tmp_path / "plot.png")]) == 0
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert draw_caption("caf\udce9", 200).shape[1] == 200
+
+
+NAMES = {
+    "no text": "caf\udce9",
+    "long": "x" * 65_536,
+    "many words": "a b\n" * 16_384,
+    "formulas": "$\\frac{$",
+    "to the left": "\u202egnp.exe",
+    "a page": "<script>alert(1)</script>",
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_all_names_can_be_drawn(kind):
+    box, one = np.array([[1, 1, 40, 40.0]]), np.zeros((60, 400, 3), np.uint8)
+    found = draw_truth(one, box, [NAMES[kind]])
+    assert found.shape == one.shape and (found != draw_truth(one, box, [""])).any()
+    assert draw_caption(NAMES[kind], 200).shape[1] == 200
+
+
+def test_of_a_long_label_both_ends_are_drawn():
+    box, one = np.array([[1, 1, 40, 40.0]]), np.zeros((60, 900, 3), np.uint8)
+    labels = [f"{'x' * 9999} 0.83", f"{'x' * 9999} 0.12", f"y{'x' * 9999} 0.83"]
+    first, *others = (draw_truth(one, box, [label]) for label in labels)
+    assert all((first != other).any() for other in others)
+
+
+def test_a_page_shows_names_and_runs_none(tmp_path):
+    findings = {name: {"severity": "error", "count": 1, "first": []} for name in NAMES.values()}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/check_own.json").write_text(json.dumps({"findings": findings}))
+    (tmp_path / "config.yaml").write_text("SEED: 1\n")
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "<script" not in page and "&lt;script&gt;alert(1)" in page
+    assert "default-src 'none'" in page
+
+
+@pytest.mark.parametrize("kind", [x for x in NAMES if is_class_name(NAMES[x])])
+def test_names_in_the_records_of_a_training(tmp_path, kind):
+    """What TensorBoard and metrics.json are told of a class."""
+    tag = f"bbox/AP-{NAMES[kind]}"
+    with EventStorage() as storage:
+        storage.put_scalar(tag, 1.0)
+        writers = [JSONWriter(str(tmp_path / "metrics.json")), TensorboardXWriter(str(tmp_path))]
+        for writer in writers:
+            writer.write()
+            writer.close()
+    assert json.loads((tmp_path / "metrics.json").read_text())[tag] == 1

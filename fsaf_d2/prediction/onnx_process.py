@@ -28,9 +28,10 @@ NEEDS_ONNX = (
     "{what} ONNX files needs the packages onnx and onnxruntime ({error}): pip install onnx "
     "onnxruntime, or this project with its extra 'export'."
 )
-# Of memory: for whatever file; for each byte of it, which is read, parsed twice, copied and packed
-# anew; for each pixel of a batch, several times what the largest of networks takes; for a thread.
-_BYTES, _BYTES_PER_BYTE, _BYTES_PER_PIXEL, _BYTES_PER_THREAD = 5 << 28, 6, 1 << 14, 1 << 24
+# Of memory: for whatever file; for each byte of it, three times what reading it, parsing it twice,
+# copying and packing it take; for each pixel of a batch, several times what the largest of
+# networks takes; for a thread.
+_BYTES, _BYTES_PER_BYTE, _BYTES_PER_PIXEL, _BYTES_PER_THREAD = 5 << 28, 14, 1 << 14, 1 << 24
 # Of seconds: likewise; for a pixel a hundred times what a ResNet-50 takes on one core; and for the
 # square of the operators, which opening them takes.
 _SECONDS, _SECONDS_PER_BYTE, _SECONDS_PER_PIXEL, _SECONDS_PER_PAIR = 3.0, 5e-8, 5e-4, 7e-8

@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from ..data.loading.resizing import RESIZE_METHODS
-from ..texts import shown
+from ..texts import MAX_NAME_LENGTH, shown
 
-# Of a name from a file; it ends up in labels and in names of folders.
-MAX_NAME_LENGTH = 200
 MAX_CLASSES = 1 << 16
 # Ten times as long as any; reading YAML takes a second for 50 thousand letters.
 MAX_CONFIG_LENGTH = 1 << 17

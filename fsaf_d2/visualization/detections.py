@@ -15,8 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from ..texts import as_line
-from .drawn_labels import Labels
+from .drawn_labels import Labels, drawable_line
 
 if TYPE_CHECKING:
     from detectron2.structures import Boxes, Instances
@@ -195,7 +194,7 @@ def draw_caption(text: str, width: int) -> np.ndarray:
     """Write a line in the middle of a strip of the grid's colour: (H, width, 3) uint8 RGB."""
     figure = _figure(width, 28)
     figure.text(
-        *(0.5, 0.4, as_line(text)),
+        *(0.5, 0.4, drawable_line(text)),
         color="white",
         fontsize=10,
         horizontalalignment="center",

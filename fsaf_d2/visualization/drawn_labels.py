@@ -16,6 +16,14 @@ FONT, SMALL_FONT = FontProperties(size=8), FontProperties(size=6)
 LABEL_HEIGHT, SMALL_LABEL_HEIGHT = 14, 10
 # A label that would hide so much of another box, or of another label, is left out.
 MAY_HIDE = 0.6
+# Of a label or caption, and of these at its end, where a score stands.
+_LETTERS = 100, 40
+
+
+def drawable_line(text: str) -> str:
+    """A text as it can be drawn: a line of letters, without the middle of a long one."""
+    most, end = _LETTERS
+    return as_line(text if len(text) <= most else f"{text[: most - end - 1]}…{text[-end:]}")
 
 
 class Labels:
@@ -34,7 +42,7 @@ class Labels:
         is_small = min(x1 - x0, y1 - y0) < SMALL
         font = SMALL_FONT if is_small else FONT
         height = SMALL_LABEL_HEIGHT if is_small else LABEL_HEIGHT
-        label = as_line(label)
+        label = drawable_line(label)
         renderer = self._axes.figure.canvas.get_renderer()
         width = renderer.get_text_width_height_descent(label, font, False)[0] + height / 2 - 1
         places = self._places(i, width, height)

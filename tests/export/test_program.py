@@ -9,7 +9,7 @@ from predictions import photo
 
 from fsaf_d2.export import program
 from fsaf_d2.export.comparison import compare_detections
-from fsaf_d2.export.writing import write_program
+from fsaf_d2.export.writing import write_program, write_sidecar
 from fsaf_d2.inference.candidates import NONE, Candidates, joined, of_each_image
 from fsaf_d2.inference.suppression import Suppression
 from fsaf_d2.prediction.sidecar import read_sidecar, sidecar_file
@@ -207,15 +207,11 @@ def test_a_file_decides_as_detectron2_does_where_rounding_decides(
     monkeypatch.setattr(model, "candidates", candidates)
     monkeypatch.setattr(model, "num_classes", 80)
     monkeypatch.setattr(model, "suppression", Suppression(max_detections=count))
+    of_80 = {"class_names": [str(k) for k in range(80)], "category_ids": list(range(80))}
+    for name, value in {**of_80, "thresholds": torch.zeros(80)}.items():
+        monkeypatch.setattr(exported.detector, name, value)
     write_program(exported.detector, exported.file, kind)
-    promise = sidecar_file(exported.file)
-    more = read_sidecar(promise.read_bytes(), "promise")._replace(
-        max_detections=count,
-        class_names=[f"class {i}" for i in range(80)],
-        category_ids=list(range(80)),
-        thresholds=[0.5] * 80,
-    )
-    promise.write_text(more.to_text())
+    write_sidecar(exported.detector, exported.file, with_nms=True)
     image, sizes = torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]])
     outputs = exported.load().model._program(image, sizes)
     boxes, scores = (torch.as_tensor(x)[0] for x in outputs[:2])

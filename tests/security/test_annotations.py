@@ -130,6 +130,12 @@ BROKEN = {
     "no width": (("images", 1, "width"), KeyError, "image 9 .* no 'width'"),
     "height 0": (("images", 1, "height"), 0, "image 9 .* no 'height'"),
     "categories missing": (("categories",), KeyError, "no list 'categories'"),
+    "half a letter": (
+        ("categories", 0, "name"),
+        "caf\udce9",
+        "category 3 has no 'name' that is a text of at most 200 whole letters, but 'caf",
+    ),
+    "long name": (("categories", 0, "name"), "x" * 65536, "at most 200 whole letters, but 'xxx"),
     "category without name": (("categories", 0, "name"), None, "category 3 has no 'name'"),
     "annotations no list": (("annotations",), None, "no list 'annotations'"),
     "annotation no dict": (("annotations", 0), [], "entry 0 of 'annotations'"),

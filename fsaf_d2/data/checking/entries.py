@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ...texts import MAX_NAME_LENGTH, is_class_name, shown
 from ..reading.image_folder import ImageFolder
 from .fields import box_fault, field_flaws, is_integer, is_side
 from .findings import Flaw, find
@@ -133,8 +134,10 @@ def _check_categories(entries: Entries, data: dict) -> None:
     for index, category in _identified(entries, data, "categories"):
         entries.categories.append(category)
         entries.category_places.append(index)
-        if not isinstance(category.get("name"), str):
+        if not is_class_name(name := category.get("name")):
             value = f"category {category['id']} has no 'name' that is a text"
+            if isinstance(name, str):
+                value += f" of at most {MAX_NAME_LENGTH} whole letters, but {shown(name)}"
             entries.flaws.append(
                 entries.of_file("category without name", value, "categories", index)
             )

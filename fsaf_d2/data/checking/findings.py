@@ -33,7 +33,10 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
         "Evaluation by pycocotools takes it for no match, and the object for missed: give another.",
     ),
     "duplicate category id": ("error", "Give each category an id of its own."),
-    "category without name": ("error", "Give it a 'name' that is a text."),
+    "category without name": (
+        "error",
+        "Give it a 'name' of at most 200 letters.",
+    ),
     "duplicate category name": ("error", "Make them one category, or give them two names."),
     "no objects": ("warning", "There is nothing to learn or to evaluate: give boxes."),
     "category without objects": (
