@@ -204,7 +204,7 @@ def said_once(errors: str) -> str:
     errors, _, _ = errors.partition("torch.distributed.elastic.multiprocessing.errors")
     (message,) = (line for line in errors.splitlines() if ": error: " in line)
     # Whatever frames are left are those of torchrun itself.
-    assert 'train_net.py", line' not in errors and 'launch.py", line' not in errors, errors
+    assert 'train_command.py", line' not in errors and 'launch.py", line' not in errors, errors
     return message
 
 
