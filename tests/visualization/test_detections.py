@@ -190,9 +190,9 @@ def test_labels_hide_no_small_object(monkeypatch):
 
 def test_a_label_that_would_hide_others_says_the_score_alone(monkeypatch):
     rng = np.random.default_rng(0)
-    corners = rng.uniform(0, 90, (40, 2))
-    boxes = np.concatenate([corners, corners + rng.uniform(2, 9, (40, 2))], axis=1)
-    crowd = make_instances(boxes.tolist(), [0.5] * 40, [0] * 40, [0] * 40)
+    corners = rng.uniform(0, 90, (90, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(2, 9, (90, 2))], axis=1)
+    crowd = make_instances(boxes.tolist(), [0.5] * 90, [0] * 90, [0] * 90)
     names = ["a name of some length"] * 10
     texts = label_texts(crowd, monkeypatch, class_names=names, level_names=[], branch_names=[])
     assert set(texts) == {"0.50", f"{names[0]} 0.50"}
