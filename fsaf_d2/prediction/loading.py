@@ -89,13 +89,9 @@ def load_detector(
     model = _build(cfg, weights, content["model"])
     notes = [*description.notes, *_load(model, content, weights, cfg)]
     traits, device_type = traits_of(cfg), torch.device(cfg.MODEL.DEVICE).type
-    contract = contract_of(model)
-    suppression = {}
-    if contract is not None and contract.suppression is not None:
-        suppression["nms_thresh"] = contract.suppression.nms_thresh
     return Detector(
         model,
-        **{**description._asdict(), "notes": notes},
+        **{**description._asdict(), "notes": notes, **_suppression(model)},
         level_names=traits.level_names,
         branch_names=traits.branch_names,
         short_side=cfg.INPUT.MIN_SIZE_TEST,
@@ -104,8 +100,14 @@ def load_detector(
         size_divisibility=model.backbone.size_divisibility,
         max_pixels=cfg.INPUT.MAX_PIXELS,
         batch_size=batch_size or BATCH_SIZES.get(device_type, 2),
-        **suppression,
     )
+
+
+def _suppression(model: torch.nn.Module) -> dict[str, float]:
+    """What the detector suppresses by, where that is known."""
+    contract = contract_of(model)
+    known = contract is not None and contract.suppression is not None
+    return {"nms_thresh": contract.suppression.nms_thresh} if known else {}
 
 
 def _config_of(

@@ -74,8 +74,9 @@ def draw_detections(
 
     A box carries a label such as "7 0.83 P4 point": class, score, level, branch. Level and branch
     are left out where no names are given or detections do not tell them, the branch also where
-    there is but one. Labels lie outside of their boxes, where there is room for them; one that
-    would hide another object is left out. No box is, so choose them by their score before.
+    there is but one. Labels lie outside of their boxes, where there is room for them; where one
+    would hide another object it has the score alone, or is left out. No box is, so choose them by
+    their score before.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -112,7 +113,7 @@ def draw_detections(
         words += [level_names[levels[i]].upper()] if levels[i] is not None else []
         has_others = branches[i] is not None and len(branch_names) > 1
         words += [branch_names[branches[i]]] if has_others else []
-        labels.draw(i, " ".join(words), colors[i])
+        labels.draw(i, (" ".join(words), words[1]), colors[i])
     return _drawn(axes)
 
 
@@ -148,7 +149,7 @@ def draw_truth(
         _draw_box(axes, box, class_color(k), width=1.5)
     labels = Labels(axes, boxes)
     for i, k in enumerate(classes):
-        labels.draw(i, class_names[k], class_color(k))
+        labels.draw(i, (class_names[k],), class_color(k))
     return _drawn(axes)
 
 

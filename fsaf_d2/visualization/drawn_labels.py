@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -14,8 +16,8 @@ from ..texts import as_line
 SMALL = 48
 FONT, SMALL_FONT = FontProperties(size=8), FontProperties(size=6)
 LABEL_HEIGHT, SMALL_LABEL_HEIGHT = 14, 10
-# A label that would hide so much of another box, or of another label, is left out.
-MAY_HIDE = 0.6
+# The share of a box, or of another label, that a label may hide.
+MAY_HIDE = 0.25
 # Of a label or caption, and of these at its end, where a score stands.
 _LETTERS = 100, 40
 
@@ -33,16 +35,28 @@ class Labels:
         self._axes, self._boxes = axes, boxes
         self._taken = np.empty((0, 4))
 
-    def draw(self, i: int, label: str, color: str) -> tuple[float, float, float, float] | None:
+    def draw(self, i: int, labels: Sequence[str], color: str) -> np.ndarray | None:
         """Write the label of a box beside it, inside the image and clear of others.
 
-        Returns its place, xyxy in canvas pixels; None if it would hide another object or label.
+        Args:
+            i: of the box.
+            labels: the first that has a place is written.
+            color: of its ground.
+
+        Returns:
+            its place, xyxy in canvas pixels; None if all would hide another object or label.
         """
+        for label in map(drawable_line, labels):
+            place = self._draw(i, label, color)
+            if place is not None:
+                return place
+        return None
+
+    def _draw(self, i: int, label: str, color: str) -> np.ndarray | None:
         x0, y0, x1, y1 = self._boxes[i].tolist()
         is_small = min(x1 - x0, y1 - y0) < SMALL
         font = SMALL_FONT if is_small else FONT
         height = SMALL_LABEL_HEIGHT if is_small else LABEL_HEIGHT
-        label = drawable_line(label)
         renderer = self._axes.figure.canvas.get_renderer()
         width = renderer.get_text_width_height_descent(label, font, False)[0] + height / 2 - 1
         places = self._places(i, width, height)
@@ -53,7 +67,7 @@ class Labels:
         place = places[best]
         self._taken = np.concatenate([self._taken, place[None]])
         self._write(place, label, color, font)
-        return tuple(place.tolist())
+        return place
 
     def _places(self, i: int, width: float, height: float) -> np.ndarray:
         """(P, 4) where a label may stand, the best first: outside the box, then inside."""

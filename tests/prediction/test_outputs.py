@@ -182,11 +182,11 @@ def test_images_are_drawn(detector, tmp_path, channels):
     image[:, :, 0] = 200
     written(DrawnImages(tmp_path, detector), (shot(image=image, channels=channels), TWO))
     drawn = cv2.imread(str(tmp_path / "pictures/a.jpg")).astype(int)
-    # Magnified three times. The middle of a box shows the image, its edge the level's colour.
+    # Magnified three times. The middle of a box shows the image, its edge the class's colour.
     assert drawn.shape == (300, 600, 3)
     inside = (200, 90, 90) if channels == "BGR" else (90, 90, 200)
     assert np.abs(drawn[90, 120] - inside).max() < 9
-    assert np.abs(drawn[50:130, 59:62] - (0x00, 0x9F, 0xE6)).sum(axis=2).min() < 60
+    assert np.abs(drawn[50:130, 59:62] - (0x73, 0x9E, 0x00)).sum(axis=2).min() < 60
 
 
 @pytest.mark.parametrize("size", [(100, 200), (101, 203)])
@@ -228,3 +228,30 @@ def test_a_video_that_cannot_be_written_is_named(detector, tmp_path):
     (tmp_path / "pictures" / "clip.mp4").mkdir(parents=True)
     with pytest.raises(OSError, match=r"clip\.mp4' cannot be written"):
         output.add(shot("clip.mp4", "clip", frame=0, seconds=0.0, rate=5.0), NONE)
+
+
+def test_labels_tell_level_and_branch_on_request(detector, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        "fsaf_d2.prediction.detector.draw_detections",
+        lambda image, *_, level_names, branch_names, **__: (
+            told.append((list(level_names), list(branch_names))) or image
+        ),
+    )
+    for show in ((), ("level",), ("level", "branch")):
+        written(DrawnImages(tmp_path, detector, show), (shot(), TWO))
+    levels, branches = detector.level_names, detector.branch_names
+    assert told == [([], []), (levels, []), (levels, branches)]
+
+
+def test_suppression_over_classes_keeps_the_surest_that_counts(detector, monkeypatch):
+    boxes = [[0, 0, 100, 100], [2, 0, 100, 100], [0, 0, 100, 100], [300, 0, 400, 100]]
+    found = instances(boxes, [0.9, 0.8, 0.7, 0.6], [0, 1, 2, 1], [0] * 4, [False] * 4)
+    monkeypatch.setattr(detector, "thresholds", torch.tensor([0.95, 0.5, 0.5]))
+    assert len(detector.choose(found, 0)) == 4
+    monkeypatch.setattr(detector, "agnostic_nms", True)
+    assert detector.choose(found, 0).scores.tolist() == pytest.approx([0.9, 0.6])
+    # What does not reach the score of its class suppresses nothing.
+    assert detector.choose(found).scores.tolist() == pytest.approx([0.8, 0.6])
+    monkeypatch.setattr(detector, "nms_thresh", 0.99)
+    assert detector.choose(found).scores.tolist() == pytest.approx([0.8, 0.7, 0.6])

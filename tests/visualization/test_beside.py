@@ -4,7 +4,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 
 from fsaf_d2.visualization.beside import LONGER_SIDE, comparison_grid, draw_beside
 
-NAMES, LEVELS = ["cat", "dog"], ["p3", "p4", "p5", "p6", "p7"]
+NAMES = ["cat", "dog"]
 IMAGE = np.full((100, 200, 3), 90, np.uint8)
 
 
@@ -34,7 +34,6 @@ def drawn(annotated: dict, detections: Instances, thresholds=None) -> tuple:
         annotated,
         detections,
         class_names=NAMES,
-        level_names=LEVELS,
         thresholds=thresholds or {},
     )
     assert pair.shape == (LONGER_SIDE // 2, 2 * LONGER_SIDE + 4, 3)
@@ -81,10 +80,8 @@ def test_only_the_surest_are_drawn(monkeypatch):
 
 
 def test_pairs_are_laid_out_below_a_title():
-    pair = draw_beside(
-        IMAGE, record(), found(), class_names=NAMES, level_names=LEVELS, thresholds={}
-    )
-    grids = [comparison_grid([pair] * 3, text, level_names=LEVELS) for text in ("One", "Two")]
+    pair = draw_beside(IMAGE, record(), found(), class_names=NAMES, thresholds={})
+    grids = [comparison_grid([pair] * 3, text) for text in ("One", "Two")]
     assert grids[0].shape[1] > 2 * pair.shape[1]
     different = np.abs(grids[0].astype(int) - grids[1]).max(axis=(1, 2)) > 0
     assert different[:28].any() and not different[28:].any()

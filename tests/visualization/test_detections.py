@@ -8,7 +8,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from matplotlib.colors import to_rgb
 
-from fsaf_d2.visualization import detection_grid, detections, draw_detections, level_color
+from fsaf_d2.visualization import class_color, detection_grid, draw_detections, drawn_labels
 
 CLASS_NAMES = tuple("0123456789")
 LEVEL_NAMES = ("p3", "p4", "p5", "p6", "p7")
@@ -40,10 +40,10 @@ def is_color(image, color):
 BOX = [30.0, 40.0, 90.0, 80.0]
 
 
-@pytest.mark.parametrize("level", range(5))
-def test_box_is_drawn_at_its_place_in_its_levels_colour(level):
-    image = draw(make_instances([BOX], [0.8], [level], [0]))
-    colored = is_color(image, level_color(level))
+@pytest.mark.parametrize("k", [0, 3, 9])
+def test_box_is_drawn_at_its_place_in_its_classes_colour(k):
+    image = draw(make_instances([BOX], [0.8], [4], [0], classes=[k]))
+    colored = is_color(image, class_color(k))
     # The edges of the box, magnified by 4: x 120 and 360, y 160 and 320.
     assert colored[165:315, 119:121].all(axis=1).mean() > 0.95
     assert colored[165:315, 359:361].all(axis=1).mean() > 0.95
@@ -53,18 +53,22 @@ def test_box_is_drawn_at_its_place_in_its_levels_colour(level):
 
 def test_box_of_the_second_branch_is_dashed():
     image = draw(make_instances([BOX], [0.8], [2], [1]))
-    right_edge = is_color(image, level_color(2))[165:315, 359:361].all(axis=1)
+    right_edge = is_color(image, class_color(7))[165:315, 359:361].all(axis=1)
     assert 0.4 < right_edge.mean() < 0.8
 
 
-def test_every_level_has_its_own_colour():
-    assert len({level_color(i) for i in range(5)}) == 5
+def test_every_class_has_its_own_colour():
+    assert len({class_color(k) for k in range(40)}) == 40
+    # For readers to whom red and green are alike, too: their blue or their lightness differs.
+    seen = np.array([to_rgb(class_color(k)) for k in range(8)]) @ [[0.3, 0], [0.6, 0], [0.1, 1]]
+    gaps = np.abs(seen[:, None] - seen).max(axis=2) + np.eye(8)
+    assert gaps.min() > 0.07
 
 
 def test_every_detection_has_a_label():
     one = draw(make_instances([BOX], [0.8], [0], [0]))
     two = draw(make_instances([BOX, BOX], [0.8, 0.7], [0, 0], [0, 0]))
-    areas = [is_color(image, level_color(0)).sum() for image in (one, two)]
+    areas = [is_color(image, class_color(7)).sum() for image in (one, two)]
     assert areas[1] > areas[0] + 500
 
 
@@ -107,7 +111,7 @@ def test_each_of_three_branches_has_its_line_and_its_name(monkeypatch):
     edges = []
     for branch in range(3):
         instances = make_instances([BOX], [0.8], [2], [branch])
-        edge = is_color(draw(instances, branch_names=THREE), level_color(2))[165:315, 359:361]
+        edge = is_color(draw(instances, branch_names=THREE), class_color(7))[165:315, 359:361]
         edges.append(edge.all(axis=1))
         (text,) = label_texts(instances, monkeypatch, branch_names=THREE)
         monkeypatch.undo()
@@ -130,13 +134,13 @@ def test_the_legend_names_every_branch_where_there_are_several(monkeypatch):
 
     monkeypatch.setattr(Figure, "legend", noted)
     image = np.zeros((60, 500, 3), dtype=np.uint8)
-    detection_grid([image], level_names=["p3"], branch_names=THREE)
-    assert shown[-1] == ["P3", "anchor branch", "fcos branch", "point branch"]
-    detection_grid([image], level_names=["p3"], branch_names=["fcos"])
-    assert shown[-1] == ["P3"]
-    # A detector that tells neither has a grid without a legend.
+    detection_grid([image], branch_names=THREE)
+    assert shown[-1] == ["anchor branch", "fcos branch", "point branch"]
+    # A detector that does not tell has a grid without a legend.
     count = len(shown)
-    assert detection_grid([image]).shape[0] == 60 + 8 and len(shown) == count
+    for names in ([], ["fcos"]):
+        assert detection_grid([image], branch_names=names).shape[0] == 60 + 8
+    assert len(shown) == count
 
 
 def test_class_name_with_dollars_is_drawn_as_it_is():
@@ -148,23 +152,55 @@ def test_class_name_with_dollars_is_drawn_as_it_is():
     "box", [[0, 0, 120, 100], [110, 40, 120, 60], [0, 0, 10, 20], [50, 80, 60, 100]]
 )
 def test_label_stays_inside_the_image(box, monkeypatch):
+    ((x1, y1, x2, y2),) = label_places(make_instances([box], [0.8], [1], [0]), monkeypatch)
+    assert 0 <= x1 < x2 <= 480
+    assert 0 <= y1 < y2 <= 400
+
+
+def label_places(instances, monkeypatch, **options) -> list:
     places = []
-    draw_label = detections._draw_label
+    draw_label = drawn_labels.Labels.draw
 
     def spy(*arguments):
         places.append(draw_label(*arguments))
         return places[-1]
 
-    monkeypatch.setattr(detections, "_draw_label", spy)
-    draw(make_instances([box], [0.8], [1], [0]))
-    ((x1, y1, x2, y2),) = places
-    assert 0 <= x1 < x2 <= 480
-    assert 0 <= y1 < y2 <= 400
+    monkeypatch.setattr(drawn_labels.Labels, "draw", spy)
+    draw(instances, **options)
+    return places
+
+
+def test_labels_hide_no_small_object(monkeypatch):
+    """In a crowd each box can be seen, whatever is said of it."""
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 90, (150, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(2, 9, (150, 2))], axis=1)
+    crowd = make_instances(boxes.tolist(), rng.uniform(size=150).tolist(), [0] * 150, [0] * 150)
+    found = [place for place in label_places(crowd, monkeypatch) if place is not None]
+    assert 5 < len(found) < 150
+    places, boxes = np.array(found), boxes * 4
+    starts = np.maximum(places[:, None, :2], boxes[:, :2])
+    ends = np.minimum(places[:, None, 2:], boxes[:, 2:])
+    hidden = (ends - starts).clip(min=0).prod(axis=2) / (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    assert hidden.max() <= drawn_labels.MAY_HIDE
+    # A box that stands alone has its label outside.
+    ((x1, y1, x2, y2),) = label_places(make_instances([BOX], [0.8], [0], [0]), monkeypatch)
+    assert y2 <= 160 or y1 >= 320 or x2 <= 120 or x1 >= 360
+
+
+def test_a_label_that_would_hide_others_says_the_score_alone(monkeypatch):
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 90, (90, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(2, 9, (90, 2))], axis=1)
+    crowd = make_instances(boxes.tolist(), [0.5] * 90, [0] * 90, [0] * 90)
+    names = ["a name of some length"] * 10
+    texts = label_texts(crowd, monkeypatch, class_names=names, level_names=[], branch_names=[])
+    assert set(texts) == {"0.50", f"{names[0]} 0.50"}
 
 
 def test_labels_of_one_place_do_not_cover_one_another():
-    image = draw(make_instances([BOX] * 3, [0.9, 0.8, 0.7], [0, 1, 2], [0] * 3))
-    areas = [is_color(image, level_color(i)).sum() for i in range(3)]
+    image = draw(make_instances([BOX] * 3, [0.9, 0.8, 0.7], [0] * 3, [0] * 3, classes=[0, 1, 2]))
+    areas = [is_color(image, class_color(i)).sum() for i in range(3)]
     assert min(areas) > 500
 
 
@@ -186,7 +222,7 @@ def test_ground_truth_is_white_and_below_the_detections():
     image = draw(empty, gt_boxes=truth)
     assert image[165:315, 359:361].max(axis=(1, 2)).min() > 150
     covered = draw(make_instances([BOX], [0.8], [3], [0]), gt_boxes=truth)
-    assert is_color(covered, level_color(3))[165:315, 359:361].all(axis=1).mean() > 0.95
+    assert is_color(covered, class_color(7))[165:315, 359:361].all(axis=1).mean() > 0.95
 
 
 @pytest.mark.parametrize("scale, size", [(1, (100, 120)), (4, (400, 480)), (2.5, (250, 300))])
@@ -224,14 +260,6 @@ def test_grid_holds_every_image_at_its_place():
     assert (grid[legend : legend + 300, 8:708] == 60).all()
     assert (grid[legend : legend + 300, 716:1416] == 120).all()
     assert (grid[legend + 308 : legend + 608, 8:708] == 180).all()
-
-
-def test_legend_shows_every_level_also_in_a_narrow_grid():
-    for width in (200, 1200):
-        image = np.zeros((20, width, 3), dtype=np.uint8)
-        legend = detection_grid([image], level_names=LEVEL_NAMES, ground_truth=True)[:-28]
-        for i in range(5):
-            assert is_color(legend, level_color(i)).sum() > 50
 
 
 def test_grid_without_images_is_refused():
