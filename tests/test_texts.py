@@ -117,15 +117,15 @@ NAMES = {
 @pytest.mark.parametrize("kind", NAMES)
 def test_all_names_can_be_drawn(kind):
     box, one = np.array([[1, 1, 40, 40.0]]), np.zeros((60, 400, 3), np.uint8)
-    found = draw_truth(one, box, [NAMES[kind]])
-    assert found.shape == one.shape and (found != draw_truth(one, box, [""])).any()
+    found = draw_truth(one, box, [0], [NAMES[kind]])
+    assert found.shape == one.shape and (found != draw_truth(one, box, [0], [""])).any()
     assert draw_caption(NAMES[kind], 200).shape[1] == 200
 
 
 def test_of_a_long_label_both_ends_are_drawn():
     box, one = np.array([[1, 1, 40, 40.0]]), np.zeros((60, 900, 3), np.uint8)
     labels = [f"{'x' * 9999} 0.83", f"{'x' * 9999} 0.12", f"y{'x' * 9999} 0.83"]
-    first, *others = (draw_truth(one, box, [label]) for label in labels)
+    first, *others = (draw_truth(one, box, [0], [label]) for label in labels)
     assert all((first != other).any() for other in others)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from formats import CLASSES, WRITERS, write_coco, write_yolo
 
+from fsaf_d2.commands.train_command import stopped_in_a_sentence
 from fsaf_d2.data.reading.digits import make_digits
 
 ROOT = Path(__file__).parents[1]
@@ -246,8 +247,7 @@ def test_mistakes_with_own_data_end_in_one_sentence(tmp_path, args, words):
 
 
 def test_ctrl_c_ends_an_evaluation_in_a_sentence(capsys):
-    train_net = programs.load_script("train_net", ".")
-    with pytest.raises(SystemExit) as ended, train_net.stopped_in_a_sentence():
+    with pytest.raises(SystemExit) as ended, stopped_in_a_sentence("evaluate"):
         raise KeyboardInterrupt
     assert ended.value.code == 130
-    assert "stopped; the evaluation is not complete." in capsys.readouterr().err
+    assert "evaluate: stopped; the evaluation is not complete." in capsys.readouterr().err

@@ -65,35 +65,13 @@ def argument_parser(program: str = "predict") -> argparse.ArgumentParser:
         metavar="PATH",
         help="images, videos, folders, patterns such as 'photos/*.jpg'; several are allowed",
     )
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="it is made")
-    parser.add_argument("--recursive", action="store_true", help="look into folders in folders")
-    parser.add_argument("--overwrite", action="store_true", help="replace results of same names")
-    parser.add_argument(
-        "--save",
-        nargs="+",
-        choices=list(OUTPUTS),
-        default=list(DEFAULT_OUTPUTS),
-        help="what is written: drawn images, COCO json, csv, YOLO txt (default: the first three)",
-    )
-    parser.add_argument(
-        "--crops",
-        nargs="*",
-        metavar="CLASS",
-        help="also cut out what is found of these classes; of all, if none is named",
-    )
+    _add_output_options(parser)
     parser.add_argument(
         "--min-score",
         type=float,
         metavar="SCORE",
         help="0 to 1: the least score, for all classes (default: for each class the one in the "
         "checkpoint, at which its F1 was best, or 0.5)",
-    )
-    parser.add_argument(
-        "--show",
-        nargs="+",
-        choices=["level", "branch"],
-        default=[],
-        help="tell in drawn images which pyramid level and which branch found each object",
     )
     parser.add_argument(
         "--agnostic-nms",
@@ -117,6 +95,32 @@ def argument_parser(program: str = "predict") -> argparse.ArgumentParser:
     )
     parser.set_defaults(program=program)
     return parser
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="it is made")
+    parser.add_argument("--recursive", action="store_true", help="look into folders in folders")
+    parser.add_argument("--overwrite", action="store_true", help="replace results of same names")
+    parser.add_argument(
+        "--save",
+        nargs="+",
+        choices=list(OUTPUTS),
+        default=list(DEFAULT_OUTPUTS),
+        help="what is written: drawn images, COCO json, csv, YOLO txt (default: the first three)",
+    )
+    parser.add_argument(
+        "--crops",
+        nargs="*",
+        metavar="CLASS",
+        help="also cut out what is found of these classes; of all, if none is named",
+    )
+    parser.add_argument(
+        "--show",
+        nargs="+",
+        choices=["level", "branch"],
+        default=[],
+        help="tell in drawn images which pyramid level and which branch found each object",
+    )
 
 
 def main(argv: Sequence[str] | None = None, program: str = "predict") -> int:

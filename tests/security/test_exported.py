@@ -219,7 +219,7 @@ def test_models_of_others_are_refused(tmp_path):
     outputs = good_outputs()
     outputs["logits"] = outputs.pop("scores")
     write_model(tmp_path / "m.onnx", outputs)
-    with pytest.raises(ValueError, match=r"m\.onnx' was not made by tools/export\.py"):
+    with pytest.raises(ValueError, match=r"m\.onnx' was not made by this project's export"):
         load_detector(tmp_path / "m.onnx")
     write_model(tmp_path / "n.onnx", good_outputs())
     sidecar_file(tmp_path / "n.onnx").unlink()

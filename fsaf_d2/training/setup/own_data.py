@@ -10,8 +10,8 @@ from detectron2.config import CfgNode
 
 from ...config_keys import COMMAND_LINE, derive, given
 from ...data.checking.own_writing import write_evaluation_data, write_own_data
+from ...data.reading.annotation_files import read_json
 from ...data.reading.own import EVAL, TRAIN, VAL, own_file, set_own_data
-from ...plain_json import load_json
 from ...plain_yaml import plain_yaml
 from ...prediction.said_fields import CHECKPOINT
 from ...regular_files import open_regular
@@ -86,7 +86,7 @@ def derive_eval_period(cfg: CfgNode) -> list[str]:
     key = "TEST.EVAL_PERIOD"
     if tuple(cfg.DATASETS.TRAIN) != (TRAIN,) or not cfg.DATASETS.TEST or given(cfg, key):
         return []
-    images, to_evaluate = (len(load_json(own_file(cfg, x))["images"]) for x in (TRAIN, VAL))
+    images, to_evaluate = (len(read_json(own_file(cfg, x))["images"]) for x in (TRAIN, VAL))
     batch, steps = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER
     period = max(math.ceil(images / batch), steps // 10)
     if not cfg.TEST.PATIENCE:
