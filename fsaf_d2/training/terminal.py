@@ -22,7 +22,10 @@ EXPECTED = (OSError, FloatingPointError)
 # Seconds from one line of detectron2's on an evaluation to the next.
 EVALUATION_PERIOD = 15.0
 # Loggers of what an evaluation is run for.
-_EVALUATION = ("detectron2.fsaf_d2.evaluation", "detectron2.fsaf_d2.training")
+_EVALUATION = (
+    *("detectron2.fsaf_d2.evaluation", "detectron2.fsaf_d2.training"),
+    "detectron2.evaluation.testing",
+)
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 

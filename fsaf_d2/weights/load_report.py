@@ -67,9 +67,12 @@ class LoadReport(NamedTuple):
         """What starts fresh, where a training from such a file means it to; "" elsewhere."""
         there = [*self.loaded, *self.converted]
         of_classes = [re.search(r"\bcls_score\.", item.name) for item in self.misshapen]
-        if there and self.misshapen and all(of_classes) and not self.missing:
-            names = listed(item.name for item in self.misshapen)
-            return f"{names}, as the file is of another number of classes"
+        known = {_branch(name) for name in (*there, *(item.name for item in self.misshapen))}
+        of_new_branches = [_branch(name) not in {"", *known} for name in self.missing]
+        if there and self.misshapen and all(of_classes) and all(of_new_branches):
+            names = listed([*(item.name for item in self.misshapen), *self.missing])
+            more = " and lacks a branch" if self.missing else ""
+            return f"{names}, as the file is of another number of classes{more}"
         of_backbone = [".bottom_up." in name for name in there]
         behind = [".bottom_up." not in name for name in self.missing]
         if there and all(of_backbone) and all(behind) and not self.misshapen:

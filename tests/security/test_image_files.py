@@ -167,10 +167,10 @@ FLOODS = {
 def test_files_of_millions_of_parts_are_refused(tmp_path, little_memory, kind):
     file, (make, words) = tmp_path / "flood.jpg", FLOODS[kind]
     file.write_bytes(make())
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(OSError, match=rf"flood\.jpg' cannot be read .*{words}"):
         read_image(str(file), "BGR")
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
     found = read_image_file(str(file))
     assert found.kind == "damaged image" and words in found.value
     assert frames_of(str(file)) == 1

@@ -198,9 +198,9 @@ def test_changed_images_are_read_or_refused(tmp_path, little_memory, readers, ki
         for which, seed in enumerate(seeds):
             rng = random.Random(f"{kind} {which} {number}")
             (file := tmp_path / "changed.img").write_bytes(changed(rng, seed))
-            started = time.monotonic()
+            started = time.process_time()
             refused += try_all(str(file), readers)
-            took = time.monotonic() - started
+            took = time.process_time() - started
             assert took < 10, f"{kind} {which} {number} took {took:.1f} s"
     assert refused
 

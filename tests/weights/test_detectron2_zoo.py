@@ -1,6 +1,8 @@
 """Files as those of detectron2's model zoo give here what they give there."""
 
+import logging
 import pickle
+import re
 
 import pytest
 import torch
@@ -8,11 +10,11 @@ from detectron2 import model_zoo
 from detectron2.config import get_cfg
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
-from models import ROOT
+from models import ROOT, tiny_model
 from sklearn.datasets import load_sample_image
 
 from fsaf_d2 import load_config, load_detector
-from fsaf_d2.training import SafeCheckpointer
+from fsaf_d2.training import SafeCheckpointer, load_weights
 
 CPU = ["MODEL.DEVICE", "cpu"]
 SIZE = ["INPUT.MIN_SIZE_TEST", "256", "INPUT.MAX_SIZE_TEST", "427"]
@@ -102,4 +104,19 @@ def test_training_starts_from_it_with_four_fresh_tensors(tmp_path):
         f"'{tmp_path / 'net.pkl'}': {count} of the model's {count + 4} "
         "tensors are loaded; 4 start fresh: branches.point.cls_score.{bias,weight}, "
         "branches.point.bbox_pred.{bias,weight}."
+    )
+
+
+def test_fine_tuning_begins_with_what_fits_and_says_so_in_a_line(tmp_path, caplog):
+    zoo = tiny_model("MODEL.BRANCHES", "['anchor']").state_dict()
+    torch.save(zoo, tmp_path / "net.pth")
+    model = tiny_model("MODEL.RETINANET.NUM_CLASSES", "3")
+    with caplog.at_level(logging.INFO):
+        load_weights(SafeCheckpointer(model), str(tmp_path / "net.pth"), resume=False)
+    (record,) = (x for x in caplog.records if "start fresh" in x.message)
+    assert record.levelno == logging.INFO and "NUM_CLASSES" not in caplog.text
+    assert re.search(
+        r"6 start fresh: branches\.anchor\.cls_score\.\{bias,weight\}, branches\.point\.cls_score"
+        r".*, as the file is of another number of classes and lacks a branch\.",
+        record.message,
     )
