@@ -23,6 +23,7 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Sampler
 
+from ...texts import SHOWN
 from ..reading.annotation_files import let_go
 from .mapped_samples import MappedSamples, Unreadable
 from .mapper import build_mapper
@@ -222,7 +223,9 @@ def choose_records(dataset_dicts: list[dict], *, filter_empty: bool) -> list[dic
     key = f"DATALOADER.FILTER_EMPTY_ANNOTATIONS is {filter_empty}"
     if num_empty:
         fate = "left out" if filter_empty else "kept as background to learn from"
-        _logger.info(f"{num_empty} training images without objects are {fate} ({key}).")
+        _logger.info(
+            f"{num_empty} training images without objects are {fate} ({key}).", extra=SHOWN
+        )
     if num_crowds:
         _logger.warning(
             f"{num_crowds} training images whose only annotations are crowds (iscrowd 1) are "
