@@ -24,8 +24,10 @@ def owned(folder: str | os.PathLike[str], key: str = "OUTPUT_DIR") -> Iterator[N
         key: its name in the config or on the command line, for messages.
 
     Raises:
-        ValueError: another run holds the folder; the message names its process and host.
+        ValueError: another run holds the folder; the message names its process and host. Or it
+            cannot be a folder.
     """
+    require_possible_folder(folder, key)
     holder, lock = Path(folder, "running.json"), filelock.FileLock(Path(folder, ".lock"))
     try:
         os.makedirs(folder, exist_ok=True)
@@ -47,6 +49,20 @@ def owned(folder: str | os.PathLike[str], key: str = "OUTPUT_DIR") -> Iterator[N
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def require_possible_folder(folder: str | os.PathLike[str], key: str) -> None:
+    """Make sure that neither a file nor a link that leads nowhere has a folder's place.
+
+    Raises:
+        ValueError: one has; the message names it.
+    """
+    for path in (Path(folder), *Path(folder).parents):
+        if path.is_dir():
+            return
+        if path.exists() or path.is_symlink():
+            kind = "a file" if path.exists() else "a link that leads nowhere"
+            raise ValueError(f"{key} cannot be '{folder}': '{path}' is {kind}: name a folder.")
 
 
 def _described(holder: Path) -> str:

@@ -61,11 +61,16 @@ def test_a_damaged_description_is_no_reason_to_fail(tmp_path, holder):
         pass
 
 
-def test_what_cannot_be_locked_is_left_to_those_who_write(tmp_path):
-    (tmp_path / "file").write_text("")
-    with owned(tmp_path / "file" / "inside"):
+@pytest.mark.parametrize("error", [NotImplementedError, PermissionError])
+def test_what_cannot_be_locked_is_left_to_those_who_write(tmp_path, monkeypatch, error):
+    def fails(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr("filelock.FileLock.acquire", fails)
+    entered = False
+    with owned(tmp_path / "out"):
         entered = True
-    assert entered and os.listdir(tmp_path) == ["file"]
+    assert entered and os.listdir(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("output", ["found", "link"])
@@ -87,3 +92,17 @@ def test_of_torchruns_processes_the_first_owns_the_folder(tmp_path, monkeypatch,
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(ValueError, match="OUTPUT_DIR"), owned_output(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("kind", ["a file", "a link that leads nowhere"])
+@pytest.mark.parametrize("below", ["", "run"])
+def test_what_cannot_be_a_folder_is_said_with_its_key(tmp_path, kind, below):
+    place = tmp_path / "out"
+    if kind == "a file":
+        place.write_text("")
+    else:
+        place.symlink_to(tmp_path / "nowhere")
+    words = rf"OUTPUT_DIR cannot be '{place / below}': '{place}' is {kind}: name a folder"
+    with pytest.raises(ValueError, match=words), owned_output(place / below):
+        pytest.fail("It was taken.")
+    assert os.listdir(tmp_path) == ["out"]

@@ -15,7 +15,7 @@ from typing import Protocol
 from detectron2.structures import Instances
 from tqdm import tqdm
 
-from ..ownership import owned
+from ..ownership import owned, require_possible_folder
 from ..texts import as_line
 from .batches import by_shape, read_ahead
 from .detector import Detector
@@ -110,12 +110,10 @@ def require_safe_folder(folder: Path, inputs: Inputs, overwrite: bool) -> None:
     """Make sure that outputs take the place neither of inputs nor, unless told so, of others.
 
     Raises:
-        ValueError: an input lies where outputs will.
-        FileExistsError: the folder holds predictions, or is a file.
+        ValueError: an input lies where outputs will, or the folder is a file.
+        FileExistsError: the folder holds predictions.
     """
-    if os.path.lexists(folder) and not folder.is_dir():
-        kind = "a file" if folder.exists() else "a link that leads nowhere"
-        raise FileExistsError(f"The output '{folder}' is {kind}: name a folder.")
+    require_possible_folder(folder, "--output")
     ours = [folder / name for name in _NAMES]
     resolved = [file.resolve() for file in ours]
     for file in (*inputs.images, *inputs.videos):
