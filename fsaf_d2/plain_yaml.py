@@ -7,6 +7,7 @@ import re
 
 import yaml
 
+from .plain_numbers import MAX_DIGITS, MAX_SIGNS
 from .texts import as_line
 
 # Of a text in bytes; whole configs have some 20,000.
@@ -15,9 +16,6 @@ MAX_YAML = 1 << 20
 MAX_LETTERS = 1 << 20
 OF_VALUE = 32
 MAX_DEPTH = 50
-# Of a whole number; of one with a fraction all signs are counted.
-MAX_DIGITS = 20
-MAX_SIGNS = 64
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = {_TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map")}

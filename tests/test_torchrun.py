@@ -60,7 +60,7 @@ assert not torch.distributed.is_initialized()
 FAILURE = """
 from detectron2.utils import comm
 from fsaf_d2.training import launch
-from train_net import one_sentence
+from fsaf_d2.commands.train_command import one_sentence
 
 def main():
     with one_sentence():

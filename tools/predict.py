@@ -3,7 +3,7 @@
 
 import sys
 
-from fsaf_d2.commands.predict_command import argument_parser, main  # noqa: F401
+from fsaf_d2.commands.predict_command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -123,17 +123,13 @@ def _windows(
     Returns:
         (M, S, 4) half-open ranges of cells, some of them empty.
     """
+    center, nearest, limits = centers_in_cells(kinds, boxes, grid, level)
     boxes, cell_anchors = boxes.double()[:, None], kinds.cell_anchors.double()
     strides = grid.strides[level].double()[:, None]
-    limits = torch.stack([grid.widths, grid.heights], dim=1)[level]
     box_size, size = boxes[..., 2:] - boxes[..., :2], cell_anchors[:, 2:] - cell_anchors[:, :2]
     reach = (box_size + size) / 2
     longest = torch.minimum(box_size, size)
-    # Where the box's centre lies among the centres of the anchors, in cells.
-    center = (boxes[..., :2] + boxes[..., 2:] - cell_anchors[:, :2] - cell_anchors[:, 2:]) / 2
-    center = center / strides - kinds.offset
 
-    nearest = center.round().maximum(torch.zeros_like(center)).minimum(limits - 1.0)
     distance = (center - nearest).abs() * strides
     intersection = torch.minimum(longest, reach - distance).clamp(min=0).prod(dim=2)
     areas = box_size.prod(dim=2) + size.prod(dim=1)
@@ -148,6 +144,25 @@ def _windows(
     last = ((center + radius + SLACK).floor() + 1).minimum(limits.double())
     first, last = (x.masked_fill(impossible, 0) for x in (first, last))
     return torch.cat([first, last], dim=2).long()
+
+
+def centers_in_cells(
+    kinds: AnchorKinds, boxes: Tensor, grid: Grid, level: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Say where boxes (M, 4) lie among the anchors of each kind, in cells and in float64.
+
+    Args:
+        level: (S,) of the kinds.
+
+    Returns:
+        (M, S, 2) their centres, as x and y, among those of the anchors; (M, S, 2) the nearest cell
+        that there is; and (S, 2) how many there are in a row and in a column.
+    """
+    limits = torch.stack([grid.widths, grid.heights], dim=1)[level]
+    corners, shapes = boxes.double()[:, None], kinds.cell_anchors.double()
+    center = (corners[..., :2] + corners[..., 2:] - shapes[:, :2] - shapes[:, 2:]) / 2
+    center = center / grid.strides[level].double()[:, None] - kinds.offset
+    return center, center.round().clamp(min=0).minimum(limits - 1.0), limits
 
 
 def best_objects(

@@ -14,7 +14,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .anchor_matching import SLACK, AnchorMatches, best_objects, near_pairs, paired_iou
+from .anchor_matching import (
+    SLACK,
+    AnchorMatches,
+    best_objects,
+    centers_in_cells,
+    near_pairs,
+    paired_iou,
+)
 from .anchors import AnchorKinds
 from .grid import Grid
 from .objects import Objects, smallest_first
@@ -96,13 +103,9 @@ def _least_iou(kinds: AnchorKinds, boxes: Tensor, grid: Grid, count: int) -> Ten
     overlap of intervals of lengths v and w, centres d apart, is min(v, w, (v + w) / 2 - d).
     """
     level = torch.arange(len(grid.strides)).repeat_interleave(kinds.num_per_location)
-    strides = grid.strides[level].double()[:, None]
-    limits = torch.stack([grid.widths, grid.heights], dim=1)[level]
-    shapes = kinds.cell_anchors
+    center, nearest, limits = centers_in_cells(kinds, boxes, grid, level)
+    strides, shapes = grid.strides[level].double()[:, None], kinds.cell_anchors
     box_size, size = boxes[:, None, 2:] - boxes[:, None, :2], shapes[:, 2:] - shapes[:, :2]
-    center = (boxes[:, None, :2] + boxes[:, None, 2:] - shapes[:, :2] - shapes[:, 2:]) / 2
-    center = center / strides - kinds.offset
-    nearest = center.round().maximum(torch.zeros_like(center)).minimum(limits - 1.0)
     cells = nearest[..., None] + torch.arange(-1.0, 2.0, dtype=center.dtype)
     distance = (center[..., None] - cells).abs() * strides[..., None]
     overlap = ((box_size + size) / 2)[..., None] - distance

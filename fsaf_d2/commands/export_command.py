@@ -23,6 +23,7 @@ from ..prediction.loading import load_detector
 from ..texts import as_line, show_whatever_is_said
 from ..weights.atomic_writing import require_another_file
 from .calls import called_as
+from .weights_options import add_weights_options
 
 # So many images that are skipped, or in which the programs differ, are named.
 MAX_NAMED = 5
@@ -55,17 +56,7 @@ def argument_parser(program: str = "export") -> argparse.ArgumentParser:
         action="store_false",
         help="let all candidates out, as they are before suppression",
     )
-    parser.add_argument("--config-file", default="", metavar="FILE", help="for weights without one")
-    parser.add_argument("--class-names", nargs="+", metavar="NAME", help="for weights without them")
-    parser.add_argument(
-        "--trust-weights",
-        action="store_true",
-        help="read the weights with all that is in the file: any code in it runs with your rights. "
-        "Only for files of people whom you trust",
-    )
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs over the config, at the end"
-    )
+    add_weights_options(parser)
     parser.set_defaults(program=program)
     return parser
 

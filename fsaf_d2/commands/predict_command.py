@@ -30,6 +30,7 @@ from ..prediction.run import DEFAULT_OUTPUTS, OUTPUTS, predict, require_safe_fol
 from ..prediction.shots import Summary
 from ..texts import as_line, show_whatever_is_said
 from .calls import called_as
+from .weights_options import add_weights_options
 
 # So many skipped files are named.
 MAX_NAMED = 20
@@ -82,17 +83,7 @@ def argument_parser(program: str = "predict") -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, metavar="N", help="default: 8 on a GPU, else 2")
     parser.add_argument("--workers", type=int, metavar="N", help="threads that read images")
     parser.add_argument("--device", help="such as cpu or cuda (default: the GPU if there is one)")
-    parser.add_argument("--config-file", default="", metavar="FILE", help="for weights without one")
-    parser.add_argument("--class-names", nargs="+", metavar="NAME", help="for weights without them")
-    parser.add_argument(
-        "--trust-weights",
-        action="store_true",
-        help="read the weights with all that is in the file: any code in it runs with your rights. "
-        "Only for files of people whom you trust",
-    )
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs over the config, at the end"
-    )
+    add_weights_options(parser)
     parser.set_defaults(program=program)
     return parser
 

@@ -48,6 +48,7 @@ from ..training import (
     use_own_data,
 )
 from .calls import called_as
+from .weights_options import add_trust_option
 
 PROGRAM = "train_net.py"
 
@@ -182,12 +183,7 @@ def argument_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     parser = default_argument_parser(called_as(__doc__.partition("\n\n")[2], program))
     parser.prog = program
     parser.set_defaults(program=program)
-    parser.add_argument(
-        "--trust-weights",
-        action="store_true",
-        help="read MODEL.WEIGHTS, or the checkpoint to resume from, with all that is in the file: "
-        "any code in it runs with your rights. Only for files of people whom you trust",
-    )
+    add_trust_option(parser, "MODEL.WEIGHTS, or the checkpoint to resume from,")
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="show all that OUTPUT_DIR/log.txt has"
     )

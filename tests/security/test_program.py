@@ -15,8 +15,8 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.file_io import PathManager
 from models import tiny_cfg
 
-import train_net
 from fsaf_d2 import load_config
+from fsaf_d2.commands.train_command import argument_parser
 from fsaf_d2.data.reading.digits import make_digits
 from fsaf_d2.training import prepare
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_weights_are_not_trusted_unless_asked():
-    parse = train_net.argument_parser().parse_args
+    parse = argument_parser().parse_args
     assert parse(["--config-file", "x"]).trust_weights is False
     assert parse(["--trust-weights", "SEED", "1"]).trust_weights is True
 

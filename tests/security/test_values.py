@@ -16,10 +16,10 @@ from fsaf_d2.data.checking.checks import AnnotationFileError, check_annotations
 from fsaf_d2.data.checking.masks import is_whole_mask
 from fsaf_d2.data.checking.output import as_text, to_dict
 from fsaf_d2.data.reading.formats.voc_xml import annotation_of, object_of
-from fsaf_d2.data.reading.plain_numbers import decimal, whole
 from fsaf_d2.data.reading.sources import SourceError, open_source
 from fsaf_d2.evaluation.ground_truth import read_ground_truth
 from fsaf_d2.plain_json import parse_json
+from fsaf_d2.plain_numbers import decimal, whole
 
 pytestmark = pytest.mark.usefixtures("soon", "little_memory")
 ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "50"))

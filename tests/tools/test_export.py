@@ -15,7 +15,6 @@ import torch
 from exports import KINDS
 from models import ROOT
 from predictions import MORE, content_of, photo
-from programs import load_script
 
 from fsaf_d2 import load_detector
 from fsaf_d2.commands import export_command, predict_command
@@ -39,7 +38,7 @@ def exported(weights, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
     words = ["--weights", weights, "--format", "torchscript"]
     words += ["--output", folder / "model_final.torchscript"]
-    parser = load_script("export").argument_parser()
+    parser = export_command.argument_parser()
     assert export_command.run(parser.parse_args(list(map(str, words)))) == 0
     return folder
 
@@ -56,7 +55,7 @@ def call(tmp_path, monkeypatch, weights, capsys):
         cv2.imwrite(f"photos/{seed}.png", photo(*size, seed))
 
     def run(*words: object) -> tuple[int, str, str]:
-        parser = load_script("export").argument_parser()
+        parser = export_command.argument_parser()
         code = export_command.run(parser.parse_args(["--weights", str(own), *map(str, words)]))
         return code, *capsys.readouterr()
 
@@ -78,7 +77,7 @@ def test_predict_finds_the_same_with_an_exported_file(call, tmp_path, weights, k
     for path in (weights, file):
         words = ["--weights", path, "--input", "photos", "--output", f"found{len(found)}"]
         words += ["--save", "json"] + (["--trust-weights"] if kind == "torchscript" else [])
-        parser = load_script("predict").argument_parser()
+        parser = predict_command.argument_parser()
         assert predict_command.run(parser.parse_args(list(map(str, words)))) == 0
         text = (tmp_path / f"found{len(found)}" / "predictions.json").read_text()
         found.append(json.loads(text))
@@ -237,9 +236,7 @@ def test_missing_packages_are_named_with_the_remedy(call, tmp_path, monkeypatch,
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
             words = ["--weights", "model_final.onnx", "--input", "photos", "--output", "found"]
-            assert (
-                predict_command.run(load_script("predict").argument_parser().parse_args(words)) == 1
-            )
+            assert predict_command.run(predict_command.argument_parser().parse_args(words)) == 1
             errors = capsys.readouterr().err
             assert f"{package} " in errors and "pip install onnx onnxruntime" in errors
     (tmp_path / "model_final.onnx").unlink()

@@ -11,7 +11,6 @@ import zlib
 
 import cv2
 import numpy as np
-import programs
 import pytest
 import torch
 from models import ROOT
@@ -20,8 +19,6 @@ from predictions import MORE, NAMES, content_of, photo, write_video
 
 from fsaf_d2.commands import predict_command
 from fsaf_d2.prediction import run as run_module
-
-predict = programs.load_script("predict")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +35,7 @@ def call(tmp_path, monkeypatch, weights, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def run(*words: object, weights=weights) -> tuple[int, str, str]:
-        parser = predict.argument_parser()
+        parser = predict_command.argument_parser()
         try:
             code = predict_command.run(
                 parser.parse_args(["--weights", str(weights), *map(str, words)])

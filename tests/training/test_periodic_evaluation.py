@@ -1,4 +1,5 @@
 import json
+import logging
 import math
 import shutil
 
@@ -332,3 +333,28 @@ def test_patience_begins_when_something_is_found(digits, tmp_path):
     trainer.train()
     assert list(trainer.left) == [0.9]
     assert saved(tmp_path, "model_best")["iteration"] == 7
+
+
+def test_an_evaluation_is_a_line_with_the_whole_detector_last(digits, tmp_path, caplog):
+    trainer = run_trainer(run_cfg(tmp_path, SOLVER__MAX_ITER=4, **QUIET))
+    nan = math.nan
+    results = iter(
+        [
+            {"bbox": {"AP": 20.26, "AP50": 40.0}, "nanny_branch": {"AP": 10.0}},
+            {"bbox": {"AP": nan, "AP50": nan}, "nanny_branch": {"AP": nan}},
+        ]
+    )
+    trainer.test = lambda *_: next(results)
+    with caplog.at_level("INFO"):
+        logging.getLogger("detectron2").addHandler(caplog.handler)
+        trainer.train()
+    lines = [x.message for x in caplog.records if x.message.startswith("Evaluated")]
+    assert lines == [
+        "Evaluated behind step 2: AP of nanny alone 10.0, AP 20.3, AP50 40.0; the best so far.",
+        "Evaluated behind step 4: AP of nanny alone none, AP none, AP50 none.",
+    ]
+    said = [x.message for x in caplog.records if getattr(x, "for_terminal", False)]
+    best = f"Best bbox/AP 20.26, behind step 2: {tmp_path}/model_best.pth"
+    assert best in said and f"Report: {tmp_path}/report.html" in said
+    assert any(f"--weights {tmp_path}/model_best.pth" in line for line in said[said.index(best) :])
+    assert said[0].startswith("Model: ") and "steps 1 to 4 of" in said[2]

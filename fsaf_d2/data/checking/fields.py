@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from ..reading.plain_numbers import is_in_range
+from ...plain_numbers import is_in_range
 from .masks import is_whole_mask, mask_box
 
 # Pixels; of what is larger, the corners would not be finite in float32.

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ...plain_numbers import decimal
 from ..reading import box_layout
 from ..reading.near_names import NearNames
-from ..reading.plain_numbers import decimal
 from .check_source import COCO_FORMATS, Check, check_source
 from .doubles import has_id, needless_images, repeated_entries, unused_categories
 from .fields import LARGEST, is_integer, is_number, segmentation_box, tidy

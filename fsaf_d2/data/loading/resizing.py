@@ -48,7 +48,7 @@ def shortest_edge(
     sizes, limits = (short_side, max_side, sample_style, interp), (max_pixels, keys)
     if method == "pillow" or cv2 is None:
         return LimitedShortestEdge(*sizes, *limits)
-    return ResizeShortestEdge(*sizes, method == "opencv", *limits)
+    return ResizeShortestEdge(*sizes, *limits, always=method == "opencv")
 
 
 class LimitedShortestEdge(T.ResizeShortestEdge):
@@ -91,17 +91,9 @@ class LimitedShortestEdge(T.ResizeShortestEdge):
 class ResizeShortestEdge(LimitedShortestEdge):
     """The same, with the same random sizes, through :class:`ResizeTransform`."""
 
-    def __init__(
-        self,
-        short_edge_length: int | Sequence[int],
-        max_size: int,
-        sample_style: str = "range",
-        interp: int = Image.BILINEAR,
-        always: bool = False,
-        *limits: object,
-    ) -> None:
-        """Take detectron2's arguments, whether OpenCV also makes images smaller, and the limits."""
-        super().__init__(short_edge_length, max_size, sample_style, interp, *limits)
+    def __init__(self, *arguments: object, always: bool = False, **named: object) -> None:
+        """Take the same arguments, and whether OpenCV also makes images smaller."""
+        super().__init__(*arguments, **named)
         self.always = always
 
     def get_transform(self, image: np.ndarray) -> T.Transform:

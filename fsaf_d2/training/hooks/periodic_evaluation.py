@@ -147,10 +147,8 @@ class Evaluation(hooks.EvalHook):
 
     def _line(self, step: int) -> str:
         """The figures of an evaluation in a line, those of the whole detector last."""
-        figures = [f"{name} {value:.1f}" for name, value in _main_figures(self._results)]
-        found = ", ".join(figures) or "nothing to compare with"
-        # detectron2 gives NaN where nothing at all is found.
-        line = f"Evaluated behind step {step}: {found.replace('nan', 'none')}"
+        figures = [f"{name} {_said(value)}" for name, value in _main_figures(self._results)]
+        line = f"Evaluated behind step {step}: {', '.join(figures) or 'nothing to compare with'}"
         return f"{line}{'; the best so far' * (self._state['best_step'] == step)}."
 
     def _judge(self, step: int) -> str:
@@ -190,6 +188,11 @@ class Evaluation(hooks.EvalHook):
                 "longer counts."
             )
             self._state.update(metric=self._metric, **_nothing_yet(self._sign))
+
+
+def _said(value: float) -> str:
+    # detectron2 gives NaN where nothing at all is found.
+    return "none" if math.isnan(value) else f"{value:.1f}"
 
 
 def _main_figures(results: Mapping[str, float]) -> list[tuple[str, float]]:

@@ -137,7 +137,7 @@ def loggers_as_they_were():
 
 def test_a_run_parses_its_data_once_before_the_first_step(tmp_path, parsed, loggers_as_they_were):
     """It was six times for training data and four times for validation data."""
-    from train_net import argument_parser, read_config
+    from fsaf_d2.commands.train_command import argument_parser, read_config
 
     root = write_coco(tmp_path / "own")
     of_data = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.RETINANET.NUM_CLASSES")

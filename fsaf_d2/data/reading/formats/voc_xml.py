@@ -6,7 +6,7 @@ import math
 import re
 from xml.etree import ElementTree
 
-from ..plain_numbers import decimal
+from ....plain_numbers import decimal
 from .foreign_exports import explain_xml
 
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)["']""")

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ....plain_numbers import decimal, is_in_range
 from .. import box_layout
 from ..image_folder import ImageFolder
 from ..image_headers import image_size
 from ..image_names import IMAGES
 from ..near_names import NearNames, near_text
-from ..plain_numbers import decimal, is_in_range
 from .foreign_files import list_images, list_tree, read_lines
 from .source import Finding
 from .yolo_lines import LABEL_FORMATS, Format, Votes, group_of, raw_box, readings

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ..plain_numbers import whole
+from ....plain_numbers import whole
 from .source import SourceError
 
 # Values of label_format: what a line is behind its class.

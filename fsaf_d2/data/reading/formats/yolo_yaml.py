@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from ....plain_numbers import whole
 from ....plain_yaml import MAX_YAML, YamlError, plain_yaml
 from ..image_folder import ImageFolder, is_short
 from ..image_names import is_hidden
-from ..plain_numbers import whole
 from .foreign_files import decode_text, find_entry, list_files, read_lines, read_text
 from .source import Finding, SourceError, is_split_folder
 from .yolo_lines import Format, stated_format
