@@ -6,7 +6,6 @@ import contextlib
 import functools
 import itertools
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +18,6 @@ from detectron2.utils import comm
 from torch import distributed as dist
 
 from ..ownership import owned
-
-_LOST_WORKER = re.compile(
-    r"DataLoader worker .*(killed by signal|exited unexpectedly)"
-    r"|unable to \w+ (shared memory|file)|out of shared memory|No space left on device"
-)
 
 
 class TorchrunProcess(NamedTuple):
@@ -53,30 +47,6 @@ def owned_output(
     """:func:`.owned` by a run: of torchrun's processes the first owns the folder."""
     process = torchrun_process()
     return contextlib.nullcontext() if process and process.rank > 0 else owned(folder, key)
-
-
-def is_of_lost_worker(error: BaseException) -> bool:
-    """Whether it is what torch raises when a process that loads images has ended."""
-    return isinstance(error, RuntimeError) and bool(_LOST_WORKER.search(str(error)))
-
-
-@contextlib.contextmanager
-def naming_lost_workers() -> Iterator[None]:
-    """Turn what torch raises when a process that loads images has ended into a remedy.
-
-    Raises:
-        OSError: a loader's process was killed, or the shared memory is full.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not is_of_lost_worker(error):
-            raise
-        raise OSError(
-            "A process that loads images has ended, most often for too little shared memory "
-            "(/dev/shm; docker run --shm-size) or too little memory: give more of it, or lower "
-            f"DATALOADER.NUM_WORKERS. Torch says: {str(error).strip().splitlines()[-1]:.200}"
-        ) from error
 
 
 def launch(

@@ -15,7 +15,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from .launch import is_of_lost_worker
+from ..data.loading.lost_workers import is_of_lost_worker
 
 # Of data, disk and numbers; any other error is a fault of the program, and shows where.
 EXPECTED = (OSError, FloatingPointError)

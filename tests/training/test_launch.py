@@ -4,12 +4,7 @@ import pytest
 import torch
 
 from fsaf_d2.training import first_to_fail
-from fsaf_d2.training.launch import (
-    TorchrunProcess,
-    launch,
-    naming_lost_workers,
-    torchrun_process,
-)
+from fsaf_d2.training.launch import TorchrunProcess, launch, torchrun_process
 
 MODULE = importlib.import_module("fsaf_d2.training.launch")
 ENVIRONMENT = {
@@ -100,26 +95,3 @@ def test_nobody_waits_for_a_process_that_has_failed(environment, monkeypatch):
     with pytest.raises(SystemExit, match="1"):
         MODULE._wait_until_all_are_here(process)
     MODULE._wait_until_all_are_here(process)
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader"
-        "'s workers are out of shared memory. Please try to raise your shared memory limit.",
-        "DataLoader worker (pid(s) 7, 9) exited unexpectedly",
-        "Caught RuntimeError in DataLoader worker process 0.\nTraceback\n  File x\nRuntimeError: "
-        "unable to write to file </torch_7_1>: No space left on device (28)",
-        "unable to allocate shared memory(shm) for file </torch_7>: Success (0)",
-    ],
-)
-def test_a_lost_loader_is_named_with_the_remedy(said):
-    words = "shared memory .*lower DATALOADER.NUM_WORKERS"
-    with pytest.raises(OSError, match=words) as caught, naming_lost_workers():
-        raise RuntimeError(said)
-    assert "\n" not in str(caught.value)
-
-
-def test_other_errors_of_a_run_stay_as_they_are():
-    with pytest.raises(RuntimeError, match="mat1 and mat2"), naming_lost_workers():
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from ...texts import SHOWN
 from ..reading.annotation_files import let_go
+from .lost_workers import naming_lost_workers
 from .mapped_samples import MappedSamples, Unreadable
 from .mapper import build_mapper
 from .stream import BatchStream, WaitBrokenOff
@@ -97,15 +98,8 @@ class TrainingLoader:
                 self._stream = self._begin()
             if self._is_broken_off:
                 raise WaitBrokenOff
-            try:
+            with naming_lost_workers():
                 batch = next(self._stream)
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise OSError(
-                    f"A process that reads training images has ended ({error}). Most often "
-                    "memory was short: lower DATALOADER.NUM_WORKERS, and go on with --resume."
-                ) from error
             self._state["batches"] += 1
             self.last_batch = [sample for sample in batch if not isinstance(sample, Unreadable)]
             self._count([x for x in batch if isinstance(x, Unreadable)])

@@ -205,7 +205,7 @@ def test_a_loader_that_was_told_not_to_wait_gives_nothing_till_it_is_closed():
 
 
 def test_a_worker_that_dies_is_told():
-    with pytest.raises(OSError, match=r"has ended .*NUM_WORKERS"):
+    with pytest.raises(OSError, match=r"has ended, .*NUM_WORKERS"):
         take(loader(extra={"kills": 4}, num_workers=1), 20)
 
 
